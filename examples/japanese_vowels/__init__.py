@@ -1,0 +1,1 @@
+"""Name the speaker of a recorded pair of vowels with a bidirectional GRU."""

@@ -1,0 +1,179 @@
+// The engine's plain face: what a call is, and the table of kernels of one instruction set.
+// Nothing here depends on Python or on an instruction set.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace elman {
+
+using index = std::int64_t;
+
+enum class Cell { rnn_tanh, rnn_relu, gru };
+inline constexpr int kCells = 3;
+
+// A sequence in the caller's memory, read and written in place. Row n of step t begins at
+//   data + t * step + n * row             (dense, any strides), or
+//   data + (first_row[t] + n) * row       (packed: the steps lie one behind the other).
+// The features of a row lie side by side.
+template <class T>
+struct Sequence {
+  T* data = nullptr;  // null: the sequence is absent
+  index step = 0, row = 0;
+  const index* first_row = nullptr;
+
+  T* at(index t, index n) const {
+    return data + (first_row ? (first_row[t] + n) * row : t * step + n * row);
+  }
+};
+
+template <class T>
+struct Rows {
+  T* data = nullptr;  // null: absent, read as zeros
+  index row = 0;
+
+  T* at(index n) const { return data + n * row; }
+};
+
+// Who runs when, the same for every direction and thread. Rows are taken in order of falling
+// length, so that the rows still running at step s are the first active[s] of `order`. Row number
+// first[s] + p is row `order[p]` at its s-th step: the numbering of everything kept for backward.
+struct Plan {
+  index steps, batch;   // L, N
+  index longest;        // steps of the longest row: 0..L
+  const index* order;   // (N): position -> row of the batch
+  const index* length;  // (N), by position
+  const index* active;  // (longest + 1), the last is 0
+  const index* first;   // (longest + 1)
+  const bool* reset;    // null: none
+  index reset_step, reset_row;
+  bool padded;  // outputs past a row's length exist, and are zero
+
+  // The time at which position p takes its s-th step.
+  index time(index s, index p, bool reverse) const { return reverse ? length[p] - 1 - s : s; }
+
+  // Does position p start its s-th step from zeros?
+  bool resets(index s, index p, bool reverse) const {
+    if (!reset) return false;
+    const index t = time(s, p, reverse) + (reverse ? 1 : 0);
+    return t < length[p] && reset[t * reset_step + order[p] * reset_row];
+  }
+};
+
+// One direction's weights as PyTorch lays them out: (G*H, D), (G*H, H), (G*H) or null, all
+// contiguous.
+template <class T>
+struct Weights {
+  const T *w_ih, *w_hh, *b_ih, *b_hh;
+};
+
+// The part of a direction's work that falls to one thread: the rows at positions first_row,
+// first_row + row_step, ... or the panels of hidden units first_panel .. last_panel of every row,
+// with a barrier after each step.
+class Barrier;
+struct Share {
+  index first_row, row_step;
+  index first_panel, last_panel;
+  int member, members;
+  Barrier* barrier;  // of this direction's threads; null when alone
+
+  index rows(index active) const {
+    return active > first_row ? (active - first_row + row_step - 1) / row_step : 0;
+  }
+  index position(index i) const { return first_row + i * row_step; }
+  void wait() const;  // for the direction's other threads
+  void wait_if_units_are_split() const {
+    if (row_step == 1) wait();
+  }
+};
+
+template <class T>
+struct Forward {
+  const Plan* plan;
+  index input_size, hidden_size;
+  bool reverse;
+  const T* panels;  // packed weights
+  Sequence<const T> x;
+  Rows<const T> h_0;
+  Sequence<T> output;  // this direction's H columns
+  Rows<T> h_n;
+  T* gates;   // kept for backward: (rows, kept * H), or null
+  T* states;  // kept for backward: (rows, H), the state before each step, or null
+  T* state;   // scratch shared by the direction's threads: 2 * N * padded H
+};
+
+// Scratch of one thread in forward.
+template <class T>
+struct ForwardScratch {
+  T* x_gates;        // (chunk_rows, panels, G, lanes)
+  const T** x_rows;  // (chunk_rows)
+  index chunk_rows;  // at least one step's rows
+};
+
+template <class T>
+struct Backward {
+  const Plan* plan;
+  index input_size, hidden_size;
+  bool reverse;
+  const T* panels;  // packed weights
+  Sequence<const T> x;
+  const T* gates;
+  const T* states;
+  Sequence<const T> d_output;  // this direction's H columns, or absent
+  Rows<const T> d_h_n;         // or absent
+  Sequence<T> d_x;             // or absent
+  Rows<T> d_h_0;
+  T *d_w_ih, *d_w_hh, *d_b_ih,
+      *d_b_hh;  // as Weights; d_w_ih null: no weight gradients; biases may be null
+  // Scratch shared by the direction's threads.
+  T* carry;           // (N, padded H): the gradient that reaches h without passing a gate
+  T* d_gates[2];      // (chunk_rows, d_gates_row), of this chunk of steps and of the one after it
+  index d_gates_row;  // at least d_gates * H
+  index chunk_rows;   // at least one step's rows
+};
+
+// Scratch of one thread in backward.
+template <class T>
+struct BackwardScratch {
+  T* block;   // (kSumBlock, padded D + padded H): rows of x and h beside each other, as panels
+  T* d_bias;  // (d_gates * H)
+};
+
+// Long sums are cut into blocks of this many terms: one chain of fused multiply-adds a block, the
+// blocks added in order.
+inline constexpr index kSumBlock = 256;
+
+// The kernels of one cell, number type and instruction set.
+template <class T>
+struct Kernel {
+  int lanes;    // values in a vector; a panel holds the weights of that many hidden units
+  int gates;    // G: rows of weights a hidden unit
+  int kept;     // values kept for backward a unit and row, the state before the step apart
+  int d_gates;  // gradients of gates a unit and row
+  void (*pack_forward)(const Weights<T>&, index input_size, index hidden_size, T* panels);
+  void (*pack_backward)(const Weights<T>&, index input_size, index hidden_size, T* panels);
+  void (*forward)(const Forward<T>&, const ForwardScratch<T>&, const Share&);
+  void (*backward)(const Backward<T>&, const BackwardScratch<T>&, const Share&);
+
+  index padded(index n) const { return (n + lanes - 1) / lanes * lanes; }
+  // Sizes of the packed weights, in values.
+  index forward_panels(index D, index H) const { return padded(H) * (gates * (D + H) + gates + 1); }
+  index backward_panels(index D, index H) const { return gates * H * (padded(D) + padded(H)); }
+};
+
+struct Kernels {
+  const char* name;
+  Kernel<float> float32[kCells];
+  Kernel<double> float64[kCells];
+};
+
+template <class T>
+const Kernel<T>& kernel(const Kernels& kernels, Cell cell) {
+  if constexpr (sizeof(T) == 4) {
+    return kernels.float32[static_cast<int>(cell)];
+  } else {
+    return kernels.float64[static_cast<int>(cell)];
+  }
+}
+
+}  // namespace elman

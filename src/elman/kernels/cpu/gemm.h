@@ -1,0 +1,158 @@
+// The one micro-kernel: a tile of R rows times V vectors of columns, summed in registers.
+//
+// Every sum is taken in one order that depends on nothing but its number of terms: a chain of fused
+// multiply-adds in ascending k, or, past kSumBlock terms, such chains over blocks of k, added in
+// order. Neither the tile, nor the batch, nor the threads, nor the width of the vector takes part,
+// and that is what makes results independent of them.
+//
+// Weights are packed into panels. A panel holds `lanes` columns: for each k, one vector for each of
+// its G gates.
+#pragma once
+
+#include "simd.h"
+
+namespace elman::ELMAN_ISA {
+
+// acc[r][v] += a(r, v, k) * b(v, k) over k = from .. to-1.
+template <class T, int R, int V, class A, class B>
+ELMAN_INLINE void chain(Vector<T> (&acc)[R][V], index from, index to, A a, B b) {
+#pragma GCC unroll 2
+  for (index k = from; k < to; ++k) {
+    Vector<T> column[V];
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) column[v] = load<T>(b(v, k));
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+      for (int v = 0; v < V; ++v) acc[r][v] = fma(broadcast(*a(r, v, k)), column[v], acc[r][v]);
+    }
+  }
+}
+
+// Sums that wait in memory while a chain has the registers: left to itself, the compiler spills the
+// chain instead.
+template <class T, int R, int V>
+struct Totals {
+  Vector<T> sums[R][V];
+
+  ELMAN_INLINE explicit Totals(const Vector<T> (&first)[R][V]) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+      for (int v = 0; v < V; ++v) sums[r][v] = first[r][v];
+    }
+    asm("" : "+m"(sums));
+  }
+
+  ELMAN_INLINE void add(const Vector<T> (&part)[R][V]) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+      for (int v = 0; v < V; ++v) sums[r][v] += part[r][v];
+    }
+    asm("" : "+m"(sums));
+  }
+
+  ELMAN_INLINE void get(Vector<T> (&all)[R][V]) const {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+      for (int v = 0; v < V; ++v) all[r][v] = sums[r][v];
+    }
+  }
+};
+
+// acc[r][v] += sum over k < terms. The first block continues the chain that acc began.
+template <class T, int R, int V, class A, class B>
+ELMAN_INLINE void sum(Vector<T> (&acc)[R][V], index terms, A a, B b) {
+  chain<T>(acc, 0, terms < kSumBlock ? terms : kSumBlock, a, b);
+  if (terms <= kSumBlock) return;
+  Totals<T, R, V> totals(acc);
+  for (index k = kSumBlock; k < terms; k += kSumBlock) {
+    Vector<T> part[R][V] = {};
+    chain<T>(part, k, terms - k < kSumBlock ? terms : k + kSumBlock, a, b);
+    totals.add(part);
+  }
+  totals.get(acc);
+}
+
+// acc[r][p * G + g] += rows[r][k] * panel p, gate g, over k < terms: gates that share their input.
+template <class T, int R, int P, int G>
+ELMAN_INLINE void multiply(Vector<T> (&acc)[R][P * G], const T* const (&rows)[R], const T* panel,
+                           index panel_size, index terms) {
+  constexpr index lanes = kLanes<T>;
+  sum<T>(
+      acc, terms, [&](int r, int, index k) { return rows[r] + k; },
+      [&](int v, index k) { return panel + (v / G) * panel_size + (k * G + v % G) * lanes; });
+}
+
+// acc[r][p] += sum over gates g of rows[r][g * terms + k] * panel p, gate g: one sum a gate, added
+// in their order. The gates' sums do not wait for one another, so where a tile is too small to fill
+// the pipeline they run side by side.
+template <class T, int R, int P, int G>
+ELMAN_INLINE void multiply_gates(Vector<T> (&acc)[R][P], const T* const (&rows)[R], const T* panel,
+                                 index panel_size, index terms) {
+  constexpr index lanes = kLanes<T>;
+  if constexpr (R * P * G <= 12) {
+    Vector<T> part[R][P * G] = {};
+    sum<T>(
+        part, terms, [&](int r, int v, index k) { return rows[r] + (v % G) * terms + k; },
+        [&](int v, index k) { return panel + (v / G) * panel_size + (k * G + v % G) * lanes; });
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+      for (int v = 0; v < P * G; ++v) acc[r][v / G] += part[r][v];
+    }
+  } else {
+    Totals<T, R, P> totals(acc);
+    for (int g = 0; g < G; ++g) {
+      Vector<T> part[R][P] = {};
+      sum<T>(
+          part, terms, [&](int r, int, index k) { return rows[r] + g * terms + k; },
+          [&](int v, index k) { return panel + v * panel_size + (k * G + g) * lanes; });
+      totals.add(part);
+    }
+    totals.get(acc);
+  }
+}
+
+// acc[r][p] += sum over k < terms of a[k * a_step + r] * panel p: the outer products of a weight
+// gradient.
+template <class T, int R, int P>
+ELMAN_INLINE void multiply_outer(Vector<T> (&acc)[R][P], const T* a, index a_step, const T* panel,
+                                 index panel_size, index terms) {
+  constexpr index lanes = kLanes<T>;
+  chain<T>(
+      acc, 0, terms, [&](int r, int, index k) { return a + k * a_step + r; },
+      [&](int v, index k) { return panel + v * panel_size + k * lanes; });
+}
+
+// Panels of V vectors that a tile of R rows takes at once: 12 sums hide the latency of one, and the
+// tallest tile has as many as there are registers.
+template <int R, int V>
+inline constexpr int kPanels =
+    (kAccumulators / R > 3 ? 12 / R : 3) / V > 0 ? (kAccumulators / R > 3 ? 12 / R : 3) / V : 1;
+
+template <int R, int P, class F>
+ELMAN_INLINE void for_panels(index row, index rows, index panel, index last_panel, F&& f) {
+  for (; panel + P <= last_panel; panel += P) {
+    for (index i = row; i < rows; i += R) f.template operator()<R, P>(i, panel);
+  }
+  if constexpr (P > 1) for_panels<R, P / 2>(row, rows, panel, last_panel, f);
+}
+
+template <int R, int V, class F>
+ELMAN_INLINE void for_rows(index row, index rows, index panel, index last_panel, F&& f) {
+  const index full = row + (rows - row) / R * R;
+  if (full > row) for_panels<R, kPanels<R, V>>(row, full, panel, last_panel, f);
+  if constexpr (R > 1) for_rows<R / 2, V>(full, rows, panel, last_panel, f);
+}
+
+// Calls f<R, P>(row, panel) for tiles that cover rows x panels, V vectors a panel; panels outside,
+// rows inside, so that a panel is read from memory once for all the rows.
+template <int V, class F>
+ELMAN_INLINE void for_tiles(index rows, index panel, index last_panel, F&& f) {
+  for_rows<kAccumulators == 24 ? 8 : 4, V>(0, rows, panel, last_panel, f);
+}
+
+}  // namespace elman::ELMAN_ISA

@@ -1,0 +1,274 @@
+#include "layer.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <limits>
+#include <new>
+#include <numeric>
+#include <optional>
+#include <stdexcept>
+#include <string>
+
+#include "threads.h"
+
+namespace elman {
+
+namespace portable {
+extern const Kernels kernels;
+}
+#if defined(ELMAN_X86)
+namespace avx2 {
+extern const Kernels kernels;
+}
+namespace avx512 {
+extern const Kernels kernels;
+}
+#endif
+
+namespace {
+
+// Fewer multiplications than this are done before a second thread has woken up.
+constexpr index kWorthAThread = index{1} << 20;
+// Likewise a step of the recurrence, whose threads meet at a barrier.
+constexpr index kWorthABarrier = index{1} << 17;
+// Values of W_ih x held at a time: enough steps to read W_ih seldom, few enough to stay in the
+// cache.
+constexpr index kInputGates = index{1} << 17;
+// Rows of gate gradients held at a time.
+constexpr index kGradientRows = 2 * kSumBlock;
+
+std::atomic<bool> poisoned{false};
+
+bool available(const Kernels& k) {
+#if defined(ELMAN_X86)
+  if (&k == &avx2::kernels) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (&k == &avx512::kernels) {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  }
+#endif
+  return &k == &portable::kernels;
+}
+
+const Kernels& choose_kernels() {
+  const std::vector<const Kernels*> widest_first = {
+#if defined(ELMAN_X86)
+      &avx512::kernels, &avx2::kernels,
+#endif
+      &portable::kernels};
+  const char* const forced = std::getenv("ELMAN_ISA");
+  for (const Kernels* k : widest_first) {
+    if (forced ? std::string(forced) == k->name : available(*k)) {
+      if (available(*k)) return *k;
+      throw std::runtime_error(std::string("ELMAN_ISA: this processor does not have ") + forced);
+    }
+  }
+  throw std::runtime_error(
+      std::string(
+          "ELMAN_ISA: expected portable, avx2 or avx512 on x86-64, portable elsewhere; got ") +
+      forced);
+}
+
+// How a direction's threads divide its work: by rows where each gets several, else by hidden units.
+struct Division {
+  int members;
+  bool by_units;
+};
+
+template <class T>
+Division divide(const Kernel<T>& kernel, const Plan& plan, index H, int members) {
+  const index rows = plan.longest > 0 ? plan.active[0] : 0;
+  const index panels = kernel.padded(H) / kernel.lanes;
+  if (rows >= 8 * members) return {members, false};
+  if (rows * kernel.gates * H * H >= kWorthABarrier && panels >= 2 * members)
+    return {members, true};
+  if (rows >= 2)
+    return {static_cast<int>(std::min<index>(members, rows / 2 > 0 ? rows / 2 : 1)), false};
+  return {1, false};
+}
+
+template <class T>
+int worthwhile_threads(const Kernel<T>& kernel, index rows, index D, index H, int count,
+                       int threads) {
+  const index work = rows * kernel.gates * H * (D + H) * count;
+  return static_cast<int>(std::clamp<index>(work / kWorthAThread, 1, threads));
+}
+
+// Runs work(direction, share) on every thread that divide() gives each direction.
+template <class T, class Work>
+void run_directions(const Kernel<T>& kernel, const Plan& plan, index H, int count, Team& team,
+                    const Work& work) {
+  const index panels = kernel.padded(H) / kernel.lanes;
+  if (team.size() < 2) {
+    for (int d = 0; d < count; ++d) work(d, Share{0, 1, 0, panels, 0, 1, nullptr});
+    return;
+  }
+  Division division[2] = {};
+  std::optional<Barrier> barrier[2];
+  for (int d = 0; d < count; ++d) {
+    division[d] = divide(kernel, plan, H, (team.size() - d + count - 1) / count);
+    barrier[d].emplace(division[d].members);
+  }
+  team.run([&](int member) {
+    const int d = member % count, m = member / count, members = division[d].members;
+    if (m >= members) return;
+    if (division[d].by_units) {
+      work(d,
+           Share{0, 1, panels * m / members, panels * (m + 1) / members, m, members, &*barrier[d]});
+    } else {
+      work(d, Share{m, members, 0, panels, m, members, &*barrier[d]});
+    }
+  });
+}
+
+}  // namespace
+
+void Share::wait() const {
+  if (barrier) barrier->wait();
+}
+
+const Kernels& kernels() {
+  static const Kernels& chosen = choose_kernels();
+  return chosen;
+}
+
+void poison_buffers(bool on) { poisoned = on; }
+
+template <class T>
+Buffer<T>::Buffer(index size) {
+  constexpr std::size_t line = 64;
+  const std::size_t bytes = (static_cast<std::size_t>(size) * sizeof(T) + line) / line * line;
+  T* const data = static_cast<T*>(std::aligned_alloc(line, bytes));
+  if (!data) throw std::bad_alloc();
+  data_.reset(data);
+  if constexpr (std::is_floating_point_v<T>) {
+    if (poisoned) std::fill_n(data, size, std::numeric_limits<T>::quiet_NaN());
+  }
+}
+
+Schedule Schedule::dense(index steps, index batch, const index* lengths, Reset reset) {
+  Schedule s;
+  s.order_.resize(batch);
+  std::iota(s.order_.begin(), s.order_.end(), 0);
+  s.length_.assign(batch, steps);
+  if (lengths) {
+    for (index n = 0; n < batch; ++n) {
+      if (lengths[n] < 0 || lengths[n] > steps) {
+        throw std::invalid_argument("lengths must lie between 0 and L = " + std::to_string(steps) +
+                                    ", got " + std::to_string(lengths[n]) + " for row " +
+                                    std::to_string(n));
+      }
+    }
+    std::stable_sort(s.order_.begin(), s.order_.end(),
+                     [&](index a, index b) { return lengths[a] > lengths[b]; });
+    for (index p = 0; p < batch; ++p) s.length_[p] = lengths[s.order_[p]];
+  }
+  s.finish(steps, reset, true);
+  return s;
+}
+
+Schedule Schedule::packed(index steps, const index* batch_sizes) {
+  for (index t = 0; t < steps; ++t) {
+    if (batch_sizes[t] < 1 || (t > 0 && batch_sizes[t] > batch_sizes[t - 1])) {
+      throw std::invalid_argument("batch_sizes must be positive and never rise, got " +
+                                  std::to_string(batch_sizes[t]) + " at step " + std::to_string(t));
+    }
+  }
+  Schedule s;
+  const index batch = steps > 0 ? batch_sizes[0] : 0;
+  s.order_.resize(batch);
+  std::iota(s.order_.begin(), s.order_.end(), 0);
+  s.length_.resize(batch);
+  for (index t = 0; t < steps; ++t) {
+    const index next = t + 1 < steps ? batch_sizes[t + 1] : 0;
+    for (index n = next; n < batch_sizes[t]; ++n) s.length_[n] = t + 1;
+  }
+  s.finish(steps, {}, false);
+  return s;
+}
+
+void Schedule::finish(index steps, Reset reset, bool padded) {
+  const index batch = static_cast<index>(order_.size());
+  const index longest = batch > 0 ? length_[0] : 0;
+  active_.resize(longest + 1);
+  first_.resize(longest + 1);
+  index running = batch, total = 0;
+  for (index s = 0; s <= longest; ++s) {
+    while (running > 0 && length_[running - 1] <= s) --running;
+    active_[s] = running;
+    first_[s] = total;
+    total += running;
+  }
+  plan_ = {steps,         batch,      longest,    order_.data(), length_.data(), active_.data(),
+           first_.data(), reset.data, reset.step, reset.row,     padded};
+}
+
+template <class T>
+void run_forward(const Kernel<T>& kernel, const Schedule& schedule, Forward<T>* directions,
+                 int count, int threads) {
+  const Plan& plan = schedule.plan();
+  const index D = directions[0].input_size, H = directions[0].hidden_size,
+              padded = kernel.padded(H);
+  Team team(worthwhile_threads(kernel, schedule.rows(), D, H, count, threads));
+  const index active = plan.longest > 0 ? plan.active[0] : 0;
+  const index chunk_rows =
+      std::min(schedule.rows(), std::max(active, kInputGates / (kernel.gates * padded)));
+  Buffer<T> state(2 * plan.batch * padded * count);
+  std::vector<Buffer<T>> x_gates;
+  std::vector<Buffer<const T*>> x_rows;
+  for (int m = 0; m < team.size(); ++m) {
+    x_gates.emplace_back(chunk_rows * kernel.gates * padded);
+    x_rows.emplace_back(chunk_rows);
+  }
+  for (int d = 0; d < count; ++d) {
+    directions[d].plan = &plan;
+    directions[d].state = state.get() + d * 2 * plan.batch * padded;
+  }
+  run_directions(kernel, plan, H, count, team, [&](int d, const Share& share) {
+    const int thread = team.size() < 2 ? 0 : share.member * count + d;
+    kernel.forward(directions[d], {x_gates[thread].get(), x_rows[thread].get(), chunk_rows}, share);
+  });
+}
+
+template <class T>
+void run_backward(const Kernel<T>& kernel, const Schedule& schedule, Backward<T>* directions,
+                  int count, int threads) {
+  const Plan& plan = schedule.plan();
+  const index D = directions[0].input_size, H = directions[0].hidden_size;
+  Team team(worthwhile_threads(kernel, schedule.rows(), D, H, 2 * count, threads));
+  const index active = plan.longest > 0 ? plan.active[0] : 0;
+  const index chunk_rows = std::min(schedule.rows(), std::max(active, kGradientRows));
+  // Rows a power of two apart would fall on one another in the cache, where weight gradients read
+  // down a column.
+  const index d_gates_row = (kernel.d_gates * H + 15) / 16 * 16 + 16;
+  const index chunk_size = chunk_rows * d_gates_row;
+  Buffer<T> carry(plan.batch * kernel.padded(H) * count);
+  Buffer<T> d_gates(2 * chunk_size * count);
+  std::vector<Buffer<T>> block, d_bias;
+  for (int m = 0; m < team.size(); ++m) {
+    block.emplace_back(kSumBlock * (kernel.padded(D) + kernel.padded(H)));
+    d_bias.emplace_back(kernel.d_gates * H);
+  }
+  for (int d = 0; d < count; ++d) {
+    directions[d].plan = &plan;
+    directions[d].carry = carry.get() + d * plan.batch * kernel.padded(H);
+    directions[d].d_gates[0] = d_gates.get() + d * 2 * chunk_size;
+    directions[d].d_gates[1] = directions[d].d_gates[0] + chunk_size;
+    directions[d].d_gates_row = d_gates_row;
+    directions[d].chunk_rows = chunk_rows;
+  }
+  run_directions(kernel, plan, H, count, team, [&](int d, const Share& share) {
+    const int thread = team.size() < 2 ? 0 : share.member * count + d;
+    kernel.backward(directions[d], {block[thread].get(), d_bias[thread].get()}, share);
+  });
+}
+
+template class Buffer<float>;
+template class Buffer<double>;
+template void run_forward(const Kernel<float>&, const Schedule&, Forward<float>*, int, int);
+template void run_forward(const Kernel<double>&, const Schedule&, Forward<double>*, int, int);
+template void run_backward(const Kernel<float>&, const Schedule&, Backward<float>*, int, int);
+template void run_backward(const Kernel<double>&, const Schedule&, Backward<double>*, int, int);
+
+}  // namespace elman

@@ -1,0 +1,66 @@
+// One layer of one or two directions: who runs when, on how many threads, in what memory.
+#pragma once
+
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+#include "engine.h"
+
+namespace elman {
+
+// The kernels of the widest instruction set that this processor has, or of the one that ELMAN_ISA
+// names. Throws std::runtime_error where that one is unknown or not to be had.
+const Kernels& kernels();
+
+// Memory on a cache line's boundary, not initialised.
+template <class T>
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(index size);
+  T* get() const { return data_.get(); }
+
+ private:
+  struct Free {
+    void operator()(T* p) const { std::free(p); }
+  };
+  std::unique_ptr<T[], Free> data_;
+};
+
+// From now on new buffers are filled with NaN, so that a test sees what is read before it is
+// written.
+void poison_buffers(bool on);
+
+// A plan and the memory behind it.
+class Schedule {
+ public:
+  struct Reset {
+    const bool* data = nullptr;
+    index step = 0, row = 0;
+  };
+
+  // Rows of L steps, or of lengths[n] steps each (0 .. L, else std::invalid_argument).
+  static Schedule dense(index steps, index batch, const index* lengths, Reset reset);
+  // Packed: row n runs while batch_sizes[t] > n. Throws std::invalid_argument unless they fall and
+  // are positive.
+  static Schedule packed(index steps, const index* batch_sizes);
+
+  const Plan& plan() const { return plan_; }
+  index rows() const { return first_.back(); }
+
+ private:
+  void finish(index steps, Reset reset, bool padded);
+  std::vector<index> order_, length_, active_, first_;
+  Plan plan_;
+};
+
+// The directions run side by side; they share the plan, which is that of `schedule`.
+template <class T>
+void run_forward(const Kernel<T>& kernel, const Schedule& schedule, Forward<T>* directions,
+                 int count, int threads);
+template <class T>
+void run_backward(const Kernel<T>& kernel, const Schedule& schedule, Backward<T>* directions,
+                  int count, int threads);
+
+}  // namespace elman

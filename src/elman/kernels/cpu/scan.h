@@ -1,0 +1,530 @@
+// The loop over time, forward and backward, of one direction of one layer; packing of its weights.
+#pragma once
+
+#include "cells.h"
+#include "gemm.h"
+
+namespace elman::ELMAN_ISA {
+
+ELMAN_INLINE index smaller(index a, index b) { return a < b ? a : b; }
+
+// Where the parts of the packed forward weights begin. Each has one panel for every `lanes` hidden
+// units.
+template <class C, class T>
+struct ForwardPanels {
+  index input_panel, hidden_panel;  // sizes of a panel
+  const T *w_ih, *w_hh;             // (panels, D or H, G, lanes)
+  const T* x_bias;                  // (panels, G, lanes)
+  const T* h_bias;                  // (panels, lanes), of the last gate
+
+  ForwardPanels(const T* packed, index D, index H) {
+    const index panels = (H + kLanes<T> - 1) / kLanes<T>;
+    input_panel = D * C::gates * kLanes<T>;
+    hidden_panel = H * C::gates * kLanes<T>;
+    w_ih = packed;
+    w_hh = w_ih + panels * input_panel;
+    x_bias = w_hh + panels * hidden_panel;
+    h_bias = x_bias + panels * C::gates * kLanes<T>;
+  }
+};
+
+// (G * H, K) -> (panels of hidden units, K, G, lanes), zeros where H ends inside a panel.
+template <class C, class T>
+void pack_units(const T* w, index K, index H, T* to) {
+  for (index unit = 0; unit < H; unit += kLanes<T>, to += K * C::gates * kLanes<T>) {
+    for (int g = 0; g < C::gates; ++g) {
+      for (index lane = 0; lane < kLanes<T>; ++lane) {
+        const T* row = unit + lane < H ? w + (g * H + unit + lane) * K : nullptr;
+        T* out = to + g * kLanes<T> + lane;
+        for (index k = 0; k < K; ++k) out[k * C::gates * kLanes<T>] = row ? row[k] : 0;
+      }
+    }
+  }
+}
+
+template <class C, class T>
+void pack_forward(const Weights<T>& w, index D, index H, T* packed) {
+  const ForwardPanels<C, T> to(packed, D, H);
+  pack_units<C>(w.w_ih, D, H, const_cast<T*>(to.w_ih));
+  pack_units<C>(w.w_hh, H, H, const_cast<T*>(to.w_hh));
+  T* x_bias = const_cast<T*>(to.x_bias);
+  T* h_bias = const_cast<T*>(to.h_bias);
+  for (index unit = 0; unit < (H + kLanes<T> - 1) / kLanes<T> * kLanes<T>; ++unit) {
+    const index panel = unit / kLanes<T>, lane = unit % kLanes<T>;
+    const bool some = w.b_ih && unit < H;
+    for (int g = 0; g < C::gates; ++g) {
+      T bias = some ? w.b_ih[g * H + unit] : 0;
+      if (some && C::sums_biases[g]) bias += w.b_hh[g * H + unit];
+      x_bias[(panel * C::gates + g) * kLanes<T> + lane] = bias;
+    }
+    h_bias[unit] = some ? w.b_hh[(C::gates - 1) * H + unit] : 0;
+  }
+}
+
+// (G * H, K), its gates taken in the given order -> (panels of K's columns, H, G, lanes).
+template <class C, class T>
+void pack_columns(const T* w, index K, index H, const int (&gate)[C::gates], T* to) {
+  for (index column = 0; column < K; column += kLanes<T>) {
+    const index count = smaller(kLanes<T>, K - column);
+    for (index unit = 0; unit < H; ++unit) {
+      for (int g = 0; g < C::gates; ++g, to += kLanes<T>) {
+        store<T>(to, load_part(w + (gate[g] * H + unit) * K + column, count));
+      }
+    }
+  }
+}
+
+template <class C, class T>
+void pack_backward(const Weights<T>& w, index D, index H, T* packed) {
+  int same[C::gates];
+  for (int g = 0; g < C::gates; ++g) same[g] = g;
+  pack_columns<C>(w.w_hh, H, H, same, packed);
+  const index hidden = C::gates * H * ((H + kLanes<T> - 1) / kLanes<T> * kLanes<T>);
+  pack_columns<C>(w.w_ih, D, H, C::input_gate, packed + hidden);
+}
+
+template <class C, class T>
+struct ForwardLoop {
+  static constexpr index L = kLanes<T>;
+  static constexpr int G = C::gates;
+
+  const Forward<T>& f;
+  const ForwardScratch<T>& scratch;
+  const Share& share;
+  const Plan& plan = *f.plan;
+  const index H = f.hidden_size, D = f.input_size;
+  const index padded = (H + L - 1) / L * L;
+  const index panels = share.last_panel - share.first_panel;
+  const ForwardPanels<C, T> packed{f.panels, D, H};
+
+  T* state(index s, index p) const { return f.state + ((s & 1) * plan.batch + p) * padded; }
+
+  // Copies this share's units of a row, or zeros.
+  void copy_units(T* to, const T* from) const {
+    const index last = smaller(H, share.last_panel * L);
+    for (index u = share.first_panel * L; u < last; ++u) to[u] = from ? from[u] : 0;
+  }
+
+  void run() const {
+    const index rows = share.rows(plan.batch);
+    for (index i = 0; i < rows; ++i) begin_row(share.position(i));
+    share.wait_if_units_are_split();
+    for (index s = 0; s < plan.longest;) {
+      const index end = chunk_end(s);
+      multiply_input(s, end);
+      const T* x_gates = scratch.x_gates;
+      for (; s < end; ++s) {
+        const index active = share.rows(plan.active[s]);
+        step(s, active, x_gates);
+        x_gates += active * panels * G * L;
+        finish_step(s);
+        share.wait_if_units_are_split();
+      }
+    }
+  }
+
+  void begin_row(index p) const {
+    const index n = plan.order[p];
+    const T* h_0 = f.h_0.data ? f.h_0.at(n) : nullptr;
+    if (plan.length[p] == 0) {
+      copy_units(f.h_n.at(n), h_0);
+    } else {
+      copy_units(state(0, p), plan.resets(0, p, f.reverse) ? nullptr : h_0);
+    }
+    for (index t = plan.length[p]; plan.padded && t < plan.steps; ++t)
+      copy_units(f.output.at(t, n), nullptr);
+  }
+
+  // As many steps as the scratch has room for.
+  index chunk_end(index s) const {
+    for (index rows = 0; s < plan.longest; ++s) {
+      rows += share.rows(plan.active[s]);
+      if (rows > scratch.chunk_rows) break;
+    }
+    return s;
+  }
+
+  // W_ih x + b for this share's rows and units, over steps from .. to-1.
+  void multiply_input(index from, index to) const {
+    index rows = 0;
+    for (index s = from; s < to; ++s) {
+      const index active = share.rows(plan.active[s]);
+      for (index i = 0; i < active; ++i) {
+        const index p = share.position(i);
+        scratch.x_rows[rows++] = f.x.at(plan.time(s, p, f.reverse), plan.order[p]);
+      }
+    }
+    for_tiles<G>(
+        rows, share.first_panel, share.last_panel, [&]<int R, int P>(index row, index panel) {
+          const T* x[R];
+          for (int r = 0; r < R; ++r) x[r] = scratch.x_rows[row + r];
+          Vector<T> acc[R][P * G];
+#pragma GCC unroll 16
+          for (int v = 0; v < P * G; ++v) {
+            const Vector<T> bias = load<T>(packed.x_bias + (panel * G + v) * L);
+#pragma GCC unroll 16
+            for (int r = 0; r < R; ++r) acc[r][v] = bias;
+          }
+          multiply<T, R, P, G>(acc, x, packed.w_ih + panel * packed.input_panel, packed.input_panel,
+                               D);
+#pragma GCC unroll 16
+          for (int r = 0; r < R; ++r) {
+            T* to = scratch.x_gates + ((row + r) * panels + panel - share.first_panel) * G * L;
+#pragma GCC unroll 16
+            for (int v = 0; v < P * G; ++v) store<T>(to + v * L, acc[r][v]);
+          }
+        });
+  }
+
+  void step(index s, index active, const T* x_gates) const {
+    for_tiles<G>(
+        active, share.first_panel, share.last_panel, [&]<int R, int P>(index row, index panel) {
+          const T* h[R];
+          for (int r = 0; r < R; ++r) h[r] = state(s, share.position(row + r));
+          const T* x = x_gates + (row * panels + panel - share.first_panel) * G * L;
+          Vector<T> acc[R][P * G];
+#pragma GCC unroll 16
+          for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+            for (int p = 0; p < P; ++p) {
+              Vector<T> x_gate[G];
+              for (int g = 0; g < G; ++g) x_gate[g] = load<T>(x + (r * panels + p) * G * L + g * L);
+              C::template start<T>(x_gate, load<T>(packed.h_bias + (panel + p) * L),
+                                   acc[r] + p * G);
+            }
+          }
+          multiply<T, R, P, G>(acc, h, packed.w_hh + panel * packed.hidden_panel,
+                               packed.hidden_panel, H);
+          for (int r = 0; r < R; ++r) {
+            const index position = share.position(row + r);
+            T* output = f.output.at(plan.time(s, position, f.reverse), plan.order[position]);
+            const index kept_row = plan.first[s] + position;
+#pragma GCC unroll 16
+            for (int p = 0; p < P; ++p) {
+              Vector<T> x_gate[G];
+              for (int g = 0; g < G; ++g) x_gate[g] = load<T>(x + (r * panels + p) * G * L + g * L);
+              emit(s, position, (panel + p) * L, kept_row, x_gate, acc[r] + p * G, h[r], output);
+            }
+          }
+        });
+  }
+
+  // The cell itself, for one vector of units of one row.
+  ELMAN_INLINE void emit(index s, index p, index unit, index kept_row, const Vector<T>* x_gate,
+                         const Vector<T>* u, const T* h, T* output) const {
+    const Vector<T> before = load<T>(h + unit);
+    Vector<T> keep[C::kept];
+    const Vector<T> after = C::template forward<T>(x_gate, u, before, keep);
+    store<T>(state(s + 1, p) + unit, after);
+    const index count = smaller(L, H - unit);
+    store_units(output + unit, after, count);
+    if (f.gates) {
+      for (int i = 0; i < C::kept; ++i)
+        store_units(f.gates + (kept_row * C::kept + i) * H + unit, keep[i], count);
+    }
+    if (f.states) store_units(f.states + kept_row * H + unit, before, count);
+  }
+
+  static ELMAN_INLINE void store_units(T* to, Vector<T> v, index count) {
+    if (count == L) {
+      store<T>(to, v);
+    } else {
+      store_part(to, v, count);
+    }
+  }
+
+  // Hands out the final states of the rows that end here, and starts the episodes that begin at the
+  // next step.
+  void finish_step(index s) const {
+    const index active = share.rows(plan.active[s]), remain = share.rows(plan.active[s + 1]);
+    for (index i = remain; i < active; ++i) {
+      const index p = share.position(i);
+      copy_units(f.h_n.at(plan.order[p]), state(s + 1, p));
+    }
+    if (!plan.reset) return;
+    for (index i = 0; i < remain; ++i) {
+      const index p = share.position(i);
+      if (plan.resets(s + 1, p, f.reverse)) copy_units(state(s + 1, p), nullptr);
+    }
+  }
+};
+
+template <class C, class T>
+struct BackwardLoop {
+  static constexpr index L = kLanes<T>;
+  static constexpr int G = C::gates, kGates = C::d_gates;
+
+  const Backward<T>& f;
+  const BackwardScratch<T>& scratch;
+  const Share& share;
+  const Plan& plan = *f.plan;
+  const index H = f.hidden_size, D = f.input_size;
+  const index padded = (H + L - 1) / L * L;
+  const index panel_size = H * G * L;
+  const index row_size = f.d_gates_row;
+  const T* const w_hh = f.panels;
+  const T* const w_ih = f.panels + panel_size * (padded / L);
+
+  // Rows of `d_gates` of steps from .. to-1; the buffers take turns from chunk to chunk.
+  struct Chunk {
+    T* d_gates = nullptr;
+    index from = 0, to = 0, rows = 0;
+  };
+
+  T* d_gates(const Chunk& c, index s, index p) const {
+    return c.d_gates + (plan.first[s] - plan.first[c.from] + p) * row_size;
+  }
+
+  void run() const {
+    const index rows = share.rows(plan.batch);
+    for (index i = 0; i < rows; ++i) begin_row(share.position(i));
+    if (f.d_w_ih && share.member == 0) clear_weight_gradients();
+    share.wait();
+    Chunk next;
+    for (int turn = 0; turn == 0 || next.from > 0; ++turn) {
+      const Chunk chunk = chunk_before(next, f.d_gates[turn & 1]);
+      for (index s = chunk.to - 1; s >= chunk.from; --s) {
+        step(s, chunk, s + 1 < chunk.to ? chunk : next);
+        share.wait_if_units_are_split();
+      }
+      share.wait();
+      if (chunk.rows > 0) finish_chunk(chunk);
+      next = chunk;
+    }
+    finish(next);
+    share.wait();
+  }
+
+  void begin_row(index p) const {
+    const index n = plan.order[p];
+    T* carry = f.carry + p * padded;
+    for (index u = share.first_panel * L; u < share.last_panel * L; ++u) {
+      carry[u] = f.d_h_n.data && u < H ? f.d_h_n.at(n)[u] : 0;
+    }
+    if (!f.d_x.data || !plan.padded || share.first_panel > 0) return;
+    for (index t = plan.length[p]; t < plan.steps; ++t) {
+      for (index d = 0; d < D; ++d) f.d_x.at(t, n)[d] = 0;
+    }
+  }
+
+  void clear_weight_gradients() const {
+    for (index i = 0; i < G * H * D; ++i) f.d_w_ih[i] = 0;
+    for (index i = 0; i < G * H * H; ++i) f.d_w_hh[i] = 0;
+    for (index i = 0; f.d_b_ih && i < G * H; ++i) f.d_b_ih[i] = f.d_b_hh[i] = 0;
+  }
+
+  // The last steps before `next`, as many as the buffer has room for.
+  Chunk chunk_before(const Chunk& next, T* buffer) const {
+    const index to = next.d_gates ? next.from : plan.longest;
+    index from = to;
+    while (from > 0 && plan.first[to] - plan.first[from - 1] <= f.chunk_rows) --from;
+    return {buffer, from, to, plan.first[to] - plan.first[from]};
+  }
+
+  // The gradient that arrives at the state after step s, for one tile: the carry, plus that of step
+  // s + 1 through W_hh. Rows that take no step s + 1 have the carry alone, which is d_h_n; nothing
+  // comes back across a reset.
+  template <int R, int P>
+  ELMAN_INLINE void arriving(Vector<T> (&acc)[R][P], index s, index row, index panel,
+                             bool continues, const Chunk& after) const {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+      for (int p = 0; p < P; ++p) {
+        acc[r][p] = load<T>(f.carry + share.position(row + r) * padded + (panel + p) * L);
+      }
+    }
+    if (!continues) return;
+    const T* rows[R];
+    for (int r = 0; r < R; ++r)
+      rows[r] = d_gates(after, s + 1, share.position(row + r)) + (kGates - G) * H;
+    multiply_gates<T, R, P, G>(acc, rows, w_hh + panel * panel_size, panel_size, H);
+    if (!plan.reset) return;
+    for (int r = 0; r < R; ++r) {
+      if (plan.resets(s + 1, share.position(row + r), f.reverse)) {
+        for (int p = 0; p < P; ++p) acc[r][p] = Vector<T>{};
+      }
+    }
+  }
+
+  void step(index s, const Chunk& chunk, const Chunk& after) const {
+    const index active = share.rows(plan.active[s]), continuing = share.rows(plan.active[s + 1]);
+    step_rows(s, 0, continuing, true, chunk, after);
+    step_rows(s, continuing, active, false, chunk, after);
+  }
+
+  void step_rows(index s, index from, index to, bool continues, const Chunk& chunk,
+                 const Chunk& after) const {
+    for_tiles<1>(
+        to - from, share.first_panel, share.last_panel, [&]<int R, int P>(index row, index panel) {
+          Vector<T> acc[R][P];
+          arriving<R, P>(acc, s, from + row, panel, continues, after);
+          for (int r = 0; r < R; ++r) {
+            const index p = share.position(from + row + r);
+            const T* d_output = f.d_output.data
+                                    ? f.d_output.at(plan.time(s, p, f.reverse), plan.order[p])
+                                    : nullptr;
+            for (int i = 0; i < P; ++i)
+              emit(s, p, (panel + i) * L, acc[r][i], d_output, d_gates(chunk, s, p));
+          }
+        });
+  }
+
+  // The cell itself, for one vector of units of one row.
+  ELMAN_INLINE void emit(index s, index p, index unit, Vector<T> d, const T* d_output,
+                         T* d_row) const {
+    const index count = smaller(L, H - unit), kept_row = plan.first[s] + p;
+    if (d_output) d += load_part(d_output + unit, count);
+    Vector<T> kept[C::kept], d_gate[kGates];
+    for (int i = 0; i < C::kept; ++i)
+      kept[i] = load_part(f.gates + (kept_row * C::kept + i) * H + unit, count);
+    const Vector<T> before = load_part(f.states + kept_row * H + unit, count);
+    store<T>(f.carry + p * padded + unit, C::template backward<T>(d, before, kept, d_gate));
+    for (int i = 0; i < kGates; ++i) store_part(d_row + i * H + unit, d_gate[i], count);
+  }
+
+  // After the first step: d_h_0.
+  void finish(const Chunk& first) const {
+    const index active = plan.longest > 0 ? share.rows(plan.active[0]) : 0;
+    finish_rows(0, active, true, first);
+    finish_rows(active, share.rows(plan.batch), false, first);
+  }
+
+  void finish_rows(index from, index to, bool continues, const Chunk& first) const {
+    for_tiles<1>(to - from, share.first_panel, share.last_panel,
+                 [&]<int R, int P>(index row, index panel) {
+                   Vector<T> acc[R][P];
+                   arriving<R, P>(acc, -1, from + row, panel, continues, first);
+                   for (int r = 0; r < R; ++r) {
+                     T* to_row = f.d_h_0.at(plan.order[share.position(from + row + r)]);
+                     for (int p = 0; p < P; ++p) {
+                       const index unit = (panel + p) * L;
+                       store_part(to_row + unit, acc[r][p], smaller(L, H - unit));
+                     }
+                   }
+                 });
+  }
+
+  // What a chunk's gate gradients give beyond the recurrence: d_x and the weight gradients, work
+  // shared anew.
+  void finish_chunk(const Chunk& chunk) const {
+    if (f.d_x.data) multiply_d_x(chunk);
+    if (f.d_w_ih) add_weight_gradients(chunk);
+    share.wait();
+  }
+
+  // Calls f(row of the chunk, time, row of the batch) for the chunk's rows from .. to-1.
+  template <class F>
+  ELMAN_INLINE void for_chunk_rows(const Chunk& chunk, index from, index to, F&& call) const {
+    index s = chunk.from;
+    for (index row = from; row < to; ++row) {
+      while (plan.first[s + 1] - plan.first[chunk.from] <= row) ++s;
+      const index p = row - (plan.first[s] - plan.first[chunk.from]);
+      call(row, plan.time(s, p, f.reverse), plan.order[p]);
+    }
+  }
+
+  void multiply_d_x(const Chunk& chunk) const {
+    constexpr index kRows = 256;  // rows of d_x whose addresses are worked out at once
+    const index from = chunk.rows * share.member / share.members;
+    const index to = chunk.rows * (share.member + 1) / share.members;
+    for (index begin = from; begin < to; begin += kRows) {
+      T* d_x[kRows];
+      const index rows = smaller(kRows, to - begin);
+      for_chunk_rows(chunk, begin, begin + rows,
+                     [&](index row, index t, index n) { d_x[row - begin] = f.d_x.at(t, n); });
+      for_tiles<1>(rows, 0, (D + L - 1) / L, [&]<int R, int P>(index row, index panel) {
+        const T* d_rows[R];
+        for (int r = 0; r < R; ++r) d_rows[r] = chunk.d_gates + (begin + row + r) * row_size;
+        Vector<T> acc[R][P] = {};
+        multiply_gates<T, R, P, G>(acc, d_rows, w_ih + panel * panel_size, panel_size, H);
+        for (int r = 0; r < R; ++r) {
+          for (int p = 0; p < P; ++p) {
+            const index column = (panel + p) * L;
+            store_part(d_x[row + r] + column, acc[r][p], smaller(L, D - column));
+          }
+        }
+      });
+    }
+  }
+
+  void add_weight_gradients(const Chunk& chunk) const {
+    // Each thread takes some of the units, of every gate.
+    const index from = H * share.member / share.members,
+                to = H * (share.member + 1) / share.members;
+    const index d_panels = (D + L - 1) / L;
+    T* const h_block = scratch.block + d_panels * kSumBlock * L;
+    for (index begin = 0; begin < chunk.rows; begin += kSumBlock) {
+      const index rows = smaller(kSumBlock, chunk.rows - begin);
+      const T* d_rows = chunk.d_gates + begin * row_size;
+      for_chunk_rows(chunk, begin, begin + rows, [&](index row, index t, index n) {
+        pack_row(f.x.at(t, n), D, scratch.block, row - begin);
+      });
+      const T* states = f.states + (plan.first[chunk.from] + begin) * H;
+      for (index row = 0; row < rows; ++row) pack_row(states + row * H, H, h_block, row);
+      for (int g = 0; g < G; ++g) {
+        add_outer(d_rows + g * H, rows, scratch.block, D, f.d_w_ih + C::input_gate[g] * H * D, from,
+                  to);
+        add_outer(d_rows + (kGates - G + g) * H, rows, h_block, H, f.d_w_hh + g * H * H, from, to);
+      }
+      if (f.d_b_ih) add_bias_gradients(d_rows, rows, from, to);
+    }
+  }
+
+  static ELMAN_INLINE void pack_row(const T* from, index columns, T* block, index row) {
+    for (index c = 0; c < columns; c += L, block += kSumBlock * L) {
+      store<T>(block + row * L, load_part(from + c, smaller(L, columns - c)));
+    }
+  }
+
+  // d_w[unit][column] += sum over rows of d[row][unit] * block[row][column].
+  void add_outer(const T* d, index rows, const T* block, index columns, T* d_w, index from,
+                 index to) const {
+    for_tiles<1>(to - from, 0, (columns + L - 1) / L, [&]<int R, int P>(index unit, index panel) {
+      Vector<T> acc[R][P] = {};
+      multiply_outer<T, R, P>(acc, d + from + unit, row_size, block + panel * kSumBlock * L,
+                              kSumBlock * L, rows);
+      for (int r = 0; r < R; ++r) {
+        for (int p = 0; p < P; ++p) {
+          const index column = (panel + p) * L, count = smaller(L, columns - column);
+          T* to_w = d_w + (from + unit + r) * columns + column;
+          store_part(to_w, load_part(to_w, count) + acc[r][p], count);
+        }
+      }
+    });
+  }
+
+  void add_bias_gradients(const T* d_rows, index rows, index from, index to) const {
+    for (int i = 0; i < kGates; ++i) {
+      T* sums = scratch.d_bias + i * H;
+      for (index u = from; u < to; ++u) sums[u] = 0;
+      for (index row = 0; row < rows; ++row) {
+        for (index u = from; u < to; ++u) sums[u] += d_rows[row * row_size + i * H + u];
+      }
+    }
+    for (int g = 0; g < G; ++g) {
+      for (index u = from; u < to; ++u) {
+        f.d_b_ih[C::input_gate[g] * H + u] += scratch.d_bias[g * H + u];
+        f.d_b_hh[g * H + u] += scratch.d_bias[(kGates - G + g) * H + u];
+      }
+    }
+  }
+};
+
+template <class C, class T>
+void forward(const Forward<T>& f, const ForwardScratch<T>& scratch, const Share& share) {
+  ForwardLoop<C, T>{f, scratch, share}.run();
+}
+
+template <class C, class T>
+void backward(const Backward<T>& f, const BackwardScratch<T>& scratch, const Share& share) {
+  BackwardLoop<C, T>{f, scratch, share}.run();
+}
+
+template <class C, class T>
+constexpr Kernel<T> kernel_of() {
+  return {kLanes<T>,           C::gates,      C::kept,       C::d_gates, pack_forward<C, T>,
+          pack_backward<C, T>, forward<C, T>, backward<C, T>};
+}
+
+}  // namespace elman::ELMAN_ISA

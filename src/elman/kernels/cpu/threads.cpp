@@ -1,0 +1,142 @@
+#include "threads.h"
+
+#include <pthread.h>
+#include <sched.h>
+
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace elman {
+namespace {
+
+void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+template <class Done>
+void spin_until(Done done) {
+  for (int i = 0; !done(); ++i) {
+    if (i < 4096) {
+      pause();
+    } else {
+      sched_yield();  // more threads than processors
+    }
+  }
+}
+
+}  // namespace
+
+class Pool {
+ public:
+  std::mutex taken;  // held by the team at work
+
+  // At least `workers` of them, or as many as the system grants.
+  int grow(int workers) {
+    try {
+      while (static_cast<int>(threads_.size()) < workers) {
+        const int member = static_cast<int>(threads_.size()) + 1;
+        threads_.emplace_back([this, member, seen = job_.load()] { serve(member, seen); });
+      }
+    } catch (const std::exception&) {
+    }
+    return static_cast<int>(threads_.size()) < workers ? static_cast<int>(threads_.size())
+                                                       : workers;
+  }
+
+  void run(int members, void (*work)(const void*, int), const void* context) {
+    {
+      std::lock_guard lock(mutex_);
+      work_ = work;
+      context_ = context;
+      members_ = members;
+      running_.store(members - 1, std::memory_order_relaxed);
+      job_.fetch_add(1, std::memory_order_release);
+    }
+    wake_.notify_all();
+    work(context, 0);
+    spin_until([this] { return running_.load(std::memory_order_acquire) == 0; });
+  }
+
+ private:
+  [[noreturn]] void serve(int member, unsigned seen) {
+    for (;;) {
+      // The next call often follows at once: look for it a while before going to sleep.
+      for (int i = 0; i < 2048 && job_.load(std::memory_order_acquire) == seen; ++i) pause();
+      std::unique_lock lock(mutex_);
+      wake_.wait(lock, [&] { return job_.load(std::memory_order_relaxed) != seen; });
+      seen = job_.load(std::memory_order_relaxed);
+      if (member >= members_) continue;
+      const auto work = work_;
+      const void* const context = context_;
+      lock.unlock();
+      work(context, member);
+      running_.fetch_sub(1, std::memory_order_release);
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::vector<std::thread> threads_;
+  std::atomic<unsigned> job_{0};
+  std::atomic<int> running_{0};
+  void (*work_)(const void*, int) = nullptr;
+  const void* context_ = nullptr;
+  int members_ = 0;
+};
+
+namespace {
+
+// Never destroyed: its threads sleep until the process ends. A forked child has none of them, and
+// starts a new one.
+std::atomic<Pool*> the_pool{nullptr};
+
+Pool& pool() {
+  if (Pool* p = the_pool.load(std::memory_order_acquire)) return *p;
+  static std::mutex creating;
+  std::lock_guard lock(creating);
+  if (!the_pool.load()) {
+    static const int once = pthread_atfork(nullptr, nullptr, [] { the_pool.store(nullptr); });
+    (void)once;
+    the_pool.store(new Pool, std::memory_order_release);
+  }
+  return *the_pool.load();
+}
+
+}  // namespace
+
+void Barrier::wait() {
+  const unsigned round = round_.load(std::memory_order_relaxed);
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == members_) {
+    arrived_.store(0, std::memory_order_relaxed);
+    round_.store(round + 1, std::memory_order_release);
+  } else {
+    spin_until([&] { return round_.load(std::memory_order_acquire) != round; });
+  }
+}
+
+Team::Team(int wanted) {
+  if (wanted <= 1 || !pool().taken.try_lock()) return;
+  pool_ = &pool();
+  size_ = 1 + pool_->grow(wanted - 1);
+}
+
+Team::~Team() {
+  if (pool_) pool_->taken.unlock();
+}
+
+void Team::run(void (*work)(const void*, int), const void* context) {
+  if (size_ == 1) {
+    work(context, 0);
+  } else {
+    pool_->run(size_, work, context);
+  }
+}
+
+}  // namespace elman
