@@ -1,1 +1,26 @@
+"""Recurrent layers that give the same answer everywhere.
+
+This module is the NumPy door: ``elman.RNN``, ``GRU``, ``RNNCell`` and ``GRUCell`` take and return
+NumPy arrays and import no framework. ``elman.torch`` is the door to PyTorch.
+
+>>> import elman, numpy as np
+>>> gru = elman.GRU(10, 20, num_layers=2, seed=0)
+>>> x = np.ones((5, 3, 10), dtype="float32")  # (L, N, D)
+>>> output, h_n = gru(x)
+>>> output.shape, h_n.shape
+((5, 3, 20), (2, 3, 20))
+"""
+
+from elman.engine import get_num_threads, set_num_threads
+from elman.layers import GRU, RNN, GRUCell, RNNCell, load
+
 __version__ = "0.1.0"
+__all__ = [
+    "GRU",
+    "RNN",
+    "GRUCell",
+    "RNNCell",
+    "get_num_threads",
+    "load",
+    "set_num_threads",
+]

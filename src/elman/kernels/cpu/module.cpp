@@ -148,8 +148,18 @@ struct Call {
   Call(LayerWeights& w, const In& x, const std::optional<Lengths>& lengths,
        const std::optional<Lengths>& batch_sizes, const std::optional<Resets>& reset)
       : weights(w),
-        schedule(make_schedule(x, lengths, batch_sizes, reset)),
+        schedule(titled_schedule(w, x, lengths, batch_sizes, reset)),
         packed(batch_sizes.has_value()) {}
+
+  // What Schedule refuses is the user's to mend: say which layer.
+  static Schedule titled_schedule(const LayerWeights& w, const In& x, const std::optional<Lengths>& lengths,
+                                  const std::optional<Lengths>& batch_sizes, const std::optional<Resets>& reset) {
+    try {
+      return make_schedule(x, lengths, batch_sizes, reset);
+    } catch (const std::invalid_argument& e) {
+      throw std::invalid_argument((w.cell() == Cell::gru ? "GRU: " : "RNN: ") + std::string(e.what()));
+    }
+  }
 
   static Schedule make_schedule(const In& x, const std::optional<Lengths>& lengths,
                                 const std::optional<Lengths>& batch_sizes,
@@ -233,7 +243,7 @@ void forward_as(const Call& call, const In& x, const Out& output, const Out& h_n
 
 void forward(LayerWeights& weights, const In& x, const Out& output, const Out& h_n,
              const std::optional<In>& h_0, const std::optional<Lengths>& lengths,
-             const std::optional<Lengths>& batch_sizes, const std::optional<Resets>& reset,
+             const std::optional<Resets>& reset, const std::optional<Lengths>& batch_sizes,
              const std::optional<Out>& gates, const std::optional<Out>& states, int threads) {
   const Call call(weights, x, lengths, batch_sizes, reset);
   if (weights.dtype() == nb::dtype<float>()) {
@@ -247,7 +257,7 @@ template <class T>
 void backward_as(const Call& call, const In& x, const In& gates, const In& states,
                  const std::optional<In>& d_output, const std::optional<In>& d_h_n,
                  const std::optional<Out>& d_x, const Out& d_h_0,
-                 const std::optional<std::vector<Out>>& d_weights, int threads) {
+                 const std::optional<std::vector<std::optional<Out>>>& d_weights, int threads) {
   LayerWeights& w = call.weights;
   const Kernel<T>& k = kernel<T>(kernels(), w.cell());
   Backward<T> b[2] = {};
@@ -275,17 +285,17 @@ void backward_as(const Call& call, const In& x, const In& gates, const In& state
                   call.D, call.packed ? call.schedule.plan().first : nullptr};
     }
     if (d_weights) {
-      const index each = w.bias() ? 4 : 2, rows = k.gates * call.H;
-      require(static_cast<index>(d_weights->size()) == each * call.directions,
-              "one gradient a weight");
+      const index rows = k.gates * call.H;
+      require(static_cast<index>(d_weights->size()) == 4 * call.directions, "four gradients a direction");
       T* to[4] = {};
-      for (index i = 0; i < each; ++i) {
-        const Out& a = (*d_weights)[d * each + i];
-        require(
-            a.dtype() == w.dtype() && is_contiguous(a) &&
-                (i >= 2 ? has_shape(a, {rows}) : has_shape(a, {rows, i == 0 ? call.D : call.H})),
-            "a weight gradient's shape is off");
-        to[i] = static_cast<T*>(a.data());
+      for (index i = 0; i < 4; ++i) {
+        const std::optional<Out>& a = (*d_weights)[d * 4 + i];
+        require(a.has_value() == (i < 2 || w.bias()), "one gradient a weight");
+        if (!a) continue;
+        require(a->dtype() == w.dtype() && is_contiguous(*a) &&
+                    (i >= 2 ? has_shape(*a, {rows}) : has_shape(*a, {rows, i == 0 ? call.D : call.H})),
+                "a weight gradient's shape is off");
+        to[i] = static_cast<T*>(a->data());
       }
       b[d].d_w_ih = to[0];
       b[d].d_w_hh = to[1];
@@ -301,9 +311,9 @@ void backward_as(const Call& call, const In& x, const In& gates, const In& state
 void backward(LayerWeights& weights, const In& x, const In& gates, const In& states,
               const std::optional<In>& d_output, const std::optional<In>& d_h_n,
               const std::optional<Out>& d_x, const Out& d_h_0,
-              const std::optional<std::vector<Out>>& d_weights,
-              const std::optional<Lengths>& lengths, const std::optional<Lengths>& batch_sizes,
-              const std::optional<Resets>& reset, int threads) {
+              const std::optional<std::vector<std::optional<Out>>>& d_weights,
+              const std::optional<Lengths>& lengths, const std::optional<Resets>& reset,
+              const std::optional<Lengths>& batch_sizes, int threads) {
   const Call call(weights, x, lengths, batch_sizes, reset);
   if (weights.dtype() == nb::dtype<float>()) {
     backward_as<float>(call, x, gates, states, d_output, d_h_n, d_x, d_h_0, d_weights, threads);
@@ -326,20 +336,17 @@ NB_MODULE(_engine, m) {
   }
   nb::class_<LayerWeights>(
       m, "Weights", "One layer's weights, packed when first used; they must not change afterwards.")
-      .def(nb::init<const std::string&, std::vector<std::optional<In>>>(), "cell"_a, "arrays"_a);
-  m.def("forward", &forward, "weights"_a, "x"_a, "output"_a, "h_n"_a, "h_0"_a = nb::none(),
-        "lengths"_a = nb::none(), "batch_sizes"_a = nb::none(), "reset"_a = nb::none(),
-        "gates"_a = nb::none(), "states"_a = nb::none(), "threads"_a = 1,
-        "Fills output (L, N, directions*H) and h_n (directions, N, H), and what backward needs "
-        "where asked: gates "
-        "(directions, rows, kept*H) and states (directions, rows, H), rows = L*N or those of the "
-        "packed x.");
-  m.def("backward", &backward, "weights"_a, "x"_a, "gates"_a, "states"_a, "d_output"_a.none(),
-        "d_h_n"_a.none(), "d_x"_a.none(), "d_h_0"_a, "d_weights"_a.none(), "lengths"_a = nb::none(),
-        "batch_sizes"_a = nb::none(), "reset"_a = nb::none(), "threads"_a = 1,
-        "Fills d_x (directions, *x.shape), d_h_0 (directions, N, H) and d_weights (as the weights, "
-        "without absent "
-        "biases).");
+      .def(nb::init<const std::string&, std::vector<std::optional<In>>>(), "cell"_a, "arrays"_a)
+      .def_prop_ro("directions", &LayerWeights::directions)
+      .def_prop_ro("hidden_size", &LayerWeights::hidden_size);
+  m.def("forward", &forward, "weights"_a, "x"_a, "output"_a, "h_n"_a, "h_0"_a.none(), "lengths"_a.none(),
+        "reset"_a.none(), "batch_sizes"_a.none(), "gates"_a.none(), "states"_a.none(), "threads"_a,
+        "Fills output (L, N, directions*H) and h_n (directions, N, H), and what backward needs where asked: gates "
+        "(directions, rows, kept*H) and states (directions, rows, H), rows = L*N or those of the packed x.");
+  m.def("backward", &backward, "weights"_a, "x"_a, "gates"_a, "states"_a, "d_output"_a.none(), "d_h_n"_a.none(),
+        "d_x"_a.none(), "d_h_0"_a, "d_weights"_a.none(), "lengths"_a.none(), "reset"_a.none(),
+        "batch_sizes"_a.none(), "threads"_a,
+        "Fills d_x (directions, *x.shape), d_h_0 (directions, N, H) and d_weights, arrays as the weights are.");
   m.def("poison_buffers", &poison_buffers, "on"_a,
         "For tests: fill scratch memory with NaN before use.");
 }

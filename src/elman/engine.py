@@ -1,0 +1,165 @@
+"""The CPU engine on NumPy arrays: one layer of one or two directions, forward and backward.
+
+Every door that computes on the CPU comes through here. Arrays are read in place, whatever their
+strides, as long as the features of a row lie side by side.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from elman import _engine
+from elman.spec import Cell, Shape
+
+Array = npt.NDArray[Any]
+isa: str = _engine.isa
+
+
+def _processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+_threads = _processors()
+
+
+def set_num_threads(n: int) -> None:
+    """Let each call of the NumPy door use up to n threads; small calls use fewer.
+
+    The answer does not depend on it. The default is the number of processors.
+
+    >>> import elman
+    >>> elman.set_num_threads(1)
+    >>> elman.get_num_threads()
+    1
+    """
+    global _threads
+    if isinstance(n, bool) or not isinstance(n, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"set_num_threads: expected an int, got {n!r}")
+    if n < 1:
+        raise ValueError(f"set_num_threads: expected at least 1, got {n}")
+    _threads = n
+
+
+def get_num_threads() -> int:
+    """The number of threads that a call of the NumPy door may use."""
+    return _threads
+
+
+class Extent(NamedTuple):
+    """How far rows run, and where they start afresh.
+
+    lengths (N,) int64 and reset (L, N) bool for padded input, or batch_sizes (L,) int64 for packed
+    input: row n runs while batch_sizes[t] > n.
+    """
+
+    lengths: Array | None = None
+    reset: Array | None = None
+    batch_sizes: Array | None = None
+
+
+class Kept(NamedTuple):
+    """What forward keeps for backward, rows = L*N or those of packed input."""
+
+    gates: Array  # (directions, rows, cell.kept * H)
+    states: Array  # (directions, rows, H): the state before each step
+
+
+def pack(cell: Cell, weights: Sequence[Array | None]) -> _engine.Weights:
+    """Weights for the calls below: w_ih, w_hh, b_ih, b_hh of each direction, None for no bias.
+
+    The arrays must not change while they are in use.
+    """
+    arrays = [None if w is None else np.ascontiguousarray(w) for w in weights]
+    return _engine.Weights(cell.name, arrays)
+
+
+def rows_together(a: Array) -> Array:
+    """The array, copied only if the last axis does not lie side by side."""
+    if a.flags.c_contiguous or (a.strides[-1] == a.itemsize and a.flags.aligned):
+        return a
+    return np.ascontiguousarray(a)
+
+
+def forward(
+    cell: Cell,
+    weights: _engine.Weights,
+    x: Array,
+    h_0: Array | None,
+    extent: Extent,
+    threads: int,
+    keep: bool = False,
+) -> tuple[Array, Array, Kept | None]:
+    """Run a layer. x is (L, N, D), or (rows, D) packed; h_0 is (directions, N, H) or None for zeros.
+
+    Returns output (L, N, directions*H) or (rows, directions*H), h_n
+    (directions, N, H), and what backward needs if `keep`. Raises ValueError for lengths outside
+    0..L.
+    """
+    directions, H = weights.directions, weights.hidden_size
+    batch = x.shape[1] if extent.batch_sizes is None else int(extent.batch_sizes[0])
+    output = np.empty((*x.shape[:-1], directions * H), x.dtype)
+    h_n = np.empty((directions, batch, H), x.dtype)
+    kept = None
+    if keep:
+        rows = output.size // (directions * H)
+        kept = Kept(
+            np.empty((directions, rows, cell.kept * H), x.dtype),
+            np.empty((directions, rows, H), x.dtype),
+        )
+    _engine.forward(
+        weights,
+        rows_together(x),
+        output,
+        h_n,
+        None if h_0 is None else rows_together(h_0),
+        *extent,
+        *(kept or (None, None)),
+        threads,
+    )
+    return output, h_n, kept
+
+
+def backward(
+    weights: _engine.Weights,
+    shapes: Sequence[Shape | None],
+    x: Array,
+    kept: Kept,
+    d_output: Array | None,
+    d_h_n: Array | None,
+    extent: Extent,
+    threads: int,
+    need_x: bool = True,
+    need_weights: bool = True,
+) -> tuple[Array | None, Array, list[Array | None] | None]:
+    """Gradients of sum(output * d_output) + sum(h_n * d_h_n), either of which may be None.
+
+    `shapes` are the weights', four a direction, None for an absent bias. Returns d_x, d_h_0 and the
+    weights' gradients, in their order; what is absent or not needed is None.
+    """
+    directions, _, H = kept.states.shape
+    batch = x.shape[1] if extent.batch_sizes is None else int(extent.batch_sizes[0])
+    d_x = np.empty((directions, *x.shape), x.dtype) if need_x else None
+    d_h_0 = np.empty((directions, batch, H), x.dtype)
+    d_weights = None
+    if need_weights:
+        d_weights = [None if shape is None else np.empty(shape, x.dtype) for shape in shapes]
+    _engine.backward(
+        weights,
+        rows_together(x),
+        *kept,
+        None if d_output is None else rows_together(d_output),
+        None if d_h_n is None else rows_together(d_h_n),
+        d_x,
+        d_h_0,
+        d_weights,
+        *extent,
+        threads,
+    )
+    if d_x is not None:
+        d_x = d_x[0] if directions == 1 else d_x[0] + d_x[1]
+    return d_x, d_h_0, d_weights

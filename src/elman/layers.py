@@ -1,0 +1,587 @@
+"""The NumPy door: RNN, GRU and their cells on NumPy arrays, with PyTorch's arguments and names."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from elman import engine, stack
+from elman.engine import Array, Extent
+from elman.spec import (
+    CELLS,
+    WEIGHTS,
+    Spec,
+    check_input,
+    check_lengths,
+    check_reset,
+    check_state,
+    check_weights,
+    weight_names,
+)
+
+DTypeLike = npt.DTypeLike
+Vjp = Callable[[Any, Any], dict[str, Array]]
+
+
+class _Parameters:
+    """Named weights of one dtype; what layers and cells share."""
+
+    spec: Spec
+    dtype: np.dtype[Any]
+    _shapes: dict[str, tuple[int, ...]]
+    _weights: dict[str, Array]
+
+    def _initialise(
+        self, spec: Spec, shapes: dict[str, tuple[int, ...]], seed: int | None, dtype: DTypeLike
+    ) -> None:
+        self.spec = spec
+        self.dtype = np.dtype(dtype)
+        if self.dtype not in (np.float32, np.float64):
+            raise TypeError(f"{self._title}: dtype must be float32 or float64, got {self.dtype}")
+        self._shapes = shapes
+        self._rng = np.random.default_rng(seed)
+        bound = spec.bound()
+        self._set({k: self._rng.uniform(-bound, bound, shape) for k, shape in shapes.items()})
+
+    @property
+    def _title(self) -> str:
+        return type(self).__name__
+
+    def _set(self, weights: Mapping[str, Array]) -> None:
+        """Take copies, so that packed weights cannot fall behind the arrays they came from."""
+        self._weights = {k: np.array(weights[k], self.dtype, order="C") for k in self._shapes}
+        self._pack()
+
+    def _pack(self) -> None:
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Array]:
+        """Copies of the weights, under PyTorch's names and in its shapes."""
+        return {k: w.copy() for k, w in self._weights.items()}
+
+    def load_state_dict(self, weights: Mapping[str, Any]) -> None:
+        """Take the given weights, which must have exactly this layer's names, shapes and dtype.
+
+        Raises ValueError for a name that is missing or unexpected or a shape that is off, TypeError
+        for another dtype; then nothing has changed.
+        """
+        arrays = {k: np.asarray(w) for k, w in weights.items()}
+        check_weights(
+            self._title, self._shapes, {k: a.shape for k, a in arrays.items()}, ValueError
+        )
+        for name, a in arrays.items():
+            self._check_dtype(name, a)
+        self._set(arrays)
+
+    def _check_dtype(self, name: str, a: Array) -> None:
+        if a.dtype != self.dtype:
+            raise TypeError(f"{self._title}: {name} must be {self.dtype}, got {a.dtype}")
+
+    def _array(self, name: str, a: Any) -> Array:
+        a = np.asarray(a)
+        self._check_dtype(name, a)
+        return a
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "_packed"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._pack()
+
+
+class _Layer(_Parameters):
+    """What RNN and GRU share: everything but the constructor."""
+
+    def __init__(self, spec: Spec, seed: int | None, dtype: DTypeLike) -> None:
+        self.training = False
+        self._initialise(spec, spec.weight_shapes(), seed, dtype)
+
+    def _pack(self) -> None:
+        self._packed = [
+            engine.pack(self.spec.cell, [self._weights.get(name) for name in self._names(k)])
+            for k in range(self.spec.num_layers)
+        ]
+
+    def _names(self, layer: int) -> list[str]:
+        """A layer's weights, four a direction, absent biases too."""
+        return [name for d in range(self.spec.directions) for name in weight_names(layer, d)]
+
+    def train(self, mode: bool = True) -> "_Layer":
+        """With mode True, dropout takes effect between layers. A layer begins with it off."""
+        self.training = mode
+        return self
+
+    def eval(self) -> "_Layer":
+        """Turn dropout off."""
+        return self.train(False)
+
+    def __call__(
+        self, x: Any, h_0: Any = None, lengths: Any = None, reset: Any = None
+    ) -> tuple[Array, Array]:
+        """Run the layer.
+
+        Parameters
+        ----------
+        x : (L, N, D), (N, L, D) with batch_first, or (L, D) without a batch; of the layer's dtype.
+        h_0 : (K, N, H), or (K, H) without a batch; K = num_layers * directions. Default: zeros.
+        lengths : integers (N,), 0 <= length <= L. Steps at or past a row's length are not computed:
+            x there is never read, output there is 0, and h_n is the state after the row's last
+            step, or h_0 if it has none. The reverse direction starts at each row's last step.
+        reset : booleans shaped as x's time and batch axes. True at t: a new episode starts there,
+            and nothing crosses from t-1 to t in either direction.
+
+        Returns
+        -------
+        output : (L, N, directions*H), or as x was laid out: the last layer's state at every step.
+        h_n : (K, N, H), or (K, H): the final states; layer k's direction d is at k*directions + d.
+
+        Raises
+        ------
+        ValueError : a shape that is off, lengths outside 0..L.
+        TypeError : another dtype.
+        """
+        call = _Call(self, x, h_0, lengths, reset)
+
+        def layer(k: int, x: Array, h_0: Array | None) -> tuple[Array, Array]:
+            output, h_n, _ = engine.forward(
+                self.spec.cell, self._packed[k], x, h_0, call.extent, engine.get_num_threads()
+            )
+            return output, h_n
+
+        output, finals = stack.run(
+            self.spec.num_layers, self.spec.directions, layer, call.x, call.h_0, self._dropout([])
+        )
+        return call.output(output), call.state(finals)
+
+    def vjp(
+        self, x: Any, h_0: Any = None, lengths: Any = None, reset: Any = None
+    ) -> tuple[Array, Array, Vjp]:
+        """Run the layer and give the function that takes gradients back through it.
+
+        Returns output, h_n and ``vjp``. ``vjp(d_output, d_h_n)`` returns the gradients of
+        ``sum(output * d_output) + sum(h_n * d_h_n)`` as a dictionary: "x", "h_0" and every weight
+        by its name. Either argument may be None for zeros. It may be called more than once.
+
+        >>> import elman, numpy as np
+        >>> rnn = elman.RNN(1, 1, bias=False, dtype="float64")
+        >>> rnn.load_state_dict({"weight_ih_l0": np.array([[1.0]]), "weight_hh_l0": np.zeros((1, 1))})
+        >>> output, h_n, vjp = rnn.vjp(np.zeros((3, 1)))
+        >>> vjp(np.ones((3, 1)), None)["x"].tolist()
+        [[1.0], [1.0], [1.0]]
+        """
+        call = _Call(self, x, h_0, lengths, reset)
+        spec, threads = self.spec, engine.get_num_threads()
+        inputs: list[Array] = []
+        kept: list[engine.Kept] = []
+        masks: list[Array] = []
+        packed = self._packed
+
+        def layer(k: int, x: Array, h_0: Array | None) -> tuple[Array, Array]:
+            output, h_n, keep = engine.forward(
+                spec.cell, packed[k], x, h_0, call.extent, threads, keep=True
+            )
+            assert keep is not None
+            inputs.append(x)
+            kept.append(keep)
+            return output, h_n
+
+        output, finals = stack.run(
+            spec.num_layers, spec.directions, layer, call.x, call.h_0, self._dropout(masks)
+        )
+
+        def vjp(d_output: Any, d_h_n: Any) -> dict[str, Array]:
+            gradients: dict[str, Array | None] = {}
+
+            def layer(k: int, d_output: Any, d_h_n: Any) -> tuple[Array, Array]:
+                d_x, d_h_0, d_weights = engine.backward(
+                    packed[k],
+                    [self._shapes.get(name) for name in self._names(k)],
+                    inputs[k],
+                    kept[k],
+                    d_output,
+                    d_h_n,
+                    call.extent,
+                    threads,
+                )
+                assert d_x is not None and d_weights is not None
+                gradients.update(zip(self._names(k), d_weights, strict=True))
+                return d_x, d_h_0
+
+            d_x, firsts = stack.run_backward(
+                spec.num_layers,
+                spec.directions,
+                layer,
+                call.d_output(d_output),
+                call.d_h_n(d_h_n),
+                (lambda k, d: d * masks[k]) if masks else None,
+            )
+            by_name = {name: gradients[name] for name in self._shapes}
+            return {"x": call.output(d_x), "h_0": call.state(firsts), **by_name}
+
+        return call.output(output), call.state(finals), vjp
+
+    def _dropout(self, masks: list[Array]) -> Callable[[Array], Array] | None:
+        """Dropout between layers, which notes its masks, or None where there is none."""
+        p = self.spec.dropout
+        if not self.training or p == 0:
+            return None
+
+        def dropout(x: Array) -> Array:
+            kept = self._rng.random(x.shape) >= p
+            masks.append((kept / (1 - p) if p < 1 else np.zeros(x.shape)).astype(x.dtype))
+            return x * masks[-1]
+
+        return dropout
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the layer to a safetensors file, which appears whole or not at all.
+
+        The weights stand under PyTorch's names; the constructor's arguments are in the file's
+        metadata, from which :func:`load` builds the layer. Needs the package safetensors.
+        """
+        from safetensors.numpy import save
+
+        spec = self.spec
+        arguments = {
+            "input_size": spec.input_size,
+            "hidden_size": spec.hidden_size,
+            "num_layers": spec.num_layers,
+            "bias": spec.bias,
+            "batch_first": spec.batch_first,
+            "dropout": spec.dropout,
+            "bidirectional": spec.bidirectional,
+            "dtype": self.dtype.name,
+        }
+        metadata = {"elman": json.dumps({"cell": spec.cell.name, **arguments})}
+        _write_whole(path, save(self._weights, metadata))
+
+    def __repr__(self) -> str:
+        spec = self.spec
+        parts = [f"{spec.input_size}, {spec.hidden_size}"]
+        for name in ("num_layers", "bias", "batch_first", "dropout", "bidirectional"):
+            value = getattr(spec, name)
+            if value != Spec.__dataclass_fields__[name].default:
+                parts.append(f"{name}={value}")
+        return f"{self._title}({', '.join(parts)})"
+
+
+class RNN(_Layer):
+    """Elman RNN, one or more layers, one or two directions.
+
+    ::
+
+        h_t = tanh(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh)     or relu in place of tanh
+
+    Parameters
+    ----------
+    input_size : D, features of x.
+    hidden_size : H, hidden units.
+    num_layers : layers; each above the first reads the output of the one below. Default: 1.
+    nonlinearity : "tanh" or "relu". Default: "tanh".
+    bias : with b_ih and b_hh. Default: True.
+    batch_first : x and output are (N, L, D) instead of (L, N, D). Default: False.
+    dropout : probability that a value between layers is zeroed, in training. Default: 0.
+    bidirectional : also run from the end to the start. Default: False.
+    seed : of the initial weights, uniform in [-1/sqrt(H), 1/sqrt(H)]. Default: a new one each time.
+    dtype : "float32" or "float64". Default: "float32".
+
+    Weights are ``weight_ih_l{k}`` (H, D), ``weight_hh_l{k}`` (H, H), ``bias_ih_l{k}`` and
+    ``bias_hh_l{k}`` (H), with the suffix ``_reverse`` for the second direction.
+
+    >>> import elman, numpy as np
+    >>> output, h_n = elman.RNN(4, 8, nonlinearity="relu")(np.ones((6, 2, 4), "float32"))
+    >>> output.shape, h_n.shape
+    ((6, 2, 8), (1, 2, 8))
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        seed: int | None = None,
+        dtype: DTypeLike = "float32",
+    ) -> None:
+        cell = CELLS[_rnn_cell("RNN", nonlinearity)]
+        options = (num_layers, bias, batch_first, dropout, bidirectional)
+        super().__init__(Spec(cell, input_size, hidden_size, *options), seed, dtype)
+
+    def __repr__(self) -> str:
+        text = super().__repr__()
+        relu = self.spec.cell.name == "rnn_relu"
+        return f"{text[:-1]}, nonlinearity='relu')" if relu else text
+
+
+class GRU(_Layer):
+    """Gated recurrent unit, one or more layers, one or two directions.
+
+    ::
+
+        r  = σ(W_ir x + b_ir + W_hr h + b_hr)
+        z  = σ(W_iz x + b_iz + W_hz h + b_hz)
+        n  = tanh(W_in x + b_in + r * (W_hn h + b_hn))
+        h' = (1 - z) * n + z * h
+
+    Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", EMNLP 2014, with the
+    reset gate after the recurrent product, as PyTorch, cuDNN, MLX and OneFlow compute it.
+
+    Parameters
+    ----------
+    input_size : D, features of x.
+    hidden_size : H, hidden units.
+    num_layers : layers; each above the first reads the output of the one below. Default: 1.
+    bias : with b_ih and b_hh. Default: True.
+    batch_first : x and output are (N, L, D) instead of (L, N, D). Default: False.
+    dropout : probability that a value between layers is zeroed, in training. Default: 0.
+    bidirectional : also run from the end to the start. Default: False.
+    seed : of the initial weights, uniform in [-1/sqrt(H), 1/sqrt(H)]. Default: a new one each time.
+    dtype : "float32" or "float64". Default: "float32".
+
+    Weights are ``weight_ih_l{k}`` (3H, D), ``weight_hh_l{k}`` (3H, H), ``bias_ih_l{k}`` and
+    ``bias_hh_l{k}`` (3H), rows in the order r, z, n, with the suffix ``_reverse`` for the second
+    direction.
+
+    >>> import elman, numpy as np
+    >>> gru = elman.GRU(4, 8, bidirectional=True, seed=0)
+    >>> x = np.full((6, 2, 4), 0.5, "float32")
+    >>> x[2:, 1] = np.nan  # past the end of the second row, never read
+    >>> output, h_n = gru(x, lengths=[6, 2])
+    >>> output.shape, h_n.shape, bool(np.isfinite(output).all())
+    ((6, 2, 16), (2, 2, 8), True)
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        seed: int | None = None,
+        dtype: DTypeLike = "float32",
+    ) -> None:
+        options = (num_layers, bias, batch_first, dropout, bidirectional)
+        super().__init__(Spec(CELLS["gru"], input_size, hidden_size, *options), seed, dtype)
+
+
+class _CellLayer(_Parameters):
+    """What RNNCell and GRUCell share."""
+
+    def __init__(
+        self, cell: str, input_size: int, hidden_size: int, bias: bool, seed: Any, dtype: DTypeLike
+    ) -> None:
+        spec = Spec(CELLS[cell], input_size, hidden_size, bias=bias)
+        self._initialise(spec, spec.cell_weight_shapes(), seed, dtype)
+
+    def _pack(self) -> None:
+        self._packed = engine.pack(self.spec.cell, [self._weights.get(name) for name in WEIGHTS])
+
+    def __call__(self, x: Any, h: Any = None) -> Array:
+        """One step: x (N, D) or (D), h (N, H) or (H), zeros by default. Returns h', shaped as h.
+
+        Raises ValueError for a shape that is off, TypeError for another dtype.
+        """
+        x = self._array("x", x)
+        D, H = self.spec.input_size, self.spec.hidden_size
+        if x.ndim not in (1, 2) or x.shape[-1] != D:
+            raise ValueError(f"{self._title}: x must be (N, D) or (D) with D = {D}, got {x.shape}")
+        shape = (*x.shape[:-1], H)
+        if h is not None:
+            h = self._array("h", h)
+            if h.shape != shape:
+                raise ValueError(f"{self._title}: h must have shape {shape}, got {h.shape}")
+            h = h.reshape(1, -1, H)
+        _, h_n, _ = engine.forward(
+            self.spec.cell,
+            self._packed,
+            x.reshape(1, -1, D),
+            h,
+            Extent(),
+            engine.get_num_threads(),
+        )
+        return h_n.reshape(shape)
+
+    def __repr__(self) -> str:
+        bias = "" if self.spec.bias else ", bias=False"
+        return f"{self._title}({self.spec.input_size}, {self.spec.hidden_size}{bias})"
+
+
+class RNNCell(_CellLayer):
+    """One step of an Elman RNN: h' = tanh(W_ih x + b_ih + W_hh h + b_hh), or with relu.
+
+    Weights are ``weight_ih`` (H, D), ``weight_hh`` (H, H), ``bias_ih`` and ``bias_hh`` (H); the
+    arguments are those of :class:`RNN`.
+
+    >>> import elman, numpy as np
+    >>> elman.RNNCell(4, 8)(np.ones((2, 4), "float32")).shape
+    (2, 8)
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        nonlinearity: str = "tanh",
+        *,
+        seed: int | None = None,
+        dtype: DTypeLike = "float32",
+    ) -> None:
+        cell = _rnn_cell("RNNCell", nonlinearity)
+        super().__init__(cell, input_size, hidden_size, bias, seed, dtype)
+
+
+class GRUCell(_CellLayer):
+    """One step of a GRU; the equations are those of :class:`GRU`.
+
+    Weights are ``weight_ih`` (3H, D), ``weight_hh`` (3H, H), ``bias_ih`` and ``bias_hh`` (3H), rows
+    in the order r, z, n; the arguments are those of :class:`GRU`.
+
+    >>> import elman, numpy as np
+    >>> cell, h = elman.GRUCell(4, 8), np.zeros(8, "float32")
+    >>> for x_t in np.ones((3, 4), "float32"):
+    ...     h = cell(x_t, h)
+    >>> h.shape
+    (8,)
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        seed: int | None = None,
+        dtype: DTypeLike = "float32",
+    ) -> None:
+        super().__init__("gru", input_size, hidden_size, bias, seed, dtype)
+
+
+def load(path: str | os.PathLike[str]) -> RNN | GRU:
+    """Build the layer that :meth:`GRU.save` or :meth:`RNN.save` wrote.
+
+    Raises ValueError where the file is no safetensors file, or not one of Elman's. Nothing is
+    unpickled. Needs the package safetensors.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as e:
+        raise ValueError(f"load: {os.fspath(path)!r} is not a safetensors file: {e}") from e
+    try:
+        arguments = json.loads(metadata["elman"])
+        cell = arguments.pop("cell")
+        if cell == "gru":
+            layer = GRU(**arguments)
+        else:
+            layer = RNN(**arguments, nonlinearity=cell.removeprefix("rnn_"))
+    except (KeyError, AttributeError, TypeError, ValueError) as e:
+        raise ValueError(f"load: {os.fspath(path)!r} does not describe an Elman layer: {e!r}") from e
+    layer.load_state_dict(weights)
+    return layer
+
+
+class _Call:
+    """The checked arguments of one call, laid out as the engine takes them, and the way back."""
+
+    def __init__(self, layer: _Layer, x: Any, h_0: Any, lengths: Any, reset: Any) -> None:
+        spec, title = layer.spec, layer.spec.title
+        self._layer = layer
+        x = layer._array("x", x)
+        check_input(spec, x.shape, ValueError)
+        self._batched = x.ndim == 3
+        self._transposed = self._batched and spec.batch_first
+        self.x = self._time_major(x)
+        batch = self.x.shape[1:2] if self._batched else ()
+        self._state_shape = (spec.num_layers * spec.directions, *batch, spec.hidden_size)
+        self.h_0 = None
+        if h_0 is not None:
+            h_0 = layer._array("h_0", h_0)
+            check_state(spec, h_0.shape, batch, ValueError)
+            self.h_0 = self._add_batch(h_0)
+        if lengths is not None:
+            lengths = np.asarray(lengths)
+            check_lengths(title, lengths.shape, lengths.dtype.kind in "iu", batch, ValueError)
+            lengths = np.ascontiguousarray(lengths.reshape(-1), np.int64)
+        if reset is not None:
+            reset = np.asarray(reset)
+            check_reset(title, reset.shape, reset.dtype == bool, x.shape[:-1], ValueError)
+            reset = self._time_major(reset)
+        self.extent = Extent(lengths, reset)
+
+    def _time_major(self, a: Array) -> Array:
+        if not self._batched:
+            return a[:, None]
+        return a.swapaxes(0, 1) if self._transposed else a
+
+    def _add_batch(self, a: Array) -> Array:
+        return a if self._batched else a[:, None]
+
+    def output(self, a: Array) -> Array:
+        """(L, N, features) as the caller lays it out."""
+        if not self._batched:
+            return a[:, 0]
+        return a.swapaxes(0, 1) if self._transposed else a
+
+    def state(self, layers: list[Array]) -> Array:
+        """Each layer's (directions, N, H) as one (K, N, H) or (K, H)."""
+        state = layers[0] if len(layers) == 1 else np.concatenate(layers)
+        return state.reshape(self._state_shape)
+
+    def d_output(self, d: Any) -> Array | None:
+        """The caller's gradient of output, as the engine takes it."""
+        spec = self._layer.spec
+        features = spec.directions * spec.hidden_size
+        shape = (*self.output(self.x).shape[:-1], features)
+        d = self._gradient("d_output", d, shape)
+        return None if d is None else self._time_major(d)
+
+    def d_h_n(self, d: Any) -> Array | None:
+        """The caller's gradient of h_n, as the engine takes it."""
+        d = self._gradient("d_h_n", d, self._state_shape)
+        return None if d is None else self._add_batch(d)
+
+    def _gradient(self, name: str, d: Any, shape: tuple[int, ...]) -> Array | None:
+        if d is None:
+            return None
+        d = self._layer._array(name, d)
+        if d.shape != shape:
+            title = self._layer.spec.title
+            raise ValueError(f"{title}: {name} must have shape {shape}, got {d.shape}")
+        return d
+
+
+def _rnn_cell(title: str, nonlinearity: str) -> str:
+    if nonlinearity not in ("tanh", "relu"):
+        raise ValueError(f"{title}: nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
+    return f"rnn_{nonlinearity}"
+
+
+def _write_whole(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file under another name beside it, then move it into place."""
+    directory = os.path.dirname(os.path.abspath(path))
+    descriptor, temporary = tempfile.mkstemp(dir=directory)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

@@ -1,0 +1,355 @@
+"""The PyTorch door: RNN, GRU, RNNCell and GRUCell for ``torch.nn``'s, and ``accelerate``.
+
+The layers derive from ``torch.nn.RNNBase`` and the cells from torch's cells, and so have torch's
+constructors, parameters, state_dict, repr, errors and warnings. They compute the same function, and
+the layers take ``lengths=`` and ``reset=`` besides.
+
+A call takes one of three paths; :data:`paths` counts which, and :func:`require` insists on one:
+
+- "kernel": the engine, for float32 and float64 on the CPU;
+- "torch": torch's own layer, for every other device and dtype, under autocast, and for whatever
+  torch itself refuses, so that the error is torch's own;
+- "scan": the loop of ``elman.scan`` on tensors, where torch's layer has nothing to offer:
+  ``lengths`` or ``reset`` on other tensors, and under torch.func's transforms.
+"""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+# (parts of torch are not typed)
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from elman import stack
+from elman.spec import check_lengths, check_reset
+from elman.torch_operators import paths, run_scan
+
+__all__ = ["GRU", "RNN", "GRUCell", "RNNCell", "accelerate", "paths", "require"]
+
+_required: str | None = None
+
+
+@contextmanager
+def require(path: str) -> Iterator[None]:
+    """Within it, a call that would take another path than this one raises RuntimeError.
+
+    >>> import torch, elman.torch
+    >>> with elman.torch.require("kernel"):
+    ...     output, h_n = elman.torch.GRU(3, 4)(torch.ones(5, 2, 3))
+    """
+    global _required
+    if path not in ("kernel", "torch", "scan"):
+        raise ValueError(f"require: expected 'kernel', 'torch' or 'scan', got {path!r}")
+    before, _required = _required, path
+    try:
+        yield
+    finally:
+        _required = before
+
+
+def _take(path: str, layer: nn.Module, layers: int = 1) -> None:
+    if _required not in (None, path):
+        name = type(layer).__name__
+        raise RuntimeError(f"{name}: path {_required!r} is required, but this call takes {path!r}")
+    if path != "kernel":  # the operator counts for itself, when it runs
+        paths[path] += layers
+
+
+def _served(*tensors: Tensor | None) -> bool:
+    """Whether the engine takes these tensors."""
+    given = [t for t in tensors if t is not None]
+    return (
+        given[0].dtype in (torch.float32, torch.float64)
+        and all(t.dtype == given[0].dtype and t.device.type == "cpu" for t in given)
+        and all(t.layout == torch.strided for t in given)
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def _transformed() -> bool:
+    """Whether a transform of torch.func is at work, which sees through tensor operations only."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+
+
+class _Layer(nn.RNNBase):
+    """What RNN and GRU share: everything but the constructor."""
+
+    _stock: type[nn.RNNBase]
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        input: Tensor | PackedSequence,
+        hx: Tensor | None = None,
+        *,
+        lengths: Any = None,
+        reset: Any = None,
+    ) -> tuple[Any, Tensor]:
+        """Run the layer, as ``torch.nn``'s does.
+
+        Parameters
+        ----------
+        input : (L, N, D), (N, L, D) with batch_first, (L, D), or a PackedSequence.
+        hx : (K, N, H), or (K, H) for (L, D); K = num_layers * directions. Default: zeros.
+        lengths : integers (N,), 0 <= length <= L. Steps at or past a row's length are not computed:
+            input there is never read, output there is 0, and h_n is the state after the row's last
+            step, or hx if it has none. The reverse direction starts at each row's last step.
+        reset : booleans shaped as input's time and batch axes. True at t: a new episode starts
+            there, and nothing crosses from t-1 to t in either direction.
+
+        Returns
+        -------
+        output : (L, N, directions*H), or as input was laid out.
+        h_n : (K, N, H), or (K, H).
+
+        Raises
+        ------
+        What torch's layer raises, and RuntimeError for lengths or reset of the wrong shape, type or
+        value, or beside a PackedSequence.
+        """
+        extended = lengths is not None or reset is not None
+        packed = isinstance(input, PackedSequence)
+        if packed and extended:
+            raise RuntimeError(
+                f"{self._get_name()}: lengths= and reset= go with padded input, got a PackedSequence"
+            )
+        x = input.data if packed else input
+        weights = [getattr(self, name) for names in self._all_weights for name in names]
+        valid = self._accepts(x, hx, input.batch_sizes if packed else None)
+        kernel = valid and _served(x, hx, *weights) and not _transformed()
+        if not kernel and not extended and not (valid and _transformed()):
+            _take("torch", self, self.num_layers)
+            return self._stock.forward(self, input, hx)  # pyright: ignore[reportArgumentType]
+        if not valid:
+            self._stock.forward(self, input, hx)  # pyright: ignore[reportArgumentType]
+        _take("kernel" if kernel else "scan", self, self.num_layers)
+        if packed:
+            return self._run_packed(input, hx, weights, kernel)
+        return self._run_padded(x, hx, weights, kernel, lengths, reset)
+
+    def _accepts(self, x: Tensor, hx: Tensor | None, batch_sizes: Tensor | None) -> bool:
+        """Whether torch's layer would take these shapes; if not, it says so best itself."""
+        if x.dim() not in ((2,) if batch_sizes is not None else (2, 3)):
+            return False
+        if x.shape[-1] != self.input_size or 0 in x.shape[:1]:
+            return False
+        if batch_sizes is not None:
+            batch = (int(batch_sizes[0]),)
+        else:
+            batch = x.shape[1 - self.batch_first :][:1] if x.dim() == 3 else ()
+            if x.dim() == 3 and x.shape[1 if self.batch_first else 0] == 0:
+                return False
+        layers = self.num_layers * (2 if self.bidirectional else 1)
+        return hx is None or tuple(hx.shape) == (layers, *batch, self.hidden_size)
+
+    def _run_padded(
+        self,
+        x: Tensor,
+        hx: Tensor | None,
+        weights: list[Tensor],
+        kernel: bool,
+        lengths: Any,
+        reset: Any,
+    ) -> tuple[Tensor, Tensor]:
+        batched, name = x.dim() == 3, self._get_name()
+        if lengths is not None:
+            lengths = torch.as_tensor(lengths)
+            batch = (x.shape[0 if self.batch_first else 1],) if batched else ()
+            integral = not (lengths.is_floating_point() or lengths.dtype == torch.bool)
+            check_lengths(name, tuple(lengths.shape), integral, batch, RuntimeError)
+            lengths = lengths.to(x.device if not kernel else "cpu", torch.int64).reshape(-1)
+        if reset is not None:
+            reset = torch.as_tensor(reset)
+            boolean = reset.dtype == torch.bool
+            check_reset(name, tuple(reset.shape), boolean, tuple(x.shape[:-1]), RuntimeError)
+            reset = self._time_major(reset.to(x.device), batched)
+        x = self._time_major(x, batched)
+        h_0 = hx if hx is None or batched else hx.unsqueeze(1)
+        output, h_n = self._run(x, h_0, weights, kernel, lengths, reset, None)
+        if not batched:
+            return output.squeeze(1), h_n.squeeze(1)
+        return (output.transpose(0, 1) if self.batch_first else output), h_n
+
+    def _time_major(self, t: Tensor, batched: bool) -> Tensor:
+        if not batched:
+            return t.unsqueeze(1)
+        return t.transpose(0, 1) if self.batch_first else t
+
+    def _run_packed(
+        self, input: PackedSequence, hx: Tensor | None, weights: list[Tensor], kernel: bool
+    ) -> tuple[PackedSequence, Tensor]:
+        x, batch_sizes, sorted_indices, unsorted_indices = input
+        if hx is None:
+            layers = self.num_layers * (2 if self.bidirectional else 1)
+            h_0 = x.new_zeros(layers, int(batch_sizes[0]), self.hidden_size)
+        else:
+            h_0 = self.permute_hidden(hx, sorted_indices)
+        output, h_n = self._run(x, h_0, weights, kernel, None, None, batch_sizes)
+        packed = PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices)
+        return packed, self.permute_hidden(h_n, unsorted_indices)
+
+    def _run(
+        self, x: Tensor, h_0: Tensor | None, weights: list[Tensor], kernel: bool, *extent: Any
+    ) -> tuple[Tensor, Tensor]:
+        cell, directions = self.mode.lower(), 2 if self.bidirectional else 1
+        each = 4 if self.bias else 2
+        keep = torch.is_grad_enabled() and any(
+            t is not None and t.requires_grad for t in (x, h_0, *weights)
+        )
+
+        def layer(k: int, x: Tensor, h_0: Tensor | None) -> tuple[Tensor, Tensor]:
+            arguments: list[Tensor | None] = []
+            for d in range(k * directions, (k + 1) * directions):
+                arguments += weights[d * each : (d + 1) * each] + [None] * (4 - each)
+            arguments += [None] * (8 - len(arguments))
+            if not kernel:
+                return run_scan(cell, x, h_0, *arguments, *extent)
+            output, h_n, _, _ = torch.ops.elman.layer(cell, x, h_0, *arguments, *extent, keep)
+            return output, h_n
+
+        def dropout(x: Tensor) -> Tensor:
+            return F.dropout(x, self.dropout, training=True)
+
+        between = dropout if self.training and self.dropout > 0 else None
+        output, finals = stack.run(self.num_layers, directions, layer, x, h_0, between)
+        return output, finals[0] if len(finals) == 1 else torch.cat(finals)
+
+
+class RNN(_Layer):
+    """``torch.nn.RNN`` on Elman's engine: the same arguments, weights, results and errors.
+
+    ::
+
+        h_t = tanh(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh)     or relu in place of tanh
+
+    >>> import torch, elman.torch
+    >>> output, h_n = elman.torch.RNN(3, 4)(torch.ones(5, 2, 3), lengths=[5, 1])
+    >>> output.shape, h_n.shape
+    (torch.Size([5, 2, 4]), torch.Size([1, 2, 4]))
+    """
+
+    _stock = nn.RNN
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if "proj_size" in kwargs:
+            raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
+        if len(args) > 3:
+            self.nonlinearity = args[3]
+            args = args[:3] + args[4:]
+        else:
+            self.nonlinearity = kwargs.pop("nonlinearity", "tanh")
+        if self.nonlinearity not in ("tanh", "relu"):
+            raise ValueError(
+                f"Unknown nonlinearity '{self.nonlinearity}'. Select from 'tanh' or 'relu'."
+            )
+        super().__init__(f"RNN_{self.nonlinearity.upper()}", *args, **kwargs)
+
+
+class GRU(_Layer):
+    """``torch.nn.GRU`` on Elman's engine: the same arguments, weights, results and errors.
+
+    ::
+
+        r  = σ(W_ir x + b_ir + W_hr h + b_hr)
+        z  = σ(W_iz x + b_iz + W_hz h + b_hz)
+        n  = tanh(W_in x + b_in + r * (W_hn h + b_hn))
+        h' = (1 - z) * n + z * h
+
+    >>> import torch, elman.torch
+    >>> gru = elman.torch.GRU(3, 4, num_layers=2, bidirectional=True, batch_first=True)
+    >>> output, h_n = gru(torch.ones(2, 5, 3), lengths=torch.tensor([5, 1]))
+    >>> output.shape, h_n.shape
+    (torch.Size([2, 5, 8]), torch.Size([4, 2, 4]))
+    """
+
+    _stock = nn.GRU
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if "proj_size" in kwargs:
+            raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
+        super().__init__("GRU", *args, **kwargs)
+
+
+def _step(cell: Any, stock: Any, name: str, input: Tensor, hx: Tensor | None) -> Tensor:
+    """One step of a cell, as its torch class `stock` does it."""
+    weights = (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
+    state = (*input.shape[:-1], cell.hidden_size)
+    valid = input.dim() in (1, 2) and input.shape[-1] == cell.input_size
+    valid = valid and (hx is None or tuple(hx.shape) == state)
+    if not valid or _transformed() or not _served(input, hx, *weights):
+        _take("torch", cell)
+        return stock.forward(cell, input, hx)
+    _take("kernel", cell)
+    keep = torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in (input, hx, *weights)
+    )
+    x = input.reshape(1, -1, cell.input_size)
+    h_0 = None if hx is None else hx.reshape(1, -1, cell.hidden_size)
+    nothing = (None,) * 7  # no second direction, no lengths, reset or batch_sizes
+    _, h_n, _, _ = torch.ops.elman.layer(name, x, h_0, *weights, *nothing, keep)
+    return h_n.reshape(state)
+
+
+class RNNCell(nn.RNNCell):
+    """``torch.nn.RNNCell`` on Elman's engine: the same arguments, weights, results and errors.
+
+    >>> import torch, elman.torch
+    >>> elman.torch.RNNCell(3, 4)(torch.ones(2, 3)).shape
+    torch.Size([2, 4])
+    """
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """One step: input (N, D) or (D), hx (N, H) or (H), zeros by default. Returns h'."""
+        if self.nonlinearity not in ("tanh", "relu"):
+            return super().forward(input, hx)  # which raises
+        return _step(self, nn.RNNCell, f"rnn_{self.nonlinearity}", input, hx)
+
+
+class GRUCell(nn.GRUCell):
+    """``torch.nn.GRUCell`` on Elman's engine: the same arguments, weights, results and errors.
+
+    >>> import torch, elman.torch
+    >>> elman.torch.GRUCell(3, 4)(torch.ones(2, 3)).shape
+    torch.Size([2, 4])
+    """
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """One step: input (N, D) or (D), hx (N, H) or (H), zeros by default. Returns h'."""
+        return _step(self, nn.GRUCell, "gru", input, hx)
+
+
+_OURS = {nn.RNN: RNN, nn.GRU: GRU, nn.RNNCell: RNNCell, nn.GRUCell: GRUCell}
+
+
+def accelerate(model: nn.Module, undo: bool = False) -> list[str]:
+    """Turn every stock RNN, GRU, RNNCell and GRUCell of a model into Elman's, in place.
+
+    The modules stay the same objects, with their parameters, hooks and buffers; only their class
+    changes, so that optimisers and other references hold. Subclasses of torch's classes are left
+    alone. Returns the names of the modules that it turned, "" for the model itself; a second call
+    finds none. With ``undo=True`` it turns those back, and returns their names.
+
+    >>> import torch, elman.torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.GRU(3, 4))
+    >>> elman.torch.accelerate(model)
+    ['1']
+    >>> model[1]
+    GRU(3, 4)
+    >>> elman.torch.accelerate(model, undo=True)
+    ['1']
+    """
+    names: list[str] = []
+    for name, module in model.named_modules():
+        if not undo and type(module) in _OURS:
+            module.__class__ = _OURS[type(module)]
+            module._accelerated = True  # pyright: ignore[reportArgumentType]
+            names.append(name)
+        elif undo and module.__dict__.pop("_accelerated", False):
+            module.__class__ = next(s for s, ours in _OURS.items() if ours is type(module))
+            names.append(name)
+    return names
