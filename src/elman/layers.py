@@ -493,7 +493,9 @@ def load(path: str | os.PathLike[str]) -> RNN | GRU:
         else:
             layer = RNN(**arguments, nonlinearity=cell.removeprefix("rnn_"))
     except (KeyError, AttributeError, TypeError, ValueError) as e:
-        raise ValueError(f"load: {os.fspath(path)!r} does not describe an Elman layer: {e!r}") from e
+        raise ValueError(
+            f"load: {os.fspath(path)!r} does not describe an Elman layer: {e!r}"
+        ) from e
     layer.load_state_dict(weights)
     return layer
 

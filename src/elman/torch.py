@@ -118,15 +118,15 @@ class _Layer(nn.RNNBase):
             raise RuntimeError(
                 f"{self._get_name()}: lengths= and reset= go with padded input, got a PackedSequence"
             )
-        x = input.data if packed else input
+        x, batch_sizes = (input.data, input.batch_sizes) if packed else (input, None)
         weights = [getattr(self, name) for names in self._all_weights for name in names]
-        valid = self._accepts(x, hx, input.batch_sizes if packed else None)
-        kernel = valid and _served(x, hx, *weights) and not _transformed()
-        if not kernel and not extended and not (valid and _transformed()):
+        valid, transformed = self._accepts(x, hx, batch_sizes), _transformed()
+        kernel = valid and not transformed and _served(x, hx, *weights)
+        if not valid or not (kernel or extended or transformed):
             _take("torch", self, self.num_layers)
-            return self._stock.forward(self, input, hx)  # pyright: ignore[reportArgumentType]
-        if not valid:
-            self._stock.forward(self, input, hx)  # pyright: ignore[reportArgumentType]
+            result = self._stock.forward(self, input, hx)  # pyright: ignore[reportArgumentType]
+            assert valid or not extended, "torch's layer took what _accepts did not"
+            return result
         _take("kernel" if kernel else "scan", self, self.num_layers)
         if packed:
             return self._run_packed(input, hx, weights, kernel)
@@ -136,14 +136,13 @@ class _Layer(nn.RNNBase):
         """Whether torch's layer would take these shapes; if not, it says so best itself."""
         if x.dim() not in ((2,) if batch_sizes is not None else (2, 3)):
             return False
-        if x.shape[-1] != self.input_size or 0 in x.shape[:1]:
+        time = 1 if self.batch_first and x.dim() == 3 else 0
+        if x.shape[-1] != self.input_size or x.shape[time] == 0:
             return False
         if batch_sizes is not None:
             batch = (int(batch_sizes[0]),)
         else:
-            batch = x.shape[1 - self.batch_first :][:1] if x.dim() == 3 else ()
-            if x.dim() == 3 and x.shape[1 if self.batch_first else 0] == 0:
-                return False
+            batch = (x.shape[1 - time],) if x.dim() == 3 else ()
         layers = self.num_layers * (2 if self.bidirectional else 1)
         return hx is None or tuple(hx.shape) == (layers, *batch, self.hidden_size)
 
@@ -169,6 +168,7 @@ class _Layer(nn.RNNBase):
             check_reset(name, tuple(reset.shape), boolean, tuple(x.shape[:-1]), RuntimeError)
             reset = self._time_major(reset.to(x.device), batched)
         x = self._time_major(x, batched)
+        self.check_input(x, None)  # its dtype
         h_0 = hx if hx is None or batched else hx.unsqueeze(1)
         output, h_n = self._run(x, h_0, weights, kernel, lengths, reset, None)
         if not batched:

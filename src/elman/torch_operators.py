@@ -37,9 +37,7 @@ _library.define(
 )
 _library.define(
     f"layer_backward({_INPUTS}, Tensor gates, Tensor states, Tensor? d_output, Tensor? d_h_n, "
-    "bool need_x, bool need_weights) -> (Tensor d_x, Tensor d_h_0"
-    + ", Tensor" * 8
-    + ")"
+    "bool need_x, bool need_weights) -> (Tensor d_x, Tensor d_h_0" + ", Tensor" * 8 + ")"
 )
 
 
@@ -170,8 +168,10 @@ def _differentiate_backward(ctx: Any, *dd: Tensor | None) -> tuple[Any, ...]:
     *saved, d_output, d_h_n = ctx.saved_tensors
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        saved[1] = saved[1] if saved[1] is not None else saved[0].new_zeros(
-            _Inputs(ctx.cell, *saved).state_shape
+        saved[1] = (
+            saved[1]
+            if saved[1] is not None
+            else saved[0].new_zeros(_Inputs(ctx.cell, *saved).state_shape)
         )
         saved[:10] = map(_differentiable, saved[:10])
         results = run_scan(ctx.cell, *saved)
@@ -194,7 +194,9 @@ def _differentiate_backward(ctx: Any, *dd: Tensor | None) -> tuple[Any, ...]:
         )
     gradient = {id(v): g for v, g in zip(variables, second, strict=True)}
     needs = ctx.needs_input_grad
-    by_input = [gradient.get(id(t)) if need else None for t, need in zip(saved, needs[1:], strict=False)]
+    by_input = [
+        gradient.get(id(t)) if need else None for t, need in zip(saved, needs[1:], strict=False)
+    ]
     by_cotangent = [
         gradient[id(c)] if need else None for c, need in zip(cotangents, needs[16:18], strict=True)
     ]

@@ -50,11 +50,13 @@ bool has_shape(const A& a, std::initializer_list<index> shape) {
 
 template <class A>
 bool rows_lie_together(const A& a) {
-  return a.ndim() > 0 && (a.stride(a.ndim() - 1) == 1 || a.shape(a.ndim() - 1) < 2);
+  return a.size() == 0 ||
+         (a.ndim() > 0 && (a.stride(a.ndim() - 1) == 1 || a.shape(a.ndim() - 1) < 2));
 }
 
 template <class A>
 bool is_contiguous(const A& a) {
+  if (a.size() == 0) return true;
   index expected = 1;
   for (std::size_t axis = a.ndim(); axis-- > 0; expected *= a.shape(axis)) {
     if (a.shape(axis) > 1 && a.stride(axis) != expected) return false;
@@ -152,12 +154,15 @@ struct Call {
         packed(batch_sizes.has_value()) {}
 
   // What Schedule refuses is the user's to mend: say which layer.
-  static Schedule titled_schedule(const LayerWeights& w, const In& x, const std::optional<Lengths>& lengths,
-                                  const std::optional<Lengths>& batch_sizes, const std::optional<Resets>& reset) {
+  static Schedule titled_schedule(const LayerWeights& w, const In& x,
+                                  const std::optional<Lengths>& lengths,
+                                  const std::optional<Lengths>& batch_sizes,
+                                  const std::optional<Resets>& reset) {
     try {
       return make_schedule(x, lengths, batch_sizes, reset);
     } catch (const std::invalid_argument& e) {
-      throw std::invalid_argument((w.cell() == Cell::gru ? "GRU: " : "RNN: ") + std::string(e.what()));
+      throw std::invalid_argument((w.cell() == Cell::gru ? "GRU: " : "RNN: ") +
+                                  std::string(e.what()));
     }
   }
 
@@ -286,15 +291,17 @@ void backward_as(const Call& call, const In& x, const In& gates, const In& state
     }
     if (d_weights) {
       const index rows = k.gates * call.H;
-      require(static_cast<index>(d_weights->size()) == 4 * call.directions, "four gradients a direction");
+      require(static_cast<index>(d_weights->size()) == 4 * call.directions,
+              "four gradients a direction");
       T* to[4] = {};
       for (index i = 0; i < 4; ++i) {
         const std::optional<Out>& a = (*d_weights)[d * 4 + i];
         require(a.has_value() == (i < 2 || w.bias()), "one gradient a weight");
         if (!a) continue;
-        require(a->dtype() == w.dtype() && is_contiguous(*a) &&
-                    (i >= 2 ? has_shape(*a, {rows}) : has_shape(*a, {rows, i == 0 ? call.D : call.H})),
-                "a weight gradient's shape is off");
+        require(
+            a->dtype() == w.dtype() && is_contiguous(*a) &&
+                (i >= 2 ? has_shape(*a, {rows}) : has_shape(*a, {rows, i == 0 ? call.D : call.H})),
+            "a weight gradient's shape is off");
         to[i] = static_cast<T*>(a->data());
       }
       b[d].d_w_ih = to[0];
@@ -339,14 +346,18 @@ NB_MODULE(_engine, m) {
       .def(nb::init<const std::string&, std::vector<std::optional<In>>>(), "cell"_a, "arrays"_a)
       .def_prop_ro("directions", &LayerWeights::directions)
       .def_prop_ro("hidden_size", &LayerWeights::hidden_size);
-  m.def("forward", &forward, "weights"_a, "x"_a, "output"_a, "h_n"_a, "h_0"_a.none(), "lengths"_a.none(),
-        "reset"_a.none(), "batch_sizes"_a.none(), "gates"_a.none(), "states"_a.none(), "threads"_a,
-        "Fills output (L, N, directions*H) and h_n (directions, N, H), and what backward needs where asked: gates "
-        "(directions, rows, kept*H) and states (directions, rows, H), rows = L*N or those of the packed x.");
-  m.def("backward", &backward, "weights"_a, "x"_a, "gates"_a, "states"_a, "d_output"_a.none(), "d_h_n"_a.none(),
-        "d_x"_a.none(), "d_h_0"_a, "d_weights"_a.none(), "lengths"_a.none(), "reset"_a.none(),
-        "batch_sizes"_a.none(), "threads"_a,
-        "Fills d_x (directions, *x.shape), d_h_0 (directions, N, H) and d_weights, arrays as the weights are.");
+  m.def("forward", &forward, "weights"_a, "x"_a, "output"_a, "h_n"_a, "h_0"_a.none(),
+        "lengths"_a.none(), "reset"_a.none(), "batch_sizes"_a.none(), "gates"_a.none(),
+        "states"_a.none(), "threads"_a,
+        "Fills output (L, N, directions*H) and h_n (directions, N, H), and what backward needs "
+        "where asked: gates "
+        "(directions, rows, kept*H) and states (directions, rows, H), rows = L*N or those of the "
+        "packed x.");
+  m.def("backward", &backward, "weights"_a, "x"_a, "gates"_a, "states"_a, "d_output"_a.none(),
+        "d_h_n"_a.none(), "d_x"_a.none(), "d_h_0"_a, "d_weights"_a.none(), "lengths"_a.none(),
+        "reset"_a.none(), "batch_sizes"_a.none(), "threads"_a,
+        "Fills d_x (directions, *x.shape), d_h_0 (directions, N, H) and d_weights, arrays as the "
+        "weights are.");
   m.def("poison_buffers", &poison_buffers, "on"_a,
         "For tests: fill scratch memory with NaN before use.");
 }
