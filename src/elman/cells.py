@@ -14,24 +14,21 @@ The same equations for vector registers stand in ``kernels/cpu/cells.h``, and ar
 these.
 """
 
-# pyright: reportUnknownParameterType=false, reportMissingParameterType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownMemberType=false
-# (arrays of any library have no common type)
+from typing import Any
 
 
-def sigmoid(a, xp):
+def sigmoid(a: Any, xp: Any) -> Any:
     """1 / (1 + exp(-a)), written so that nothing overflows."""
     return 0.5 + 0.5 * xp.tanh(0.5 * a)
 
 
-def split(a, gates):
+def split(a: Any, gates: int) -> list[Any]:
     """Cut the last axis into its gates."""
     size = a.shape[-1] // gates
     return [a[..., i * size : (i + 1) * size] for i in range(gates)]
 
 
-def rnn_tanh(x, u, h, xp):
+def rnn_tanh(x: Any, u: Any, h: Any, xp: Any) -> Any:
     """Elman RNN: h' = tanh(W_ih x + b_ih + W_hh h + b_hh).
 
     Elman, "Finding Structure in Time", Cognitive Science 14 (1990).
@@ -39,25 +36,25 @@ def rnn_tanh(x, u, h, xp):
     return xp.tanh(x + u)
 
 
-def rnn_tanh_backward(d, x, u, h, xp):
+def rnn_tanh_backward(d: Any, x: Any, u: Any, h: Any, xp: Any) -> tuple[Any, Any, Any]:
     """Gradients of :func:`rnn_tanh`."""
     d_a = d * (1 - xp.tanh(x + u) ** 2)
     return d_a, d_a, xp.zeros_like(h)
 
 
-def rnn_relu(x, u, h, xp):
+def rnn_relu(x: Any, u: Any, h: Any, xp: Any) -> Any:
     """Elman RNN: h' = max(0, W_ih x + b_ih + W_hh h + b_hh)."""
     a = x + u
     return xp.where(a < 0, xp.zeros_like(a), a)  # NaN stays NaN
 
 
-def rnn_relu_backward(d, x, u, h, xp):
+def rnn_relu_backward(d: Any, x: Any, u: Any, h: Any, xp: Any) -> tuple[Any, Any, Any]:
     """Gradients of :func:`rnn_relu`; 0 where its argument is 0."""
     d_a = xp.where(x + u <= 0, xp.zeros_like(d), d)
     return d_a, d_a, xp.zeros_like(h)
 
 
-def gru(x, u, h, xp):
+def gru(x: Any, u: Any, h: Any, xp: Any) -> Any:
     """GRU, its reset gate applied after the recurrent product.
 
     ::
@@ -78,7 +75,7 @@ def gru(x, u, h, xp):
     return (1 - z) * n + z * h
 
 
-def gru_backward(d, x, u, h, xp):
+def gru_backward(d: Any, x: Any, u: Any, h: Any, xp: Any) -> tuple[Any, Any, Any]:
     """Gradients of :func:`gru`."""
     x_r, x_z, x_n = split(x, 3)
     u_r, u_z, u_n = split(u, 3)

@@ -15,7 +15,7 @@ from elman import _engine
 from elman.spec import Cell, Shape
 
 Array = npt.NDArray[Any]
-isa: str = _engine.isa
+isa = _engine.isa()
 
 
 def _processors() -> int:

@@ -12,60 +12,69 @@ What ``lengths`` and ``reset`` mean, here as everywhere:
   forward starts from zeros at t, reverse from zeros at t-1.
 """
 
-# pyright: reportUnknownParameterType=false, reportMissingParameterType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownMemberType=false
-# (arrays of any library have no common type)
+from typing import Any
 
 from elman.spec import Cell, Weights
 
 
-def layer(cell: Cell, x, h_0, weights: list[Weights], *, xp, lengths=None, reset=None):
+def layer(
+    cell: Cell,
+    x: Any,
+    h_0: Any,
+    weights: list[Weights],
+    *,
+    xp: Any,
+    lengths: Any = None,
+    reset: Any = None,
+) -> tuple[Any, Any]:
     """One layer of one or two directions.
 
     x (L, N, D), h_0 (directions, N, H), one :class:`Weights` a direction, lengths (N,), reset
     (L, N). Returns output (L, N, directions*H) and h_n (directions, N, H).
     """
-    outputs, finals = [], []
-    for i, direction in enumerate(weights):
-        output, h = scan(
-            cell, x, h_0[i], direction, xp=xp, lengths=lengths, reset=reset, reverse=i == 1
-        )
-        outputs.append(output)
-        finals.append(h)
+    runs = [scan(cell, x, h_0[0], weights[0], xp, lengths, reset)]
+    if len(weights) == 2:
+        runs.append(scan(cell, x, h_0[1], weights[1], xp, lengths, reset, reverse=True))
+    outputs, finals = zip(*runs, strict=True)
     return xp.concatenate(outputs, -1), xp.stack(finals)
 
 
-def scan(cell: Cell, x, h, weights: Weights, *, xp, lengths=None, reset=None, reverse=False):
+def scan(
+    cell: Cell,
+    x: Any,
+    h: Any,
+    weights: Weights,
+    xp: Any,
+    lengths: Any = None,
+    reset: Any = None,
+    reverse: bool = False,
+) -> tuple[Any, Any]:
     """One direction: x (L, N, D), h (N, H). Returns output (L, N, H) and the final state."""
     w_ih, w_hh, b_ih, b_hh = weights
-    if lengths is not None:
-        runs = [(t < lengths)[:, None] for t in range(x.shape[0])]
-        x = xp.stack([xp.where(run, x[t], xp.zeros_like(x[t])) for t, run in enumerate(runs)])
+    steps = range(x.shape[0])
+    inside = None if lengths is None else [(t < lengths)[:, None] for t in steps]
+    if inside is not None:
+        x = xp.stack([xp.where(inside[t], x[t], xp.zeros_like(x[t])) for t in steps])
     x_gates = x @ w_ih.T
     if b_ih is not None:
         x_gates = x_gates + b_ih
-    outputs = []
-    for t in _times(x.shape[0], reverse):
+    outputs: list[Any] = []
+    for t in reversed(steps) if reverse else steps:
         start = _cut(h, t + 1 if reverse else t, lengths, reset, xp)
-        u_gates = start @ w_hh.T
+        h_gates = start @ w_hh.T
         if b_hh is not None:
-            u_gates = u_gates + b_hh
-        after = cell.forward(x_gates[t], u_gates, start, xp)
-        if lengths is None:
+            h_gates = h_gates + b_hh
+        after = cell.forward(x_gates[t], h_gates, start, xp)
+        if inside is None:
             h = after
             outputs.append(after)
         else:
-            h = xp.where(runs[t], after, h)
-            outputs.append(xp.where(runs[t], after, xp.zeros_like(after)))
+            h = xp.where(inside[t], after, h)
+            outputs.append(xp.where(inside[t], after, xp.zeros_like(after)))
     return xp.stack(outputs[::-1] if reverse else outputs), h
 
 
-def _times(steps: int, reverse: bool):
-    return reversed(range(steps)) if reverse else range(steps)
-
-
-def _cut(h, t: int, lengths, reset, xp):
+def _cut(h: Any, t: int, lengths: Any, reset: Any, xp: Any) -> Any:
     """The state h that is about to cross into or out of an episode that starts at t."""
     if reset is None or t == reset.shape[0]:
         return h

@@ -88,8 +88,9 @@ class Spec:
             value = getattr(self, name)
             if not isinstance(value, bool):
                 raise TypeError(f"{self}: {name} must be a bool, got {value!r}")
-        if isinstance(self.dropout, bool) or not isinstance(self.dropout, (int, float)):
-            raise TypeError(f"{self}: dropout must be a number, got {self.dropout!r}")
+        dropout: Any = self.dropout
+        if isinstance(dropout, bool) or not isinstance(dropout, (int, float)):
+            raise TypeError(f"{self}: dropout must be a number, got {dropout!r}")
         if not 0 <= self.dropout <= 1:
             raise ValueError(f"{self}: dropout must lie in [0, 1], got {self.dropout}")
 
@@ -103,6 +104,7 @@ class Spec:
 
     @property
     def directions(self) -> int:
+        """1, or 2 where bidirectional."""
         return 2 if self.bidirectional else 1
 
     def weight_shapes(self) -> dict[str, Shape]:

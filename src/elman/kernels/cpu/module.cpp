@@ -337,10 +337,13 @@ NB_MODULE(_engine, m) {
   m.doc() =
       "The compiled engine: one layer of one or two directions, forward and backward, on the CPU.";
   try {
-    m.attr("isa") = kernels().name;
+    kernels();
   } catch (const std::exception& e) {
     throw nb::import_error(e.what());
   }
+  m.def(
+      "isa", [] { return kernels().name; },
+      "The instruction set in use: portable, avx2 or avx512.");
   nb::class_<LayerWeights>(
       m, "Weights", "One layer's weights, packed when first used; they must not change afterwards.")
       .def(nb::init<const std::string&, std::vector<std::optional<In>>>(), "cell"_a, "arrays"_a)

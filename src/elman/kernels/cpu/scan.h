@@ -31,12 +31,17 @@ struct ForwardPanels {
 // (G * H, K) -> (panels of hidden units, K, G, lanes), zeros where H ends inside a panel.
 template <class C, class T>
 void pack_units(const T* w, index K, index H, T* to) {
-  for (index unit = 0; unit < H; unit += kLanes<T>, to += K * C::gates * kLanes<T>) {
+  constexpr index L = kLanes<T>;
+  for (index unit = 0; unit < H; unit += L, to += K * C::gates * L) {
     for (int g = 0; g < C::gates; ++g) {
-      for (index lane = 0; lane < kLanes<T>; ++lane) {
-        const T* row = unit + lane < H ? w + (g * H + unit + lane) * K : nullptr;
-        T* out = to + g * kLanes<T> + lane;
-        for (index k = 0; k < K; ++k) out[k * C::gates * kLanes<T>] = row ? row[k] : 0;
+      for (index from = 0; from < K; from += L) {
+        const index count = smaller(L, K - from);
+        Vector<T> block[L] = {};
+        for (index i = 0; i < smaller(L, H - unit); ++i) {
+          block[i] = load_part(w + (g * H + unit + i) * K + from, count);
+        }
+        transpose<T>(block);
+        for (index i = 0; i < count; ++i) store<T>(to + ((from + i) * C::gates + g) * L, block[i]);
       }
     }
   }

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 
 #include "engine.h"
 
@@ -192,6 +193,30 @@ ELMAN_INLINE Vector<double> fma(Vector<double> a, Vector<double> b, Vector<doubl
   for (int i = 0; i < kLanes<double>; ++i) result[i] = __builtin_fma(a[i], b[i], c[i]);
   return result;
 #endif
+}
+
+// The lanes of the lower (or upper) halves of a and b in turn: a0 b0 a1 b1 ...
+template <class T, int From, int... I>
+ELMAN_INLINE Vector<T> riffle(Vector<T> a, Vector<T> b, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(a, b, (From + I / 2 + I % 2 * kLanes<T>)...);
+}
+
+// Rows become columns: after log2(lanes) riffles of the first half of the rows with the second.
+template <class T>
+ELMAN_INLINE void transpose(Vector<T> (&rows)[kLanes<T>]) {
+  constexpr int lanes = kLanes<T>;
+  constexpr auto all = std::make_integer_sequence<int, lanes>();
+#pragma GCC unroll 4
+  for (int round = 1; round < lanes; round *= 2) {
+    Vector<T> next[lanes];
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes / 2; ++i) {
+      next[2 * i] = riffle<T, 0>(rows[i], rows[i + lanes / 2], all);
+      next[2 * i + 1] = riffle<T, lanes / 2>(rows[i], rows[i + lanes / 2], all);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes; ++i) rows[i] = next[i];
+  }
 }
 
 template <class T>

@@ -1,0 +1,48 @@
+"""Which path the calls of a door take: counted, and insisted on where that is asked for."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Paths:
+    """The paths of one door, by name.
+
+    Attributes
+    ----------
+    counts : layers run by each path since the program began, or since ``counts.clear()``.
+
+    >>> paths = Paths("kernel", "scan")
+    >>> with paths.require("kernel"):
+    ...     paths.take("kernel", "GRU", layers=2)
+    >>> paths.counts
+    Counter({'kernel': 2})
+    """
+
+    def __init__(self, *names: str) -> None:
+        self.counts: Counter[str] = Counter()
+        self._names = names
+        self._required: str | None = None
+
+    def take(self, path: str, layer: str, layers: int = 1) -> None:
+        """Count a call of the class named `layer`, or raise if another path is required."""
+        if self._required not in (None, path):
+            raise RuntimeError(
+                f"{layer}: path {self._required!r} is required, but this call takes {path!r}"
+            )
+        self.counts[path] += layers
+
+    @contextmanager
+    def require(self, path: str) -> Iterator[None]:
+        """Within it, a call that would take another path than this one raises RuntimeError.
+
+        Raises ValueError for a path that the door does not have.
+        """
+        if path not in self._names:
+            expected = ", ".join(map(repr, self._names))
+            raise ValueError(f"require: expected one of {expected}, got {path!r}")
+        before, self._required = self._required, path
+        try:
+            yield
+        finally:
+            self._required = before
