@@ -4,8 +4,8 @@
 //   x[G]       W_ih x + b_ih of each gate (with b_hh added to the gates that only ever see the sum)
 //   u[G]       what start() set, plus W_hh h
 // and keeps for backward what it would cost to compute again. d_gates are the gradients of the
-// gates before their nonlinearity: the first G reach x and W_ih, in the order `input_gate`, the
-// last G reach h and W_hh, in torch's order.
+// gates before their nonlinearity: the first G reach x and W_ih, the last G reach h and W_hh, in
+// the orders `input_gate` and `hidden_gate` of the weights' blocks of rows.
 #pragma once
 
 #include "simd.h"
@@ -38,8 +38,8 @@ struct Relu {
 template <class Activation>
 struct Rnn {
   static constexpr int gates = 1, kept = 1, d_gates = 1;
-  static constexpr int input_gate[] = {0};
-  static constexpr bool sums_biases[] = {true};
+  static constexpr int input_gate[gates] = {0}, hidden_gate[gates] = {0};
+  static constexpr bool sums_biases[gates] = {true};
 
   template <class T>
   static ELMAN_INLINE void start(const Vector<T>* x, Vector<T>, Vector<T>* u) {
@@ -67,8 +67,8 @@ struct Rnn {
 // h' = (1 - z) * n + z * h
 struct Gru {
   static constexpr int gates = 3, kept = 4, d_gates = 4;
-  static constexpr int input_gate[] = {2, 0, 1};
-  static constexpr bool sums_biases[] = {true, true, false};
+  static constexpr int input_gate[gates] = {2, 0, 1}, hidden_gate[gates] = {0, 1, 2};
+  static constexpr bool sums_biases[gates] = {true, true, false};
 
   template <class T>
   static ELMAN_INLINE void start(const Vector<T>* x, Vector<T> b_hn, Vector<T>* u) {

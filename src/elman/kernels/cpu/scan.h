@@ -81,9 +81,7 @@ void pack_columns(const T* w, index K, index H, const int (&gate)[C::gates], T* 
 
 template <class C, class T>
 void pack_backward(const Weights<T>& w, index D, index H, T* packed) {
-  int same[C::gates];
-  for (int g = 0; g < C::gates; ++g) same[g] = g;
-  pack_columns<C>(w.w_hh, H, H, same, packed);
+  pack_columns<C>(w.w_hh, H, H, C::hidden_gate, packed);
   const index hidden = C::gates * H * ((H + kLanes<T> - 1) / kLanes<T> * kLanes<T>);
   pack_columns<C>(w.w_ih, D, H, C::input_gate, packed + hidden);
 }
@@ -470,7 +468,8 @@ struct BackwardLoop {
       for (int g = 0; g < G; ++g) {
         add_outer(d_rows + g * H, rows, scratch.block, D, f.d_w_ih + C::input_gate[g] * H * D, from,
                   to);
-        add_outer(d_rows + (kGates - G + g) * H, rows, h_block, H, f.d_w_hh + g * H * H, from, to);
+        add_outer(d_rows + (kGates - G + g) * H, rows, h_block, H,
+                  f.d_w_hh + C::hidden_gate[g] * H * H, from, to);
       }
       if (f.d_b_ih) add_bias_gradients(d_rows, rows, from, to);
     }
@@ -510,7 +509,7 @@ struct BackwardLoop {
     for (int g = 0; g < G; ++g) {
       for (index u = from; u < to; ++u) {
         f.d_b_ih[C::input_gate[g] * H + u] += scratch.d_bias[g * H + u];
-        f.d_b_hh[g * H + u] += scratch.d_bias[(kGates - G + g) * H + u];
+        f.d_b_hh[C::hidden_gate[g] * H + u] += scratch.d_bias[(kGates - G + g) * H + u];
       }
     }
   }
