@@ -4,6 +4,9 @@ Every door that computes on the CPU comes through here. Arrays are read in place
 strides, as long as the features of a row lie side by side.
 """
 
+# pyright: reportUnknownMemberType=false
+# (arrays of either dtype cross into the extension)
+
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple

@@ -1,8 +1,10 @@
 """The NumPy door: RNN, GRU and their cells on NumPy arrays, with PyTorch's arguments and names."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# (methods of arrays of any dtype are partly untyped)
+
 import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy.typing as npt
 
 from elman import engine, stack
 from elman.engine import Array, Extent
+from elman.files import read_safetensors, write_safetensors
 from elman.spec import (
     CELLS,
     WEIGHTS,
@@ -40,7 +43,7 @@ class _Parameters:
     ) -> None:
         self.spec = spec
         self.dtype = np.dtype(dtype)
-        if self.dtype not in (np.float32, np.float64):
+        if self.dtype not in (np.dtype("float32"), np.dtype("float64")):
             raise TypeError(f"{self._title}: dtype must be float32 or float64, got {self.dtype}")
         self._shapes = shapes
         self._rng = np.random.default_rng(seed)
@@ -81,7 +84,8 @@ class _Parameters:
         if a.dtype != self.dtype:
             raise TypeError(f"{self._title}: {name} must be {self.dtype}, got {a.dtype}")
 
-    def _array(self, name: str, a: Any) -> Array:
+    def array(self, name: str, a: Any) -> Array:
+        """The array, if it is of the layer's dtype; `name` stands in the error."""
         a = np.asarray(a)
         self._check_dtype(name, a)
         return a
@@ -169,7 +173,8 @@ class _Layer(_Parameters):
 
         >>> import elman, numpy as np
         >>> rnn = elman.RNN(1, 1, bias=False, dtype="float64")
-        >>> rnn.load_state_dict({"weight_ih_l0": np.array([[1.0]]), "weight_hh_l0": np.zeros((1, 1))})
+        >>> one, none = np.ones((1, 1)), np.zeros((1, 1))
+        >>> rnn.load_state_dict({"weight_ih_l0": one, "weight_hh_l0": none})
         >>> output, h_n, vjp = rnn.vjp(np.zeros((3, 1)))
         >>> vjp(np.ones((3, 1)), None)["x"].tolist()
         [[1.0], [1.0], [1.0]]
@@ -195,7 +200,7 @@ class _Layer(_Parameters):
         )
 
         def vjp(d_output: Any, d_h_n: Any) -> dict[str, Array]:
-            gradients: dict[str, Array | None] = {}
+            gradients: dict[str, Array] = {}
 
             def layer(k: int, d_output: Any, d_h_n: Any) -> tuple[Array, Array]:
                 d_x, d_h_0, d_weights = engine.backward(
@@ -208,8 +213,10 @@ class _Layer(_Parameters):
                     call.extent,
                     threads,
                 )
-                assert d_x is not None and d_weights is not None
-                gradients.update(zip(self._names(k), d_weights, strict=True))
+                assert d_x is not None
+                assert d_weights is not None
+                pairs = zip(self._names(k), d_weights, strict=True)
+                gradients.update({name: d for name, d in pairs if d is not None})
                 return d_x, d_h_0
 
             d_x, firsts = stack.run_backward(
@@ -244,10 +251,8 @@ class _Layer(_Parameters):
         The weights stand under PyTorch's names; the constructor's arguments are in the file's
         metadata, from which :func:`load` builds the layer. Needs the package safetensors.
         """
-        from safetensors.numpy import save
-
         spec = self.spec
-        arguments = {
+        arguments: dict[str, Any] = {
             "input_size": spec.input_size,
             "hidden_size": spec.hidden_size,
             "num_layers": spec.num_layers,
@@ -258,7 +263,7 @@ class _Layer(_Parameters):
             "dtype": self.dtype.name,
         }
         metadata = {"elman": json.dumps({"cell": spec.cell.name, **arguments})}
-        _write_whole(path, save(self._weights, metadata))
+        write_safetensors(path, self._weights, metadata)
 
     def __repr__(self) -> str:
         spec = self.spec
@@ -395,13 +400,13 @@ class _CellLayer(_Parameters):
 
         Raises ValueError for a shape that is off, TypeError for another dtype.
         """
-        x = self._array("x", x)
+        x = self.array("x", x)
         D, H = self.spec.input_size, self.spec.hidden_size
         if x.ndim not in (1, 2) or x.shape[-1] != D:
             raise ValueError(f"{self._title}: x must be (N, D) or (D) with D = {D}, got {x.shape}")
         shape = (*x.shape[:-1], H)
         if h is not None:
-            h = self._array("h", h)
+            h = self.array("h", h)
             if h.shape != shape:
                 raise ValueError(f"{self._title}: h must have shape {shape}, got {h.shape}")
             h = h.reshape(1, -1, H)
@@ -477,26 +482,22 @@ def load(path: str | os.PathLike[str]) -> RNN | GRU:
     Raises ValueError where the file is no safetensors file, or not one of Elman's. Nothing is
     unpickled. Needs the package safetensors.
     """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as e:
-        raise ValueError(f"load: {os.fspath(path)!r} is not a safetensors file: {e}") from e
+    weights, metadata = read_safetensors("load", path)
     try:
         arguments = json.loads(metadata["elman"])
-        cell = arguments.pop("cell")
-        if cell == "gru":
-            layer = GRU(**arguments)
-        else:
-            layer = RNN(**arguments, nonlinearity=cell.removeprefix("rnn_"))
-    except (KeyError, AttributeError, TypeError, ValueError) as e:
+        cell, dtype = arguments.pop("cell"), arguments.pop("dtype")
+        spec = Spec(CELLS[cell], **arguments)
+        # Before memory is taken for what the file says of itself.
+        expected = spec.weight_shapes() if spec.num_layers <= len(weights) else {}
+        check_weights("load", expected, {k: w.shape for k, w in weights.items()}, ValueError)
+        if cell != "gru":
+            arguments["nonlinearity"] = cell.removeprefix("rnn_")
+        layer = (GRU if cell == "gru" else RNN)(**arguments, dtype=dtype)
+        layer.load_state_dict(weights)
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as e:
         raise ValueError(
             f"load: {os.fspath(path)!r} does not describe an Elman layer: {e!r}"
         ) from e
-    layer.load_state_dict(weights)
     return layer
 
 
@@ -506,7 +507,7 @@ class _Call:
     def __init__(self, layer: _Layer, x: Any, h_0: Any, lengths: Any, reset: Any) -> None:
         spec, title = layer.spec, layer.spec.title
         self._layer = layer
-        x = layer._array("x", x)
+        x = layer.array("x", x)
         check_input(spec, x.shape, ValueError)
         self._batched = x.ndim == 3
         self._transposed = self._batched and spec.batch_first
@@ -515,7 +516,7 @@ class _Call:
         self._state_shape = (spec.num_layers * spec.directions, *batch, spec.hidden_size)
         self.h_0 = None
         if h_0 is not None:
-            h_0 = layer._array("h_0", h_0)
+            h_0 = layer.array("h_0", h_0)
             check_state(spec, h_0.shape, batch, ValueError)
             self.h_0 = self._add_batch(h_0)
         if lengths is not None:
@@ -563,7 +564,7 @@ class _Call:
     def _gradient(self, name: str, d: Any, shape: tuple[int, ...]) -> Array | None:
         if d is None:
             return None
-        d = self._layer._array(name, d)
+        d = self._layer.array(name, d)
         if d.shape != shape:
             title = self._layer.spec.title
             raise ValueError(f"{title}: {name} must have shape {shape}, got {d.shape}")
@@ -574,16 +575,3 @@ def _rnn_cell(title: str, nonlinearity: str) -> str:
     if nonlinearity not in ("tanh", "relu"):
         raise ValueError(f"{title}: nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
     return f"rnn_{nonlinearity}"
-
-
-def _write_whole(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file under another name beside it, then move it into place."""
-    directory = os.path.dirname(os.path.abspath(path))
-    descriptor, temporary = tempfile.mkstemp(dir=directory)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

@@ -1,148 +1,335 @@
 """The MLX door: RNN and GRU for ``mlx.nn``'s, and ``accelerate``.
 
-The layers derive from ``mlx.nn.RNN`` and ``mlx.nn.GRU`` and have their constructors, parameters and
-results. Layers, directions, dropout, ``lengths=``, ``reset=`` and the final state come on top.
+The layers derive from ``mlx.nn.RNN`` and ``mlx.nn.GRU``, and have their constructors, parameters
+and results. Layers, directions, dropout, ``lengths=``, ``reset=`` and the final state come on top.
 
 A call takes one of three paths; :data:`paths` counts which, and :func:`require` insists on one:
 
-- "kernel": the engine, for float32 and float64;
-- "scan": the loop of ``elman.scan`` on MLX arrays, where values are not there yet (inside
-  ``mx.compile``, ``mx.vmap`` and ``mx.export_function``) or the engine does not serve a call that
-  MLX's layer does not take either;
-- "mlx": MLX's own layer, for other dtypes and nonlinearities.
+- "kernel": the engine, on the CPU, for float32 and float64;
+- "scan": the loop of ``elman.scan`` on MLX arrays, where there are no values yet, as inside
+  ``mx.compile`` and ``mx.vmap``, and where neither the engine nor MLX's layer serves;
+- "mlx": MLX's own layer, for its other dtypes and nonlinearities.
+
+After ``layer.eval()`` the engine keeps nothing for a gradient, and runs forward again if one is
+asked for: faster to serve, slower to train, the same to the bit.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+# pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
 # (parts of MLX are not typed)
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 
-from elman import engine, scan, stack
-from elman.engine import Extent, Kept
+from elman import stack
+from elman.mlx_operators import Function, ready
 from elman.paths import Paths
-from elman.spec import CELLS, Cell, Shape, Spec, Weights, check_lengths, check_reset
+from elman.spec import CELLS, Cell, Shape, Spec, check_lengths, check_reset
+from elman.swap import swap
 
 __all__ = ["GRU", "RNN", "accelerate", "paths", "require"]
 
 _paths = Paths("kernel", "scan", "mlx")
 paths, require = _paths.counts, _paths.require
 
-Arrays = Sequence[mx.array]
+
+class _Layer(nn.Module):
+    """What RNN and GRU share: everything but the constructor, the cell and the weights' names."""
+
+    _stock: Any  # MLX's class
+    num_layers, bidirectional, dropout = 1, False, 0.0  # of a layer that accelerate turned
+
+    def _cell(self) -> Cell:
+        raise NotImplementedError
+
+    def _weights(self) -> list[Any]:
+        """Of one direction, as ``spec.Weights`` has them, without absent biases."""
+        raise NotImplementedError
+
+    def _own(self, spec: Spec, *arguments: Any) -> None:
+        """Make the parameters: those of MLX's layer, or lists of layers that have them."""
+        nn.Dropout(spec.dropout)  # which refuses 1
+        if spec.num_layers * spec.directions == 1:
+            self._stock.__init__(self, spec.input_size, spec.hidden_size, *arguments)
+        else:
+            nn.Module.__init__(self)
+            sizes = [spec.input_size] + [spec.directions * spec.hidden_size] * (spec.num_layers - 1)
+            for name in ("layers", "layers_reverse")[: spec.directions]:
+                one = _OURS[self._stock]
+                self[name] = [one(size, spec.hidden_size, *arguments) for size in sizes]
+        self.hidden_size, self.num_layers = spec.hidden_size, spec.num_layers
+        self.bidirectional, self.dropout = spec.bidirectional, spec.dropout
+
+    @property
+    def _parts(self) -> list[list[Any]]:
+        """The layers that own the parameters: for each of num_layers, one a direction."""
+        if "layers" not in self:
+            return [[self]]
+        columns = [self[name] for name in ("layers", "layers_reverse") if name in self]
+        return [list(parts) for parts in zip(*columns, strict=True)]
+
+    @property
+    def _directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    def _extra_repr(self) -> str:
+        if "layers" not in self:
+            return self._stock._extra_repr(self)
+        names = ("num_layers", "bidirectional", "dropout")
+        return ", ".join(f"{name}={getattr(self, name)}" for name in names)
+
+    def __call__(
+        self,
+        x: mx.array,
+        hidden: mx.array | None = None,
+        *,
+        lengths: Any = None,
+        reset: Any = None,
+        return_state: bool = False,
+    ) -> Any:
+        """Run the layer, as ``mlx.nn``'s does.
+
+        Parameters
+        ----------
+        x : (..., L, D): any leading axes, written N below, then steps and features.
+        hidden : (N, H), or what broadcasts with x's leading axes; (K, N, H) where
+            K = num_layers * directions is above 1. Default: zeros.
+        lengths : integers (N), 0 <= length <= L. Steps at or past a row's length are not computed:
+            x there is never read, output there is 0, and h_n is the state after the row's last
+            step, or hidden if it has none. The reverse direction starts at each row's last step.
+        reset : booleans (N, L). True at t: a new episode starts there, and nothing crosses from
+            t-1 to t in either direction.
+        return_state : return h_n as well. Default: False.
+
+        Returns
+        -------
+        output : (N, L, directions*H), the last layer's state at every step.
+        h_n : the final states, shaped as hidden; layer k's direction d is at k*directions + d.
+
+        Raises
+        ------
+        ValueError : a shape that is off, no steps, lengths outside 0..L.
+        TypeError : x or hidden that is not an ``mx.array``.
+        """
+        weights = [[w for part in parts for w in part._weights()] for parts in self._parts]
+        lead = self._lead(x, hidden, weights[0][0].shape[1])
+        N, (L, D) = math.prod(lead), x.shape[-2:]
+        extent = self._extent(lengths, reset, lead, L)
+        rows = mx.broadcast_to(x, (*lead, L, D)).reshape(N, L, D).swapaxes(0, 1)
+        state = self._state_shape(lead)
+        h_0 = mx.zeros(state, x.dtype) if hidden is None else mx.broadcast_to(hidden, state)
+        h_0 = h_0.reshape(self.num_layers * self._directions, N, self.hidden_size)
+        path = self._path([rows, h_0, *(w for layer in weights for w in layer)], extent)
+        _paths.take(path, type(self).__name__, self.num_layers)
+        if path == "mlx":
+            output = self._stock.__call__(self, x, hidden)
+            h_n = output[..., -1, :]
+        else:
+            function = Function(self._cell(), self._directions, *extent, keep=self.training)
+            output, finals = self._run(getattr(function, path), rows, h_0, weights)
+            output = output.swapaxes(0, 1).reshape(*lead, L, output.shape[-1])
+            h_n = mx.concatenate(finals).reshape(state)
+        return (output, h_n) if return_state else output
+
+    def _lead(self, x: Any, hidden: Any, D: int) -> Shape:
+        """The axes in front: x's, and for a single state also hidden's; after a check of both."""
+        title = type(self).__name__
+        for name, a in (("x", x), ("hidden", hidden)):
+            if not isinstance(a, mx.array) and (a is not None or name == "x"):
+                raise TypeError(f"{title}: {name} must be an mx.array, got {type(a).__name__}")
+        if x.ndim < 2 or x.shape[-1] != D or x.shape[-2] == 0:
+            raise ValueError(f"{title}: x must be (..., L, D), L > 0 and D = {D}, got {x.shape}")
+        lead = x.shape[:-2]
+        if hidden is None or hidden.shape == self._state_shape(lead):
+            return lead
+        if "layers" not in self and hidden.shape[-1:] == (self.hidden_size,):
+            with suppress(ValueError):
+                return mx.broadcast_shapes(lead, hidden.shape[:-1])
+        expected = self._state_shape(lead)
+        raise ValueError(f"{title}: hidden must have shape {expected}, got {hidden.shape}")
+
+    def _state_shape(self, lead: Shape) -> Shape:
+        states = self.num_layers * self._directions
+        return (*((states,) if states > 1 else ()), *lead, self.hidden_size)
+
+    def _extent(self, lengths: Any, reset: Any, lead: Shape, L: int) -> tuple[Any, Any]:
+        """Lengths as (N,) and reset as (L, N), after a check of both."""
+        title = type(self).__name__
+        if lengths is not None:
+            lengths = mx.array(lengths)
+            integral = mx.issubdtype(lengths.dtype, mx.integer)
+            check_lengths(title, lengths.shape, integral, lead, ValueError)
+            lengths = lengths.reshape(-1)
+            for n in lengths.tolist() if ready(lengths) else ():
+                if not 0 <= n <= L:
+                    raise ValueError(f"{title}: lengths must lie between 0 and L = {L}, got {n}")
+        if reset is not None:
+            reset = mx.array(reset)
+            check_reset(title, reset.shape, reset.dtype == mx.bool_, (*lead, L), ValueError)
+            reset = reset.reshape(math.prod(lead), L).T
+        return lengths, reset
+
+    def _path(self, arrays: list[mx.array], extent: tuple[Any, Any]) -> str:
+        dtype = arrays[0].dtype
+        served = dtype in (mx.float32, mx.float64) and all(a.dtype == dtype for a in arrays)
+        if served and self._cell().name in CELLS:
+            return "kernel" if ready(*arrays, *extent) else "scan"
+        plain = "layers" not in self and all(a is None for a in extent)
+        return "mlx" if plain else "scan"
+
+    def _run(
+        self, run: Callable[..., Any], x: mx.array, h_0: mx.array, weights: list[list[mx.array]]
+    ) -> tuple[mx.array, list[mx.array]]:
+        def layer(k: int, x: mx.array, h_0: mx.array) -> tuple[mx.array, mx.array]:
+            return run(x, h_0, *weights[k])
+
+        between = nn.Dropout(self.dropout) if self.training else None
+        return stack.run(self.num_layers, self._directions, layer, x, h_0, between)
 
 
-def _ready(*arrays: mx.array | None) -> bool:
-    """Compute the arrays, unless they stand for values that a transformation will bring later."""
-    try:
-        mx.eval([a for a in arrays if a is not None])
-    except ValueError:
-        return False
-    return True
+class RNN(_Layer, nn.RNN):
+    """``mlx.nn.RNN`` on Elman's engine: the same arguments, parameters and results.
 
+    ::
 
-def _array(a: mx.array | None) -> Any:
-    """The same memory, for NumPy."""
-    return None if a is None else np.asarray(a)
+        h_t = tanh(Wxh x_t + Whh h_{t-1} + bias)     or another nonlinearity in place of tanh
 
+    Parameters
+    ----------
+    input_size : D, features of x.
+    hidden_size : H, hidden units.
+    bias : with a bias. Default: True.
+    nonlinearity : a function of arrays. The engine knows ``nn.tanh``, ``mx.tanh`` and ``nn.relu``.
+        Default: ``nn.tanh``.
+    num_layers : layers; each above the first reads the output of the one below. Default: 1.
+    bidirectional : also run from the end to the start. Default: False.
+    dropout : probability, below 1, that a value between layers is zeroed in training. Default: 0.
 
-def _differentiable(run: Callable[..., Any], reference: Callable[..., Any]) -> Any:
-    """`run`, which MLX cannot see into, differentiated as `reference`, which computes the same."""
+    The parameters are ``Wxh`` (H, D), ``Whh`` (H, H) and ``bias`` (H). With more than one layer or
+    direction, layer k has them under ``layers.{k}``, its second direction under
+    ``layers_reverse.{k}``.
 
-    def jvp(primals: Arrays, tangents: Sequence[mx.array | None]) -> Any:
-        given = zip(primals, tangents, strict=True)
-        full = [mx.zeros_like(p) if t is None else t for p, t in given]
-        return mx.jvp(reference, list(primals), full)[1]
-
-    function = mx.custom_function(run)
-    function.vjp(lambda primals, d, _: mx.vjp(reference, list(primals), list(d))[1])
-    function.jvp(jvp)
-    return function
-
-
-@dataclass(frozen=True)
-class _Function:
-    """One layer of one or two directions as a function of its arrays.
-
-    The arrays are x (L, N, D), h_0 (directions, N, H), and each direction's two or four weights.
-    lengths is (N,), reset (L, N). With `keep`, forward holds on to what backward needs; without it,
-    backward runs forward once more.
+    >>> import mlx.core as mx, elman.mlx
+    >>> rnn = elman.mlx.RNN(3, 4, bidirectional=True)
+    >>> output, h_n = rnn(mx.ones((2, 5, 3)), lengths=[5, 1], return_state=True)
+    >>> output.shape, h_n.shape
+    ((2, 5, 8), (2, 2, 4))
     """
 
-    cell: Cell
-    directions: int
-    lengths: mx.array | None
-    reset: mx.array | None
-    keep: bool
+    _stock = nn.RNN
 
-    def scan(self, x: mx.array, h_0: mx.array, *weights: mx.array) -> tuple[mx.array, mx.array]:
-        """Output (L, N, directions*H) and h_n (directions, N, H), by the loop on MLX arrays."""
-        by_direction = [Weights(*each) for each in self._by_direction(weights)]
-        extent = {"lengths": self.lengths, "reset": self.reset}
-        return scan.layer(self.cell, x, h_0, by_direction, xp=mx, **extent)
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        nonlinearity: Callable[[mx.array], mx.array] | None = None,
+        *,
+        num_layers: int = 1,
+        bidirectional: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        options = (num_layers, bias, False, dropout, bidirectional)
+        spec = Spec(CELLS["rnn_tanh"], input_size, hidden_size, *options)
+        self._own(spec, bias, nonlinearity)
 
-    def scan_backward(self, d_output: mx.array, d_h_n: mx.array, *arrays: mx.array) -> Any:
-        """The gradients of the arrays, through that loop."""
-        return mx.vjp(self.scan, list(arrays), [d_output, d_h_n])[1]
+    def _cell(self) -> Cell:
+        function = self._parts[0][0].nonlinearity
+        for known, name in _NONLINEARITIES:
+            if function is known:
+                return CELLS[name]
 
-    def kernel(self, *arrays: mx.array) -> tuple[mx.array, mx.array]:
-        """What `scan` gives, by the engine, and differentiated by it."""
-        kept: Kept | None = None
+        def forward(x: mx.array, u: mx.array, *_: Any) -> mx.array:
+            return function(x + u)
 
-        def forward(*arrays: mx.array) -> tuple[mx.array, mx.array]:
-            nonlocal kept
-            output, h_n, kept = self._forward(arrays, self.keep)
-            return mx.array(output), mx.array(h_n)
+        return replace(CELLS["rnn_tanh"], name="rnn", forward=forward)
 
-        def backward(d_output: mx.array, d_h_n: mx.array, *arrays: mx.array) -> list[mx.array]:
-            return self._backward(arrays, kept or self._forward(arrays, True)[2], d_output, d_h_n)
+    def _weights(self) -> list[Any]:
+        weights = [self.Wxh, self.Whh]
+        return weights if self.bias is None else [*weights, self.bias, mx.zeros_like(self.bias)]
 
-        def vjp(arrays: Arrays, d: Arrays, _: Any) -> Any:
-            known = _ready(*d, *arrays)
-            run = _differentiable(backward, self.scan_backward) if known else self.scan_backward
-            return run(*d, *arrays)
 
-        function = _differentiable(forward, self.scan)
-        function.vjp(vjp)
-        return function(*arrays)
+class GRU(_Layer, nn.GRU):
+    """``mlx.nn.GRU`` on Elman's engine: the same arguments, parameters and results.
 
-    def _forward(self, arrays: Arrays, keep: bool) -> Any:
-        x, h_0, *weights = map(_array, arrays)
-        packed = self._pack(weights)
-        threads = engine.get_num_threads()
-        return engine.forward(self.cell, packed, x, h_0, self._extent(), threads, keep)
+    ::
 
-    def _backward(
-        self, arrays: Arrays, kept: Kept, d_output: mx.array, d_h_n: mx.array
-    ) -> list[mx.array]:
-        x, _, *weights = map(_array, arrays)
-        flat = [w for each in self._by_direction(weights) for w in each]
-        d_x, d_h_0, d_weights = engine.backward(
-            self._pack(weights),
-            [None if w is None else w.shape for w in flat],
-            x,
-            kept,
-            _array(d_output),
-            _array(d_h_n),
-            self._extent(),
-            engine.get_num_threads(),
-        )
-        return [mx.array(d) for d in (d_x, d_h_0, *(d_weights or [])) if d is not None]
+        r  = σ(Wx_r x + b_r + Wh_r h)
+        z  = σ(Wx_z x + b_z + Wh_z h)
+        n  = tanh(Wx_n x + b_n + r * (Wh_n h + bhn))
+        h' = (1 - z) * n + z * h
 
-    def _by_direction(self, weights: Sequence[Any]) -> list[Weights]:
-        each = len(weights) // self.directions
-        starts = range(0, len(weights), each)
-        return [Weights(*weights[start : start + each]) for start in starts]
+    Parameters
+    ----------
+    input_size : D, features of x.
+    hidden_size : H, hidden units.
+    bias : with b and bhn. Default: True.
+    num_layers : layers; each above the first reads the output of the one below. Default: 1.
+    bidirectional : also run from the end to the start. Default: False.
+    dropout : probability, below 1, that a value between layers is zeroed in training. Default: 0.
 
-    def _pack(self, weights: Sequence[Any]) -> Any:
-        return engine.pack(self.cell, [w for each in self._by_direction(weights) for w in each])
+    The parameters are ``Wx`` (3H, D), ``Wh`` (3H, H) and ``b`` (3H), rows in the order r, z, n, and
+    ``bhn`` (H). With more than one layer or direction, layer k has them under ``layers.{k}``, its
+    second direction under ``layers_reverse.{k}``.
 
-    def _extent(self) -> Extent:
-        lengths = None if self.lengths is None else _array(self.lengths).astype(np.int64)
-        return Extent(lengths, _array(self.reset))
+    >>> import mlx.core as mx, elman.mlx
+    >>> gru = elman.mlx.GRU(3, 4, num_layers=2, dropout=0.1)
+    >>> gru(mx.ones((2, 5, 3)), lengths=mx.array([5, 1])).shape
+    (2, 5, 4)
+    >>> list(gru.parameters()["layers"][1])
+    ['Wx', 'Wh', 'b', 'bhn']
+    """
+
+    _stock = nn.GRU
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        num_layers: int = 1,
+        bidirectional: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        options = (num_layers, bias, False, dropout, bidirectional)
+        self._own(Spec(CELLS["gru"], input_size, hidden_size, *options), bias)
+
+    def _cell(self) -> Cell:
+        return CELLS["gru"]
+
+    def _weights(self) -> list[Any]:
+        b: Any = self.b
+        bhn: Any = self.bhn
+        if b is None and bhn is None:
+            return [self.Wx, self.Wh]
+        r_z = mx.zeros(2 * self.hidden_size, bhn.dtype)  # their recurrent biases are in b
+        return [self.Wx, self.Wh, b, mx.concatenate([r_z, bhn])]
+
+
+_NONLINEARITIES = ((nn.tanh, "rnn_tanh"), (mx.tanh, "rnn_tanh"), (nn.relu, "rnn_relu"))
+_OURS = {nn.RNN: RNN, nn.GRU: GRU}
+
+
+def accelerate(model: nn.Module, undo: bool = False) -> list[str]:
+    """Turn every stock RNN and GRU of a model into Elman's, in place.
+
+    The modules stay the same objects with their parameters; only their class changes, so that
+    optimisers and other references hold. Subclasses of MLX's classes are left alone. Returns the
+    names of the modules that it turned, "" for the model itself; a second call finds none. With
+    ``undo=True`` it turns those back, and returns their names.
+
+    >>> import mlx.nn as nn, elman.mlx
+    >>> model = nn.Sequential(nn.Linear(3, 3), nn.GRU(3, 4))
+    >>> elman.mlx.accelerate(model)
+    ['layers.1']
+    >>> elman.mlx.accelerate(model, undo=True)
+    ['layers.1']
+    """
+    return swap(model.named_modules(), _OURS, undo)

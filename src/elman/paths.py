@@ -1,7 +1,7 @@
 """Which path the calls of a door take: counted, and insisted on where that is asked for."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 
@@ -24,16 +24,20 @@ class Paths:
         self._names = names
         self._required: str | None = None
 
-    def take(self, path: str, layer: str, layers: int = 1) -> None:
-        """Count a call of the class named `layer`, or raise if another path is required."""
+    def check(self, path: str, layer: str) -> None:
+        """Raise if a call of the class named `layer` takes this path though another is required."""
         if self._required not in (None, path):
             raise RuntimeError(
                 f"{layer}: path {self._required!r} is required, but this call takes {path!r}"
             )
+
+    def take(self, path: str, layer: str, layers: int = 1) -> None:
+        """Check a call, and count it."""
+        self.check(path, layer)
         self.counts[path] += layers
 
     @contextmanager
-    def require(self, path: str) -> Iterator[None]:
+    def require(self, path: str) -> Generator[None, None, None]:
         """Within it, a call that would take another path than this one raises RuntimeError.
 
         Raises ValueError for a path that the door does not have.

@@ -32,9 +32,9 @@ def layer(
     x (L, N, D), h_0 (directions, N, H), one :class:`Weights` a direction, lengths (N,), reset
     (L, N). Returns output (L, N, directions*H) and h_n (directions, N, H).
     """
-    runs = [scan(cell, x, h_0[0], weights[0], xp, lengths, reset)]
+    runs = [scan(cell, x, h_0[0, ...], weights[0], xp, lengths, reset)]
     if len(weights) == 2:
-        runs.append(scan(cell, x, h_0[1], weights[1], xp, lengths, reset, reverse=True))
+        runs.append(scan(cell, x, h_0[1, ...], weights[1], xp, lengths, reset, reverse=True))
     outputs, finals = zip(*runs, strict=True)
     return xp.concatenate(outputs, -1), xp.stack(finals)
 
@@ -64,7 +64,7 @@ def scan(
         h_gates = start @ w_hh.T
         if b_hh is not None:
             h_gates = h_gates + b_hh
-        after = cell.forward(x_gates[t], h_gates, start, xp)
+        after = cell.forward(x_gates[t, ...], h_gates, start, xp)
         if inside is None:
             h = after
             outputs.append(after)

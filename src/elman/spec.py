@@ -4,7 +4,7 @@ The one place for names, shapes, gate order, initialisation and shape checks. No
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -157,17 +157,29 @@ def check_state(spec: Spec, shape: Shape, batch: Shape, error: type[Exception]) 
         raise error(f"{spec}: h_0 must have shape {expected}, got {shape}")
 
 
-def check_lengths(title: str, shape: Shape, integral: bool, batch: Shape, error: type[Exception]):
-    """Lengths must be integers shaped as the batch: (N,), or () without one.
-
-    That they lie between 0 and L is checked by the engine, which reads them.
-    """
+def check_lengths(
+    title: str, shape: Shape, integral: bool, batch: Shape, error: type[Exception]
+) -> None:
+    """Lengths must be integers shaped as the batch: (N,), or () without one."""
     if shape != batch or not integral:
         kind = "integers" if integral else "another type"
         raise error(f"{title}: lengths must be integers of shape {batch}, got {kind} of {shape}")
 
 
-def check_reset(title: str, shape: Shape, boolean: bool, expected: Shape, error: type[Exception]):
+def check_lengths_lie_within(
+    title: str, lengths: Iterable[int], steps: int, error: type[Exception]
+) -> None:
+    """Lengths must lie between 0 and L. The engine sees to it by itself."""
+    for n, length in enumerate(lengths):
+        if not 0 <= length <= steps:
+            raise error(
+                f"{title}: lengths must lie between 0 and L = {steps}, got {length} for row {n}"
+            )
+
+
+def check_reset(
+    title: str, shape: Shape, boolean: bool, expected: Shape, error: type[Exception]
+) -> None:
     """Reset must be booleans shaped as x's time and batch axes."""
     if shape != expected or not boolean:
         kind = "booleans" if boolean else "another type"

@@ -17,48 +17,23 @@ A call takes one of three paths; :data:`paths` counts which, and :func:`require`
 # pyright: reportUnknownArgumentType=false
 # (parts of torch are not typed)
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.utils.rnn import PackedSequence
 
 from elman import stack
-from elman.spec import check_lengths, check_reset
-from elman.torch_operators import paths, run_scan
+from elman.spec import check_lengths, check_lengths_lie_within, check_reset
+from elman.swap import swap
+from elman.torch_operators import paths as _paths
+from elman.torch_operators import run_scan
 
 __all__ = ["GRU", "RNN", "GRUCell", "RNNCell", "accelerate", "paths", "require"]
 
-_required: str | None = None
-
-
-@contextmanager
-def require(path: str) -> Iterator[None]:
-    """Within it, a call that would take another path than this one raises RuntimeError.
-
-    >>> import torch, elman.torch
-    >>> with elman.torch.require("kernel"):
-    ...     output, h_n = elman.torch.GRU(3, 4)(torch.ones(5, 2, 3))
-    """
-    global _required
-    if path not in ("kernel", "torch", "scan"):
-        raise ValueError(f"require: expected 'kernel', 'torch' or 'scan', got {path!r}")
-    before, _required = _required, path
-    try:
-        yield
-    finally:
-        _required = before
-
-
-def _take(path: str, layer: nn.Module, layers: int = 1) -> None:
-    if _required not in (None, path):
-        name = type(layer).__name__
-        raise RuntimeError(f"{name}: path {_required!r} is required, but this call takes {path!r}")
-    if path != "kernel":  # the operator counts for itself, when it runs
-        paths[path] += layers
+paths, require = _paths.counts, _paths.require
 
 
 def _served(*tensors: Tensor | None) -> bool:
@@ -73,8 +48,15 @@ def _served(*tensors: Tensor | None) -> bool:
 
 
 def _transformed() -> bool:
-    """Whether a transform of torch.func is at work, which sees through tensor operations only."""
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+    """Whether a transform of torch.func or forward mode is at work: they see tensor operations."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+
+
+def _tensor(values: Any) -> Tensor:
+    """Lengths or resets as a tensor, which shares no memory with an array of the caller's."""
+    return values if isinstance(values, Tensor) else torch.tensor(values)
 
 
 class _Layer(nn.RNNBase):
@@ -115,25 +97,29 @@ class _Layer(nn.RNNBase):
         extended = lengths is not None or reset is not None
         packed = isinstance(input, PackedSequence)
         if packed and extended:
-            raise RuntimeError(
-                f"{self._get_name()}: lengths= and reset= go with padded input, got a PackedSequence"
-            )
+            name = self._get_name()
+            raise RuntimeError(f"{name}: lengths= and reset= go with padded input, not packed")
         x, batch_sizes = (input.data, input.batch_sizes) if packed else (input, None)
         weights = [getattr(self, name) for names in self._all_weights for name in names]
         valid, transformed = self._accepts(x, hx, batch_sizes), _transformed()
         kernel = valid and not transformed and _served(x, hx, *weights)
         if not valid or not (kernel or extended or transformed):
-            _take("torch", self, self.num_layers)
+            _paths.take("torch", self._get_name(), self.num_layers)
             result = self._stock.forward(self, input, hx)  # pyright: ignore[reportArgumentType]
             assert valid or not extended, "torch's layer took what _accepts did not"
             return result
-        _take("kernel" if kernel else "scan", self, self.num_layers)
+        if kernel:
+            _paths.check("kernel", self._get_name())  # the operator counts, when it runs
+        else:
+            _paths.take("scan", self._get_name(), self.num_layers)
         if packed:
             return self._run_packed(input, hx, weights, kernel)
         return self._run_padded(x, hx, weights, kernel, lengths, reset)
 
-    def _accepts(self, x: Tensor, hx: Tensor | None, batch_sizes: Tensor | None) -> bool:
+    def _accepts(self, x: Any, hx: Any, batch_sizes: Tensor | None) -> bool:
         """Whether torch's layer would take these shapes; if not, it says so best itself."""
+        if not isinstance(x, Tensor) or not isinstance(hx, Tensor | None):
+            return False
         if x.dim() not in ((2,) if batch_sizes is not None else (2, 3)):
             return False
         time = 1 if self.batch_first and x.dim() == 3 else 0
@@ -157,18 +143,23 @@ class _Layer(nn.RNNBase):
     ) -> tuple[Tensor, Tensor]:
         batched, name = x.dim() == 3, self._get_name()
         if lengths is not None:
-            lengths = torch.as_tensor(lengths)
+            lengths = _tensor(lengths)
             batch = (x.shape[0 if self.batch_first else 1],) if batched else ()
-            integral = not (lengths.is_floating_point() or lengths.dtype == torch.bool)
+            integral = not lengths.dtype.is_floating_point and not lengths.dtype.is_complex
+            integral = integral and lengths.dtype != torch.bool
             check_lengths(name, tuple(lengths.shape), integral, batch, RuntimeError)
-            lengths = lengths.to(x.device if not kernel else "cpu", torch.int64).reshape(-1)
+            lengths = lengths.to(x.device, torch.int64).reshape(-1)
+            if not (kernel or _transformed()):
+                steps = x.shape[1 if batched and self.batch_first else 0]
+                check_lengths_lie_within(name, lengths.tolist(), steps, RuntimeError)
         if reset is not None:
-            reset = torch.as_tensor(reset)
+            reset = _tensor(reset)
             boolean = reset.dtype == torch.bool
             check_reset(name, tuple(reset.shape), boolean, tuple(x.shape[:-1]), RuntimeError)
             reset = self._time_major(reset.to(x.device), batched)
         x = self._time_major(x, batched)
-        self.check_input(x, None)  # its dtype
+        if x.dtype != weights[0].dtype:
+            self.check_input(x, None)  # which raises, except under autocast
         h_0 = hx if hx is None or batched else hx.unsqueeze(1)
         output, h_n = self._run(x, h_0, weights, kernel, lengths, reset, None)
         if not batched:
@@ -275,16 +266,17 @@ class GRU(_Layer):
         super().__init__("GRU", *args, **kwargs)
 
 
-def _step(cell: Any, stock: Any, name: str, input: Tensor, hx: Tensor | None) -> Tensor:
+def _step(cell: Any, stock: Any, name: str, input: Any, hx: Any) -> Tensor:
     """One step of a cell, as its torch class `stock` does it."""
     weights = (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
-    state = (*input.shape[:-1], cell.hidden_size)
-    valid = input.dim() in (1, 2) and input.shape[-1] == cell.input_size
+    valid = isinstance(input, Tensor) and isinstance(hx, Tensor | None)
+    valid = valid and input.dim() in (1, 2) and input.shape[-1] == cell.input_size
+    state = (*input.shape[:-1], cell.hidden_size) if valid else ()
     valid = valid and (hx is None or tuple(hx.shape) == state)
     if not valid or _transformed() or not _served(input, hx, *weights):
-        _take("torch", cell)
+        _paths.take("torch", cell._get_name())
         return stock.forward(cell, input, hx)
-    _take("kernel", cell)
+    _paths.check("kernel", cell._get_name())
     keep = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (input, hx, *weights)
     )
@@ -343,13 +335,4 @@ def accelerate(model: nn.Module, undo: bool = False) -> list[str]:
     >>> elman.torch.accelerate(model, undo=True)
     ['1']
     """
-    names: list[str] = []
-    for name, module in model.named_modules():
-        if not undo and type(module) in _OURS:
-            module.__class__ = _OURS[type(module)]
-            module._accelerated = True  # pyright: ignore[reportArgumentType]
-            names.append(name)
-        elif undo and module.__dict__.pop("_accelerated", False):
-            module.__class__ = next(s for s, ours in _OURS.items() if ours is type(module))
-            names.append(name)
-    return names
+    return swap(model.named_modules(), _OURS, undo)

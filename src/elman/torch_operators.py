@@ -1,14 +1,14 @@
 """One layer of one or two directions, forward and backward, as operators of ``torch.library``.
 
-``torch.ops.elman.layer`` and ``layer_backward`` run the engine on CPU tensors of float32 or float64;
-fake tensors and autograd are registered, so that torch.compile and torch.export see through them.
+``torch.ops.elman.layer`` and ``layer_backward`` run the engine on CPU tensors of float32 or
+float64; fake tensors and autograd are registered, so that torch.compile and torch.export see
+through them.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 # (parts of torch are not typed)
 
-from collections import Counter
 from typing import Any
 
 import torch
@@ -16,10 +16,10 @@ from torch import Tensor
 
 from elman import engine, scan
 from elman.engine import Extent, Kept
+from elman.paths import Paths
 from elman.spec import CELLS, Weights
 
-#: Layers run by each path since the program began, or since ``paths.clear()``.
-paths: Counter[str] = Counter()
+paths = Paths("kernel", "torch", "scan")
 
 # Absent weights and absent gradients are None going in, and tensors without elements coming out.
 _WEIGHTS = ", ".join(
@@ -78,7 +78,7 @@ def _array(tensor: Tensor | None) -> Any:
 def _layer(*arguments: Any) -> tuple[Tensor, ...]:
     *inputs, keep = arguments
     i = _Inputs(*inputs)
-    paths["kernel"] += 1
+    paths.counts["kernel"] += 1
     try:
         output, h_n, kept = engine.forward(
             i.cell,
@@ -166,48 +166,41 @@ def _save_backward(ctx: Any, inputs: Any, output: Any) -> None:
 def _differentiate_backward(ctx: Any, *dd: Tensor | None) -> tuple[Any, ...]:
     """Double backward: the first one once more, through the loop on tensors."""
     *saved, d_output, d_h_n = ctx.saved_tensors
-    create_graph = torch.is_grad_enabled()
+    higher = torch.is_grad_enabled()
     with torch.enable_grad():
-        saved[1] = (
-            saved[1]
-            if saved[1] is not None
-            else saved[0].new_zeros(_Inputs(ctx.cell, *saved).state_shape)
-        )
-        saved[:10] = map(_differentiable, saved[:10])
-        results = run_scan(ctx.cell, *saved)
-        given = (d_output, d_h_n)
-        cotangents = [
-            _differentiable(torch.zeros_like(r) if d is None else d)
-            for r, d in zip(results, given, strict=True)
-        ]
-        inputs = [t for t in saved[:10] if t is not None]
-        first = iter(torch.autograd.grad(results, inputs, cotangents, create_graph=True))
-        first = [None if t is None else next(first) for t in saved[:10]]
-        pairs = [(f, d) for f, d in zip(first, dd, strict=True) if f is not None and d is not None]
-        variables = [*inputs, *cotangents]
-        second = torch.autograd.grad(
-            [f for f, _ in pairs],
-            variables,
-            [d for _, d in pairs],
-            create_graph=create_graph,
-            allow_unused=True,
-        )
-    gradient = {id(v): g for v, g in zip(variables, second, strict=True)}
-    needs = ctx.needs_input_grad
-    by_input = [
-        gradient.get(id(t)) if need else None for t, need in zip(saved, needs[1:], strict=False)
-    ]
-    by_cotangent = [
-        gradient[id(c)] if need else None for c, need in zip(cotangents, needs[16:18], strict=True)
-    ]
-    return (None, *by_input, None, None, *by_cotangent, None, None)
+        if saved[1] is None:
+            saved[1] = saved[0].new_zeros(_Inputs(ctx.cell, *saved).state_shape)
+        variables = [_fresh(t) for t in saved[:10]]  # x, h_0, the weights
+        results = run_scan(ctx.cell, *variables, *saved[10:])
+        pairs = zip(results, (d_output, d_h_n), strict=True)
+        cotangents = [_fresh(torch.zeros_like(r) if d is None else d) for r, d in pairs]
+        first = _gradients(results, variables, cotangents, create_graph=True)
+        second = _gradients(first, [*variables, *cotangents], dd, create_graph=higher)
+    needs = (*ctx.needs_input_grad[1:11], *ctx.needs_input_grad[16:18])
+    second = [d if need else None for d, need in zip(second, needs, strict=True)]
+    return (None, *second[:10], *[None] * 5, *second[10:], None, None)
 
 
-def _differentiable(tensor: Tensor | None) -> Tensor | None:
+def _fresh(tensor: Tensor | None) -> Any:
     """A new node in front of the tensor, on which no other gradient depends."""
     if tensor is None:
         return None
     return tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_()
+
+
+def _gradients(outputs: Any, inputs: Any, cotangents: Any, create_graph: bool) -> list[Any]:
+    """``torch.autograd.grad`` where any of the tensors may be None."""
+    pairs = zip(outputs, cotangents, strict=True)
+    pairs = [(o, d) for o, d in pairs if o is not None and d is not None]
+    found = torch.autograd.grad(
+        [o for o, _ in pairs],
+        [i for i in inputs if i is not None],
+        [d for _, d in pairs],
+        create_graph=create_graph,
+        allow_unused=True,
+    )
+    gradients = iter(found)
+    return [None if i is None else next(gradients) for i in inputs]
 
 
 def run_scan(*inputs: Any) -> tuple[Tensor, Tensor]:

@@ -30,6 +30,7 @@ namespace {
 
 // Fewer multiplications than this are done before a second thread has woken up.
 constexpr index kWorthAThread = index{1} << 20;
+constexpr index kMostThreads = 1024;
 // Likewise a step of the recurrence, whose threads meet at a barrier.
 constexpr index kWorthABarrier = index{1} << 17;
 // Values of W_ih x held at a time: enough steps to read W_ih seldom, few enough to stay in the
@@ -90,9 +91,10 @@ Division divide(const Kernel<T>& kernel, const Plan& plan, index H, int members)
 
 template <class T>
 int worthwhile_threads(const Kernel<T>& kernel, index rows, index D, index H, int count,
-                       int threads) {
+                       index threads) {
   const index work = rows * kernel.gates * H * (D + H) * count;
-  return static_cast<int>(std::clamp<index>(work / kWorthAThread, 1, threads));
+  return static_cast<int>(
+      std::clamp<index>(work / kWorthAThread, 1, std::min(threads, kMostThreads)));
 }
 
 // Runs work(direction, share) on every thread that divide() gives each direction.
@@ -206,7 +208,7 @@ void Schedule::finish(index steps, Reset reset, bool padded) {
 
 template <class T>
 void run_forward(const Kernel<T>& kernel, const Schedule& schedule, Forward<T>* directions,
-                 int count, int threads) {
+                 int count, index threads) {
   const Plan& plan = schedule.plan();
   const index D = directions[0].input_size, H = directions[0].hidden_size,
               padded = kernel.padded(H);
@@ -233,7 +235,7 @@ void run_forward(const Kernel<T>& kernel, const Schedule& schedule, Forward<T>* 
 
 template <class T>
 void run_backward(const Kernel<T>& kernel, const Schedule& schedule, Backward<T>* directions,
-                  int count, int threads) {
+                  int count, index threads) {
   const Plan& plan = schedule.plan();
   const index D = directions[0].input_size, H = directions[0].hidden_size;
   Team team(worthwhile_threads(kernel, schedule.rows(), D, H, 2 * count, threads));
@@ -266,9 +268,9 @@ void run_backward(const Kernel<T>& kernel, const Schedule& schedule, Backward<T>
 
 template class Buffer<float>;
 template class Buffer<double>;
-template void run_forward(const Kernel<float>&, const Schedule&, Forward<float>*, int, int);
-template void run_forward(const Kernel<double>&, const Schedule&, Forward<double>*, int, int);
-template void run_backward(const Kernel<float>&, const Schedule&, Backward<float>*, int, int);
-template void run_backward(const Kernel<double>&, const Schedule&, Backward<double>*, int, int);
+template void run_forward(const Kernel<float>&, const Schedule&, Forward<float>*, int, index);
+template void run_forward(const Kernel<double>&, const Schedule&, Forward<double>*, int, index);
+template void run_backward(const Kernel<float>&, const Schedule&, Backward<float>*, int, index);
+template void run_backward(const Kernel<double>&, const Schedule&, Backward<double>*, int, index);
 
 }  // namespace elman

@@ -58,9 +58,9 @@ class Schedule {
 // The directions run side by side; they share the plan, which is that of `schedule`.
 template <class T>
 void run_forward(const Kernel<T>& kernel, const Schedule& schedule, Forward<T>* directions,
-                 int count, int threads);
+                 int count, index threads);
 template <class T>
 void run_backward(const Kernel<T>& kernel, const Schedule& schedule, Backward<T>* directions,
-                  int count, int threads);
+                  int count, index threads);
 
 }  // namespace elman

@@ -226,7 +226,7 @@ Sequence<T> columns(Sequence<T> s, index from) {
 template <class T>
 void forward_as(const Call& call, const In& x, const Out& output, const Out& h_n,
                 const std::optional<In>& h_0, const std::optional<Out>& gates,
-                const std::optional<Out>& states, int threads) {
+                const std::optional<Out>& states, index threads) {
   LayerWeights& w = call.weights;
   const Kernel<T>& k = kernel<T>(kernels(), w.cell());
   Forward<T> f[2] = {};
@@ -249,7 +249,7 @@ void forward_as(const Call& call, const In& x, const Out& output, const Out& h_n
 void forward(LayerWeights& weights, const In& x, const Out& output, const Out& h_n,
              const std::optional<In>& h_0, const std::optional<Lengths>& lengths,
              const std::optional<Resets>& reset, const std::optional<Lengths>& batch_sizes,
-             const std::optional<Out>& gates, const std::optional<Out>& states, int threads) {
+             const std::optional<Out>& gates, const std::optional<Out>& states, index threads) {
   const Call call(weights, x, lengths, batch_sizes, reset);
   if (weights.dtype() == nb::dtype<float>()) {
     forward_as<float>(call, x, output, h_n, h_0, gates, states, threads);
@@ -262,7 +262,7 @@ template <class T>
 void backward_as(const Call& call, const In& x, const In& gates, const In& states,
                  const std::optional<In>& d_output, const std::optional<In>& d_h_n,
                  const std::optional<Out>& d_x, const Out& d_h_0,
-                 const std::optional<std::vector<std::optional<Out>>>& d_weights, int threads) {
+                 const std::optional<std::vector<std::optional<Out>>>& d_weights, index threads) {
   LayerWeights& w = call.weights;
   const Kernel<T>& k = kernel<T>(kernels(), w.cell());
   Backward<T> b[2] = {};
@@ -320,7 +320,7 @@ void backward(LayerWeights& weights, const In& x, const In& gates, const In& sta
               const std::optional<Out>& d_x, const Out& d_h_0,
               const std::optional<std::vector<std::optional<Out>>>& d_weights,
               const std::optional<Lengths>& lengths, const std::optional<Resets>& reset,
-              const std::optional<Lengths>& batch_sizes, int threads) {
+              const std::optional<Lengths>& batch_sizes, index threads) {
   const Call call(weights, x, lengths, batch_sizes, reset);
   if (weights.dtype() == nb::dtype<float>()) {
     backward_as<float>(call, x, gates, states, d_output, d_h_n, d_x, d_h_0, d_weights, threads);

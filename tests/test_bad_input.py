@@ -1,0 +1,291 @@
+"""Bad input to the NumPy door: a clear error before anything is computed, and nothing changed."""
+
+import numpy as np
+import pytest
+from reference import assert_all_same_bits, assert_same_bits
+
+import elman
+
+LAYERS = [elman.RNN, elman.GRU]
+CELLS = [elman.RNNCell, elman.GRUCell]
+
+
+def zeros(*shape, dtype="float32"):
+    return np.zeros(shape, dtype)
+
+
+# Constructors
+
+
+@pytest.mark.parametrize("kind", LAYERS + CELLS)
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"input_size": 0}, ValueError, "input_size must be at least 1, got 0"),
+        ({"hidden_size": -2}, ValueError, "hidden_size must be at least 1, got -2"),
+        ({"input_size": 2.0}, TypeError, "input_size must be an int, got 2.0"),
+        ({"hidden_size": "4"}, TypeError, "hidden_size must be an int, got '4'"),
+        ({"hidden_size": True}, TypeError, "hidden_size must be an int, got True"),
+        ({"bias": 1}, TypeError, "bias must be a bool, got 1"),
+        ({"bias": "relu"}, TypeError, "bias must be a bool, got 'relu'"),
+        ({"dtype": "float16"}, TypeError, "dtype must be float32 or float64, got float16"),
+        ({"dtype": "int32"}, TypeError, "dtype must be float32 or float64, got int32"),
+        ({"dtype": ">f4"}, TypeError, "dtype must be float32 or float64, got >f4"),
+    ],
+)
+def test_arguments_of_every_constructor(kind, arguments, error, message):
+    title = kind.__name__ if "dtype" in arguments else kind.__name__.removesuffix("Cell")
+    with pytest.raises(error, match=f"^{title}(Cell)?: {message}$"):
+        kind(**{"input_size": 3, "hidden_size": 4} | arguments)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"num_layers": 0}, ValueError, "num_layers must be at least 1, got 0"),
+        ({"num_layers": 1.5}, TypeError, "num_layers must be an int, got 1.5"),
+        ({"batch_first": 1}, TypeError, "batch_first must be a bool, got 1"),
+        ({"bidirectional": None}, TypeError, "bidirectional must be a bool, got None"),
+        ({"dropout": 1.5}, ValueError, r"dropout must lie in \[0, 1\], got 1.5"),
+        ({"dropout": -0.1}, ValueError, r"dropout must lie in \[0, 1\], got -0.1"),
+        ({"dropout": float("nan")}, ValueError, r"dropout must lie in \[0, 1\], got nan"),
+        ({"dropout": True}, TypeError, "dropout must be a number, got True"),
+        ({"dropout": "0.5"}, TypeError, "dropout must be a number, got '0.5'"),
+    ],
+)
+def test_arguments_of_a_layer(kind, arguments, error, message):
+    with pytest.raises(error, match=f"^{kind.__name__}: {message}$"):
+        kind(3, 4, **arguments)
+
+
+@pytest.mark.parametrize("kind", [elman.RNN, elman.RNNCell])
+@pytest.mark.parametrize("name", ["sigmoid", "Tanh", "", None, 3])
+def test_an_unknown_nonlinearity(kind, name):
+    message = f"^{kind.__name__}: nonlinearity must be 'tanh' or 'relu', got {name!r}$"
+    with pytest.raises(ValueError, match=message):
+        kind(3, 4, nonlinearity=name)
+
+
+# Weights
+
+
+def without(weights, name):
+    return {k: w for k, w in weights.items() if k != name}
+
+
+WEIGHT_ERRORS = {
+    "missing": (
+        lambda w: without(w, "bias_hh"),
+        ValueError,
+        r"weights missing: \['bias_hh'\], unexpected: \[\]",
+    ),
+    "unexpected": (
+        lambda w: w | {"weight_hr": zeros(1)},
+        ValueError,
+        r"weights missing: \[\], unexpected: \['weight_hr'\]",
+    ),
+    "misshapen": (
+        lambda w: w | {"weight_hh": w["weight_hh"].T.copy()},
+        ValueError,
+        r"weight_hh must have shape \(12, 4\), got \(4, 12\)",
+    ),
+    "one bias of another size": (
+        lambda w: w | {"bias_hh": zeros(13)},
+        ValueError,
+        r"bias_hh must have shape \(12,\), got \(13,\)",
+    ),
+    "of another dtype": (
+        lambda w: w | {"bias_hh": zeros(12, dtype="float64")},
+        TypeError,
+        "bias_hh must be float32, got float64",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", [elman.GRU, elman.GRUCell])
+@pytest.mark.parametrize("case", WEIGHT_ERRORS)
+def test_weights_that_do_not_fit_change_nothing(kind, case):
+    change, error, message = WEIGHT_ERRORS[case]
+    suffix = "_l0" if kind is elman.GRU else ""
+    layer = kind(3, 4, seed=0)
+    before, x = layer.state_dict(), np.ones((5, 3), "float32")
+    output = layer(x)
+    # All the others are new and would fit.
+    good = {k.removesuffix(suffix): w + 1 for k, w in before.items()}
+    bad = {f"{k}{suffix}": w for k, w in change(good).items()}
+    for name in ("bias_hh", "weight_hh", "weight_hr"):
+        message = message.replace(name, name + suffix)
+    with pytest.raises(error, match=f"^{kind.__name__}: {message}$"):
+        layer.load_state_dict(bad)
+    assert_all_same_bits(layer.state_dict(), before)
+    for got, want in zip(layer(x), output, strict=True):
+        assert_same_bits(got, want)
+
+
+# Calls
+
+# For a layer GRU(3, 4, num_layers=2, bidirectional=True) and x of (5, 2, 3) unless said.
+CALL_ERRORS = [
+    ({"x": zeros(3)}, ValueError, r"x must be \(L, N, D\) or \(L, D\) with D = 3, got \(3,\)"),
+    ({"x": zeros()}, ValueError, r"x must be \(L, N, D\) or \(L, D\) with D = 3, got \(\)"),
+    ({"x": zeros(1, 5, 2, 3)}, ValueError, r"x must be .* with D = 3, got \(1, 5, 2, 3\)"),
+    ({"x": zeros(5, 2, 4)}, ValueError, r"x must be .* with D = 3, got \(5, 2, 4\)"),
+    ({"x": zeros(5, 4)}, ValueError, r"x must be .* with D = 3, got \(5, 4\)"),
+    ({"x": zeros(5, 2, 0)}, ValueError, r"x must be .* with D = 3, got \(5, 2, 0\)"),
+    ({"x": zeros(5, 2, 3, dtype="float64")}, TypeError, "x must be float32, got float64"),
+    ({"x": zeros(5, 2, 3, dtype="int64")}, TypeError, "x must be float32, got int64"),
+    ({"x": zeros(5, 2, 3, dtype=">f4")}, TypeError, "x must be float32, got >f4"),
+    ({"x": zeros(5, 2, 3, dtype="complex64")}, TypeError, "x must be float32, got complex64"),
+    ({"x": None}, TypeError, "x must be float32, got object"),
+    ({"h_0": zeros(4, 3, 4)}, ValueError, r"h_0 must have shape \(4, 2, 4\), got \(4, 3, 4\)"),
+    ({"h_0": zeros(2, 2, 4)}, ValueError, r"h_0 must have shape \(4, 2, 4\), got \(2, 2, 4\)"),
+    ({"h_0": zeros(4, 2, 5)}, ValueError, r"h_0 must have shape \(4, 2, 4\), got \(4, 2, 5\)"),
+    ({"h_0": zeros(4, 4)}, ValueError, r"h_0 must have shape \(4, 2, 4\), got \(4, 4\)"),
+    (
+        {"x": zeros(5, 3), "h_0": zeros(4, 1, 4)},
+        ValueError,
+        r"h_0 must have shape \(4, 4\), got \(4, 1, 4\)",
+    ),
+    ({"h_0": zeros(4, 2, 4, dtype="float64")}, TypeError, "h_0 must be float32, got float64"),
+    ({"lengths": [5, 6]}, ValueError, "lengths must lie between 0 and L = 5, got 6 for row 1"),
+    ({"lengths": [-1, 5]}, ValueError, "lengths must lie between 0 and L = 5, got -1 for row 0"),
+    ({"lengths": [5]}, ValueError, r"lengths must be integers of shape \(2,\), got .*\(1,\)"),
+    ({"lengths": 5}, ValueError, r"lengths must be integers of shape \(2,\), got .*\(\)"),
+    ({"lengths": [[5, 5]]}, ValueError, r"lengths must be integers of shape \(2,\), got .*\(1, 2"),
+    ({"lengths": [5.0, 2.0]}, ValueError, r"lengths must be integers of shape \(2,\), got another"),
+    ({"lengths": [True, True]}, ValueError, r"lengths must be integers of shape \(2,\), got ano"),
+    (
+        {"x": zeros(5, 3), "lengths": [5]},
+        ValueError,
+        r"lengths must be integers of shape \(\), got integers of \(1,\)",
+    ),
+    (
+        {"x": zeros(5, 3), "lengths": 6},
+        ValueError,
+        "lengths must lie between 0 and L = 5, got 6 for row 0",
+    ),
+    (
+        {"reset": zeros(2, 5, dtype=bool)},
+        ValueError,
+        r"reset must be booleans of shape \(5, 2\), got booleans of \(2, 5\)",
+    ),
+    (
+        {"reset": zeros(5, dtype=bool)},
+        ValueError,
+        r"reset must be booleans of shape \(5, 2\), got booleans of \(5,\)",
+    ),
+    (
+        {"reset": zeros(5, 2)},
+        ValueError,
+        r"reset must be booleans of shape \(5, 2\), got another type of \(5, 2\)",
+    ),
+    (
+        {"x": zeros(5, 3), "reset": zeros(5, 1, dtype=bool)},
+        ValueError,
+        r"reset must be booleans of shape \(5,\), got booleans of \(5, 1\)",
+    ),
+]
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("method", ["__call__", "vjp"])
+@pytest.mark.parametrize(("arguments", "error", "message"), CALL_ERRORS)
+def test_arguments_of_a_call(kind, method, arguments, error, message):
+    layer = kind(3, 4, num_layers=2, bidirectional=True, dropout=0.5, seed=0).train()
+    twin = kind(3, 4, num_layers=2, bidirectional=True, dropout=0.5, seed=0).train()
+    good = np.ones((5, 2, 3), "float32")
+    with pytest.raises(error, match=f"^{kind.__name__}: {message}"):
+        getattr(layer, method)(**{"x": good} | arguments)
+    # Nothing has changed: weights, and the state of the random numbers.
+    assert_all_same_bits(layer.state_dict(), twin.state_dict())
+    assert_same_bits(layer(good)[0], twin(good)[0])
+
+
+def test_axes_are_named_as_the_layer_takes_them():
+    layer = elman.GRU(3, 4, batch_first=True)
+    with pytest.raises(ValueError, match=r"^GRU: x must be \(N, L, D\) or \(L, D\) with D = 3"):
+        layer(zeros(2, 5, 4))
+    with pytest.raises(ValueError, match=r"^GRU: reset must be booleans of shape \(2, 5\)"):
+        layer(zeros(2, 5, 3), reset=zeros(5, 2, dtype=bool))
+    with pytest.raises(ValueError, match=r"^GRU: lengths must be integers of shape \(2,\)"):
+        layer(zeros(2, 5, 3), lengths=[5] * 5)
+    with pytest.raises(ValueError, match=r"^GRU: h_0 must have shape \(1, 2, 4\), got \(2, 1, 4\)"):
+        layer(zeros(2, 5, 3), zeros(2, 1, 4))
+
+
+@pytest.mark.parametrize("huge", [2**63, 2**64 - 1])
+def test_a_length_past_what_the_engine_counts_with(huge):
+    with pytest.raises(ValueError, match=r"^GRU: lengths must lie between 0 and L = 5, got"):
+        elman.GRU(3, 4)(zeros(5, 1, 3), lengths=np.array([huge], "uint64"))
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize(
+    ("name", "gradient", "error", "message"),
+    [
+        ("d_output", zeros(5, 2, 4), ValueError, r"must have shape \(5, 2, 8\), got \(5, 2, 4\)"),
+        ("d_output", zeros(2, 5, 8), ValueError, r"must have shape \(5, 2, 8\), got \(2, 5, 8\)"),
+        ("d_output", 1.0, TypeError, "must be float32, got float64"),
+        ("d_h_n", zeros(2, 4), ValueError, r"must have shape \(2, 2, 4\), got \(2, 4\)"),
+        ("d_h_n", zeros(2, 2, 4, dtype="float64"), TypeError, "must be float32, got float64"),
+    ],
+)
+def test_arguments_of_vjp(kind, name, gradient, error, message):
+    output, h_n, vjp = kind(3, 4, bidirectional=True, seed=0).vjp(np.ones((5, 2, 3), "float32"))
+    want = vjp(output, h_n)
+    arguments = {"d_output": None, "d_h_n": None} | {name: gradient}
+    with pytest.raises(error, match=f"^{kind.__name__}: {name} {message}$"):
+        vjp(**arguments)
+    assert_all_same_bits(vjp(output, h_n), want)
+
+
+@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize(
+    ("x", "h", "error", "message"),
+    [
+        (zeros(4), None, ValueError, r"x must be \(N, D\) or \(D\) with D = 3, got \(4,\)"),
+        (zeros(), None, ValueError, r"x must be \(N, D\) or \(D\) with D = 3, got \(\)"),
+        (zeros(1, 2, 3), None, ValueError, r"x must be .* with D = 3, got \(1, 2, 3\)"),
+        (zeros(2, 3), zeros(3, 4), ValueError, r"h must have shape \(2, 4\), got \(3, 4\)"),
+        (zeros(2, 3), zeros(4), ValueError, r"h must have shape \(2, 4\), got \(4,\)"),
+        (zeros(3), zeros(1, 4), ValueError, r"h must have shape \(4,\), got \(1, 4\)"),
+        (zeros(3, dtype="float64"), None, TypeError, "x must be float32, got float64"),
+        (zeros(3), zeros(4, dtype="int32"), TypeError, "h must be float32, got int32"),
+    ],
+)
+def test_arguments_of_a_cell(kind, x, h, error, message):
+    with pytest.raises(error, match=f"^{kind.__name__}: {message}$"):
+        kind(3, 4)(x, h)
+
+
+# Threads
+
+
+@pytest.mark.parametrize("n", [1, 2, 64])
+def test_the_number_of_threads_is_what_was_set(n):
+    elman.set_num_threads(n)
+    assert elman.get_num_threads() == n
+
+
+@pytest.mark.parametrize(
+    ("n", "error", "message"),
+    [
+        (0, ValueError, "expected at least 1, got 0"),
+        (-3, ValueError, "expected at least 1, got -3"),
+        (2.0, TypeError, "expected an int, got 2.0"),
+        (True, TypeError, "expected an int, got True"),
+        (None, TypeError, "expected an int, got None"),
+    ],
+)
+def test_a_number_of_threads_that_is_none(n, error, message):
+    elman.set_num_threads(2)
+    with pytest.raises(error, match=f"^set_num_threads: {message}$"):
+        elman.set_num_threads(n)
+    assert elman.get_num_threads() == 2
+
+
+def test_more_threads_than_there_could_be():
+    elman.set_num_threads(10**12)
+    output, _ = elman.GRU(3, 4)(zeros(5, 2, 3))
+    assert np.isfinite(output).all()

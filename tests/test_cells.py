@@ -1,0 +1,112 @@
+"""The equations of cells.py: their values, and their gradients by finite differences."""
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+
+from elman import cells
+from elman.spec import CELLS
+
+H = 5
+NAMES = list(CELLS)
+
+
+def sigmoid(a):
+    return 1 / (1 + math.exp(-a))
+
+
+def rnn_tanh(x, u, h):
+    return math.tanh(x[0] + u[0])
+
+
+def rnn_relu(x, u, h):
+    return max(0.0, x[0] + u[0])
+
+
+def gru(x, u, h):
+    r, z = sigmoid(x[0] + u[0]), sigmoid(x[1] + u[1])
+    n = math.tanh(x[2] + r * u[2])
+    return (1 - z) * n + z * h
+
+
+SCALAR = {"rnn_tanh": rnn_tanh, "rnn_relu": rnn_relu, "gru": gru}
+
+
+def draw(cell, *leading, seed=0):
+    rng = np.random.default_rng(seed)
+    gates = len(cell.gates)
+    return [rng.normal(size=(*leading, n * H)) for n in (gates, gates, 1)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("leading", [(), (3,), (2, 3)])
+def test_values_are_those_of_scalar_arithmetic(name, leading):
+    x, u, h = draw(CELLS[name], *leading)
+    got = CELLS[name].forward(x, u, h, np)
+    assert got.shape == h.shape
+    for place in np.ndindex(*h.shape):
+        row, unit = place[:-1], place[-1]
+        want = SCALAR[name](x[row][unit::H], u[row][unit::H], h[place])
+        assert math.isclose(got[place], want, rel_tol=1e-14, abs_tol=1e-15)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("seed", range(5))
+def test_gradients_are_those_of_finite_differences(name, seed):
+    cell = CELLS[name]
+    inputs = draw(cell, 4, seed=seed)
+    d = np.random.default_rng(seed + 100).normal(size=(4, H))
+    gradients = cell.backward(d, *inputs, np)
+    step = 1e-6
+    for i, gradient in enumerate(gradients):
+        assert gradient.shape == inputs[i].shape
+        for place in np.ndindex(*inputs[i].shape):
+            values = []
+            for sign in (1, -1):
+                moved = [a.copy() for a in inputs]
+                moved[i][place] += sign * step
+                values.append((d * cell.forward(*moved, np)).sum())
+            # The sum is good to 1e-15 and the quotient divides by 2e-6.
+            assert math.isclose(gradient[place], (values[0] - values[1]) / (2 * step), abs_tol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_sigmoid_saturates_without_a_warning(dtype):
+    a = np.array([-1000, -30, 0, 30, 1000], dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        s = cells.sigmoid(a, np)
+    assert s.dtype == dtype
+    assert s[[0, 2, 4]].tolist() == [0, 0.5, 1]
+    assert s[1] < 1e-7
+    assert s[3] > 1 - 1e-7
+
+
+def test_relu_of_what_is_not_finite():
+    a = np.array([math.nan, math.inf, -math.inf, -0.5, 0.0, 2.0])
+    zero = np.zeros_like(a)
+    np.testing.assert_array_equal(
+        cells.rnn_relu(a, zero, zero, np), [math.nan, math.inf, 0, 0, 0, 2]
+    )
+    d_x, d_u, d_h = cells.rnn_relu_backward(zero + 3, a, zero, zero, np)
+    np.testing.assert_array_equal(d_x, [3, 3, 0, 0, 0, 3])
+    np.testing.assert_array_equal(d_u, d_x)
+    np.testing.assert_array_equal(d_h, zero)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("argument", [0, 1])
+def test_nan_in_a_gate_comes_out_of_its_unit_alone(name, argument):
+    inputs = draw(CELLS[name], 2)
+    inputs[argument][1, -2] = math.nan  # the last gate of unit H-2
+    h = CELLS[name].forward(*inputs, np)
+    assert np.argwhere(np.isnan(h)).tolist() == [[1, H - 2]]
+
+
+@pytest.mark.parametrize(("update", "expected"), [(1000, 0.25), (-1000, math.tanh(0.5))])
+def test_gru_with_its_update_gate_saturated(update, expected):
+    """Z = 1 keeps the state, z = 0 takes the candidate."""
+    x = np.array([0.0, update, 0.5])
+    assert cells.gru(x, np.zeros(3), np.array([0.25]), np).tolist() == [expected]

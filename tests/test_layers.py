@@ -1,0 +1,368 @@
+"""The NumPy door: constructors, weights, layouts, dropout and vjp. Bad input: test_bad_input.py."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+from reference import assert_all_close, assert_all_same_bits, assert_close, assert_same_bits, run
+
+import elman
+
+LAYERS = [elman.RNN, elman.GRU]
+CELLS = [elman.RNNCell, elman.GRUCell]
+GATES = {"RNN": 1, "GRU": 3, "RNNCell": 1, "GRUCell": 3}
+
+
+def normal(*shape, dtype="float32", seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
+
+
+# Weights
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("bias", [False, True])
+def test_names_and_shapes_of_weights(kind, bias):
+    layer = kind(5, 7, num_layers=2, bias=bias, bidirectional=True)
+    rows = GATES[kind.__name__] * 7
+    expected = {}
+    for k, size in ((0, 5), (1, 14)):
+        for suffix in ("", "_reverse"):
+            expected[f"weight_ih_l{k}{suffix}"] = (rows, size)
+            expected[f"weight_hh_l{k}{suffix}"] = (rows, 7)
+            if bias:
+                expected[f"bias_ih_l{k}{suffix}"] = (rows,)
+                expected[f"bias_hh_l{k}{suffix}"] = (rows,)
+    shapes = {name: w.shape for name, w in layer.state_dict().items()}
+    assert list(shapes.items()) == list(expected.items())
+
+
+@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("bias", [False, True])
+def test_names_and_shapes_of_weights_of_a_cell(kind, bias):
+    rows = GATES[kind.__name__] * 7
+    expected = {"weight_ih": (rows, 5), "weight_hh": (rows, 7)}
+    if bias:
+        expected |= {"bias_ih": (rows,), "bias_hh": (rows,)}
+    shapes = {name: w.shape for name, w in kind(5, 7, bias).state_dict().items()}
+    assert list(shapes.items()) == list(expected.items())
+
+
+@pytest.mark.parametrize("kind", LAYERS + CELLS)
+@pytest.mark.parametrize("dtype", ["float32", "float64", np.float32, np.dtype("float64")])
+def test_initial_weights_are_uniform(kind, dtype):
+    weights = kind(40, 25, dtype=dtype, seed=0).state_dict()
+    assert {w.dtype for w in weights.values()} == {np.dtype(dtype)}
+    values = np.concatenate([w.ravel() for w in weights.values()])
+    bound = 1 / 5
+    assert np.abs(values).max() <= np.float32(bound)
+    # Of n draws, the share in each tenth of the range is 0.1 with deviation 0.3/sqrt(n).
+    shares = np.histogram(values, 10, (-bound, bound))[0] / values.size
+    assert np.abs(shares - 0.1).max() < 5 * 0.3 / np.sqrt(values.size)
+    for w in weights.values():
+        assert np.unique(w).size > 0.99 * w.size
+
+
+@pytest.mark.parametrize("kind", LAYERS + CELLS)
+def test_a_seed_fixes_the_weights(kind):
+    first = kind(3, 4, seed=7).state_dict()
+    assert_all_same_bits(kind(3, 4, seed=7).state_dict(), first)
+    unseeded = kind(3, 4).state_dict()
+    for one, other in ((kind(3, 4, seed=8), first), (kind(3, 4), first), (kind(3, 4), unseeded)):
+        assert not any(np.array_equal(w, other[name]) for name, w in one.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", LAYERS + CELLS)
+def test_weights_go_in_and_out_as_copies(kind):
+    source, target = kind(3, 4, seed=0), kind(3, 4, seed=1)
+    x = normal(5, 3)
+    weights = source.state_dict()
+    target.load_state_dict(weights)
+    want = source(x)
+    for w in weights.values():
+        w[:] = 0
+    for w in target.state_dict().values():
+        w[:] = 0
+    for got, expected in zip(target(x), want, strict=True):
+        assert_same_bits(got, expected)
+
+
+def test_weights_of_any_layout_and_nested_lists_are_taken():
+    layer = elman.GRU(3, 4, seed=0, dtype="float64")
+    weights = layer.state_dict()
+    other = elman.GRU(3, 4, seed=1, dtype="float64")
+    other.load_state_dict({k: np.asfortranarray(w) for k, w in reversed(weights.items())})
+    assert_all_same_bits(other.state_dict(), weights)
+    other = elman.GRU(3, 4, seed=1, dtype="float64")
+    other.load_state_dict({k: w.tolist() for k, w in weights.items()})
+    assert_all_same_bits(other.state_dict(), weights)
+
+
+# Constructor and copies
+
+
+@pytest.mark.parametrize(
+    ("layer", "text"),
+    [
+        (elman.RNN(3, 4), "RNN(3, 4)"),
+        (elman.GRU(3, 4), "GRU(3, 4)"),
+        (elman.RNN(3, 4, nonlinearity="relu"), "RNN(3, 4, nonlinearity='relu')"),
+        (
+            elman.GRU(3, 4, 2, False, True, 0.5, True),
+            "GRU(3, 4, num_layers=2, bias=False, batch_first=True, dropout=0.5, "
+            "bidirectional=True)",
+        ),
+        (elman.GRUCell(3, 4), "GRUCell(3, 4)"),
+        (elman.RNNCell(3, 4, False), "RNNCell(3, 4, bias=False)"),
+    ],
+)
+def test_repr(layer, text):
+    assert repr(layer) == text
+
+
+def test_positions_of_arguments_are_those_of_pytorch():
+    rnn = elman.RNN(3, 4, 2, "relu", False, True, 0.5, True).spec
+    gru = elman.GRU(3, 4, 2, False, True, 0.5, True).spec
+    for spec in (rnn, gru):
+        assert (spec.input_size, spec.hidden_size, spec.num_layers) == (3, 4, 2)
+        assert (spec.bias, spec.batch_first, spec.bidirectional) == (False, True, True)
+        assert spec.dropout == 0.5
+    assert (rnn.cell.name, gru.cell.name) == ("rnn_relu", "gru")
+    assert elman.RNNCell(3, 4, False, "relu").spec.cell.name == "rnn_relu"
+    for kind in LAYERS + CELLS:
+        with pytest.raises(TypeError, match="positional argument"):
+            kind(3, 4, *[1] * 7)
+
+
+@pytest.mark.parametrize("kind", LAYERS + CELLS)
+@pytest.mark.parametrize("duplicate", [lambda a: pickle.loads(pickle.dumps(a)), copy.deepcopy])
+def test_pickles_and_deep_copies(kind, duplicate):
+    original = kind(3, 4, seed=0, dtype="float64")
+    twin = duplicate(original)
+    x = normal(5, 3, dtype="float64")
+    want = original(x)
+    for got, expected in zip(twin(x), want, strict=True):
+        assert_same_bits(got, expected)
+    assert repr(twin) == repr(original)
+    twin.load_state_dict({k: 0 * w for k, w in twin.state_dict().items()})
+    for got, expected in zip(original(x), want, strict=True):
+        assert_same_bits(got, expected)
+
+
+# Layouts
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_h_0_is_zeros_by_default(kind, num_layers):
+    layer = kind(3, 4, num_layers, bidirectional=True, seed=0)
+    x = normal(5, 2, 3)
+    zeros = np.zeros((2 * num_layers, 2, 4), "float32")
+    for got, want in zip(layer(x), layer(x, zeros), strict=True):
+        assert_same_bits(got, want)
+    got, want = layer.vjp(x), layer.vjp(x, zeros)
+    ones = np.ones_like(got[0])
+    assert_all_same_bits(got[2](ones, None), want[2](ones, None))
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_batch_first_is_the_same_with_axes_swapped(kind):
+    options = {"num_layers": 2, "bidirectional": True, "seed": 0}
+    time_first, batch_first = kind(3, 4, **options), kind(3, 4, batch_first=True, **options)
+    x, h_0, lengths = normal(5, 2, 3), normal(4, 2, 4), [5, 2]
+    reset = normal(5, 2) > 0.5
+    d_output, d_h_n = normal(5, 2, 8), normal(4, 2, 4)
+    output, h_n, vjp = time_first.vjp(x, h_0, lengths=lengths, reset=reset)
+    output_2, h_n_2, vjp_2 = batch_first.vjp(
+        x.swapaxes(0, 1), h_0, lengths=lengths, reset=reset.swapaxes(0, 1)
+    )
+    assert_same_bits(output_2.swapaxes(0, 1), output)
+    assert_same_bits(h_n_2, h_n)
+    gradients = vjp_2(d_output.swapaxes(0, 1), d_h_n)
+    gradients["x"] = gradients["x"].swapaxes(0, 1)
+    assert_all_same_bits(gradients, vjp(d_output, d_h_n))
+    called = batch_first(x.swapaxes(0, 1), h_0, lengths=lengths, reset=reset.swapaxes(0, 1))
+    assert_same_bits(called[0], output_2)
+    assert_same_bits(called[1], h_n_2)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("length", [None, 0, 3, np.uint8(3)])
+def test_without_a_batch_is_the_same_as_a_batch_of_one(kind, batch_first, length):
+    """The axis of the batch is absent everywhere: lengths is one integer, reset is (L)."""
+    options = {"num_layers": 2, "bidirectional": True, "seed": 0}
+    batched, layer = kind(3, 4, **options), kind(3, 4, batch_first=batch_first, **options)
+    x, h_0, reset = normal(5, 3), normal(4, 4), normal(5) > 0
+    d_output, d_h_n = normal(5, 8), normal(4, 4)
+    lengths = None if length is None else [length]
+    output, h_n, vjp = batched.vjp(x[:, None], h_0[:, None], lengths=lengths, reset=reset[:, None])
+    output_2, h_n_2, vjp_2 = layer.vjp(x, h_0, lengths=length, reset=reset)
+    assert_same_bits(output_2, output[:, 0])
+    assert_same_bits(h_n_2, h_n[:, 0])
+    want = vjp(d_output[:, None], d_h_n[:, None])
+    want |= {"x": want["x"][:, 0], "h_0": want["h_0"][:, 0]}
+    assert_all_same_bits(vjp_2(d_output, d_h_n), want)
+    called = layer(x, h_0, lengths=length, reset=reset)
+    assert_same_bits(called[0], output_2)
+    assert_same_bits(called[1], h_n_2)
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_a_cell_takes_a_batch_or_none(kind):
+    cell = kind(3, 4, seed=0)
+    x, h = normal(2, 3), normal(2, 4)
+    batched = cell(x, h)
+    for n in range(2):
+        assert_same_bits(cell(x[n], h[n]), batched[n])
+    assert_same_bits(cell(x), cell(x, np.zeros_like(h)))
+    assert cell(x[:0], h[:0]).shape == (0, 4)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_what_is_not_an_array_is_read_as_one(kind):
+    layer = kind(2, 4, seed=0, dtype="float64")
+    x = [[1.0, 2.0], [3.0, 4.0]]
+    output, h_n = layer(x, lengths=1, reset=[True, False])
+    want, want_h_n = layer(np.array(x), lengths=np.array(1), reset=np.array([True, False]))
+    assert_same_bits(output, want)
+    assert_same_bits(h_n, want_h_n)
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint16", "int32", "int64", "uint64"])
+def test_lengths_of_any_integer_type(kind):
+    layer = elman.GRU(3, 4, seed=0)
+    x = normal(5, 3, 3)
+    want = layer(x, lengths=[0, 5, 2])
+    for got, expected in zip(layer(x, lengths=np.array([0, 5, 2], kind)), want, strict=True):
+        assert_same_bits(got, expected)
+
+
+def test_results_are_arrays_of_their_own():
+    """Writing into them changes neither the layer, nor its arguments, nor gradients to come."""
+    layer = elman.GRU(3, 4, 2, bidirectional=True, seed=0)
+    x, h_0 = normal(5, 2, 3), normal(4, 2, 4)
+    before = x.copy(), h_0.copy()
+    output, h_n, vjp = layer.vjp(x, h_0, lengths=[0, 5])
+    d_output, d_h_n = normal(5, 2, 8), normal(4, 2, 4)
+    want = {name: g.copy() for name, g in vjp(d_output, d_h_n).items()}
+    for a in (output, h_n, *vjp(d_output, d_h_n).values()):
+        a[:] = 0
+    assert_same_bits(x, before[0])
+    assert_same_bits(h_0, before[1])
+    assert_all_same_bits(vjp(d_output, d_h_n), want)
+
+
+# vjp
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_vjp_outlives_the_weights_it_was_made_with(kind):
+    layer = kind(3, 4, 2, seed=0)
+    output, _, vjp = layer.vjp(normal(5, 2, 3))
+    ones = np.ones_like(output)
+    want = vjp(ones, None)
+    layer.load_state_dict({k: 2 * w for k, w in layer.state_dict().items()})
+    assert_all_same_bits(vjp(ones, None), want)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_vjp_is_linear(kind):
+    layer = kind(3, 4, 2, bidirectional=True, dtype="float64", seed=0)
+    output, h_n, vjp = layer.vjp(normal(5, 2, 3, dtype="float64"))
+    d_output, d_h_n = np.sin(output), np.cos(h_n)
+    only_output, only_h_n = vjp(d_output, None), vjp(None, d_h_n)
+    both = vjp(d_output, 2 * d_h_n)
+    assert_all_close(both, {k: g + 2 * only_h_n[k] for k, g in only_output.items()})
+    nothing = vjp(None, None)
+    assert list(nothing) == list(both)
+    assert not any(g.any() for g in nothing.values())
+
+
+# Dropout
+
+
+def test_dropout_of_everything_gives_the_layers_above_zeros():
+    layer = elman.GRU(3, 4, 3, dropout=1.0, seed=0, dtype="float64").train()
+    x, h_0 = normal(5, 2, 3, dtype="float64"), normal(3, 2, 4, dtype="float64")
+    output, h_n, vjp = layer.vjp(x, h_0)
+    masks = [np.zeros((5, 2, 4))] * 2
+    want, want_h_n, want_vjp = run(layer.spec.cell, layer.state_dict(), x, h_0, masks=masks)
+    assert_close(output, want)
+    assert_close(h_n, want_h_n)
+    d_output, d_h_n = np.sin(output), np.cos(h_n)
+    assert_all_close(vjp(d_output, d_h_n), want_vjp(d_output, d_h_n))
+
+
+def identity(num_layers, width, dropout, seed):
+    """Layers that pass their input on, so that the masks can be read off the output."""
+    layer = elman.RNN(
+        width, width, num_layers, "relu", False, dropout=dropout, seed=seed, dtype="float64"
+    )
+    weights = {k: np.zeros_like(w) for k, w in layer.state_dict().items()}
+    for k in range(num_layers):
+        weights[f"weight_ih_l{k}"] = np.eye(width)
+    layer.load_state_dict(weights)
+    return layer.train()
+
+
+def test_dropout_draws_a_mask_for_each_step_row_and_unit_and_scales_what_it_keeps():
+    layer = identity(2, 50, 0.25, seed=0)
+    ones = np.ones((40, 10, 50))
+    output, h_n = layer(ones)
+    assert set(np.unique(output)) == {0, 1 / 0.75}
+    dropped = output == 0
+    n = dropped.size
+    assert abs(dropped.mean() - 0.25) < 5 * np.sqrt(0.25 * 0.75 / n)
+    # Neighbours along no axis share a mask.
+    for axis in range(3):
+        agree = np.mean(np.diff(dropped, axis=axis) == 0)
+        assert abs(agree - (0.25**2 + 0.75**2)) < 0.02
+    assert (h_n[0] == 1).all()  # the states are not dropped
+    assert_same_bits(h_n[1], output[-1])  # nor is the last layer's output
+    again, _ = layer(ones)
+    assert not np.array_equal(again, output)
+
+
+def test_gradients_pass_the_masks_that_were_drawn():
+    layer = elman.GRU(3, 6, 2, dropout=0.5, bidirectional=True, seed=0, dtype="float64").train()
+    x, h_0 = normal(5, 2, 3, dtype="float64"), normal(4, 2, 6, dtype="float64")
+    # The same seed draws the same masks: weights first, in the constructor, then the masks.
+    rng = np.random.default_rng(0)
+    for w in layer.state_dict().values():
+        rng.uniform(size=w.shape)
+    mask = (rng.random((5, 2, 12)) >= 0.5) / 0.5
+    output, h_n, vjp = layer.vjp(x, h_0)
+    want, want_h_n, want_vjp = run(layer.spec.cell, layer.state_dict(), x, h_0, masks=[mask])
+    assert_close(output, want)
+    assert_close(h_n, want_h_n)
+    d_output, d_h_n = np.sin(output), np.cos(h_n)
+    gradients = vjp(d_output, d_h_n)
+    assert_all_close(gradients, want_vjp(d_output, d_h_n))
+    assert_all_same_bits(vjp(d_output, d_h_n), gradients)
+
+
+def test_the_same_seed_drops_the_same():
+    x = np.ones((4, 2, 30))
+    for call in (lambda layer: layer(x)[0], lambda layer: layer.vjp(x)[0]):
+        first, second = identity(3, 30, 0.5, 1), identity(3, 30, 0.5, 1)
+        for _ in range(2):
+            assert_same_bits(call(first), call(second))
+
+
+def test_dropout_takes_effect_in_training_alone():
+    options = {"num_layers": 2, "seed": 0}
+    layer, plain = elman.GRU(3, 4, dropout=0.5, **options), elman.GRU(3, 4, **options)
+    x = normal(5, 2, 3)
+    want = plain(x)[0]
+    assert layer.training is False
+    assert_same_bits(layer(x)[0], want)
+    assert layer.train() is layer
+    assert layer.training is True
+    assert not np.array_equal(layer(x)[0], want)
+    assert layer.eval() is layer
+    assert_same_bits(layer(x)[0], want)
+    assert_same_bits(plain.train()(x)[0], want)  # p = 0
+    one = elman.GRU(3, 4, dropout=0.5, seed=0)  # nothing lies between one layer
+    assert_same_bits(one.train()(x)[0], one.eval()(x)[0])

@@ -1,0 +1,366 @@
+"""The MLX door against MLX's own layers: values, gradients, MLX's transformations."""
+
+import numpy as np
+import pytest
+from reference import assert_close
+
+mx = pytest.importorskip("mlx.core")
+nn = pytest.importorskip("mlx.nn")
+optim = pytest.importorskip("mlx.optimizers")
+from mlx.utils import tree_flatten  # noqa: E402
+
+import elman.mlx  # noqa: E402
+from elman.mlx import paths, require  # noqa: E402
+
+every_kind = pytest.mark.parametrize("kind", ["RNN", "GRU"])
+L, N, D, H = 6, 3, 4, 5
+
+
+def twins(kind, *arguments, dtype=mx.float32, **options):
+    """Elman's layer and MLX's, of one seed."""
+    made = []
+    for module in (elman.mlx, nn):
+        mx.random.seed(0)
+        layer = getattr(module, kind)(D, H, *arguments, **options)
+        layer.set_dtype(dtype)
+        made.append(layer)
+    return made
+
+
+def normal(*shape, dtype=mx.float32, seed=1):
+    return mx.array(np.random.default_rng(seed).standard_normal(shape)).astype(dtype)
+
+
+def run(layer, x, hidden, d):
+    """The output and every gradient of sum(output * d), by name."""
+    found = []
+
+    def loss(parameters, x, hidden):
+        layer.update(parameters)
+        if type(layer) is nn.RNN and hidden is not None and hidden.ndim < x.ndim - 1:
+            hidden = mx.broadcast_to(hidden, (*x.shape[:-2], H))  # as mlx.nn.GRU does by itself
+        output = layer(x) if hidden is None else layer(x, hidden)
+        found.append(output)
+        return (output * d).sum()
+
+    wanted = (0, 1) if hidden is None else (0, 1, 2)
+    with mx.stream(mx.cpu):
+        parameters, *others = mx.grad(loss, wanted)(layer.parameters(), x, hidden)
+        mx.eval(found[0], parameters, others)
+    named = dict(zip(("x", "hidden"), others, strict=False))
+    return {"output": found[0], **named, **dict(tree_flatten(parameters))}
+
+
+def assert_agree(ours, stock, dtype="float32"):
+    assert ours.keys() == stock.keys()
+    for name, want in stock.items():
+        assert ours[name].dtype == want.dtype
+        assert_close(ours[name], want, dtype, name)
+
+
+@every_kind
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("lead", "state"),
+    [
+        ((), None),
+        ((), ()),
+        ((N,), None),
+        ((N,), (N,)),
+        ((N,), ()),  # one state for every row
+        ((), (N,)),  # one input for every state
+        ((2, N), (2, N)),
+        ((2, 1), (2, N)),
+        ((0,), (0,)),
+    ],
+)
+def test_same_as_mlx(kind, dtype, bias, training, lead, state):
+    dtype_ = getattr(mx, dtype)
+    ours, stock = (layer.train(training) for layer in twins(kind, bias, dtype=dtype_))
+    x = normal(*lead, L, D, dtype=dtype_)
+    hidden = None if state is None else normal(*state, H, dtype=dtype_, seed=2)
+    rows = np.broadcast_shapes(lead, state or ())
+    d = normal(*rows, L, H, dtype=dtype_, seed=3)
+    with require("kernel"):
+        got = run(ours, x, hidden, d)
+    # MLX's float64 sigmoid is good to float32.
+    precise = dtype == "float64" and kind == "RNN"
+    assert_agree(got, run(stock, x, hidden, d), "float64" if precise else "float32")
+
+
+@pytest.mark.parametrize(
+    ("nonlinearity", "path"),
+    [
+        (None, "kernel"),
+        (nn.tanh, "kernel"),
+        (mx.tanh, "kernel"),
+        (nn.relu, "kernel"),
+        (nn.gelu, "mlx"),
+        (nn.ReLU(), "kernel"),  # an empty dictionary, for which MLX takes its default, tanh
+        (lambda a: mx.sin(a) + a, "mlx"),
+    ],
+)
+def test_nonlinearity(nonlinearity, path):
+    ours, stock = twins("RNN", nonlinearity=nonlinearity)
+    x, hidden, d = normal(N, L, D), normal(N, H, seed=2), normal(N, L, H, seed=3)
+    with require(path):
+        got = run(ours, x, hidden, d)
+    assert_agree(got, run(stock, x, hidden, d))
+
+
+def test_relu_of_zero_has_no_slope_and_of_nan_is_nan():
+    ours, stock = twins("RNN", True, nn.relu)
+    for layer in (ours, stock):
+        layer.update({k: mx.zeros_like(w) for k, w in layer.parameters().items()})
+    x, d = mx.zeros((L, D)), mx.ones((L, H))
+    assert_agree(run(ours, x, None, d), run(stock, x, None, d))
+    assert np.isnan(ours(mx.full((L, D), mx.nan))).all()
+
+
+@every_kind
+def test_nonlinearity_of_its_own_in_layers(kind):
+    """What MLX's layer has not, with what the engine has not: the loop, against MLX by hand."""
+    if kind == "GRU":
+        with pytest.raises(TypeError, match="nonlinearity"):
+            elman.mlx.GRU(D, H, nonlinearity=mx.sin)
+        return
+    rnn = elman.mlx.RNN(D, H, True, mx.sin, num_layers=2)
+    below, above = rnn.layers
+    with require("scan"):
+        output, h_n = rnn(normal(N, L, D), return_state=True)
+    first = nn.RNN.__call__(below, normal(N, L, D))
+    want = nn.RNN.__call__(above, first)
+    assert_close(output, want)
+    assert_close(h_n, mx.stack([first[:, -1], want[:, -1]]))
+
+
+@every_kind
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
+def test_other_dtypes_are_mlx_own(kind, dtype):
+    ours, stock = twins(kind, dtype=dtype)
+    x = normal(N, L, D, dtype=dtype)
+    with require("mlx"):
+        output, h_n = ours(x, return_state=True)
+    assert output.dtype == dtype
+    assert mx.array_equal(output, stock(x))
+    assert mx.array_equal(h_n, output[:, -1])
+    message = "'kernel' is required, but this call takes 'mlx'"
+    with require("kernel"), pytest.raises(RuntimeError, match=message):
+        ours(x)
+
+
+@every_kind
+def test_half_precision_with_lengths_is_the_loop(kind):
+    ours, stock = twins(kind, dtype=mx.float16)
+    x = normal(N, L, D, dtype=mx.float16)
+    with require("scan"):
+        output = ours(x, lengths=[L, 2, 0])
+    want = np.array(stock(x).astype(mx.float32))
+    want[1, 2:] = want[2] = 0
+    assert output.dtype == mx.float16
+    assert np.abs(np.array(output.astype(mx.float32)) - want).max() < 5e-3
+
+
+@pytest.mark.parametrize("of_x", [mx.float16, mx.float32])
+def test_mixed_dtypes_are_promoted_as_mlx_does(of_x):
+    ours, stock = twins("GRU", dtype=mx.float16 if of_x == mx.float32 else mx.float32)
+    x = normal(N, L, D, dtype=of_x)
+    with require("mlx"):
+        output = ours(x)
+    assert output.dtype == stock(x).dtype == mx.float32
+    assert mx.array_equal(output, stock(x))
+
+
+def test_arrays_are_read_where_they_lie():
+    """Slices, transposes and broadcasts of other arrays."""
+    ours, stock = twins("GRU")
+    x = normal(L, N, 2 * D)
+    for view in (
+        x.swapaxes(0, 1)[..., :D],
+        x.swapaxes(0, 1)[..., ::2],
+        normal(N, D, L).swapaxes(1, 2),
+        mx.broadcast_to(normal(D), (N, L, D)),
+    ):
+        assert_close(ours(view), stock(view))
+
+
+# --- Transformations -----------------------------------------------------------------------------
+
+
+def square(layer):
+    return lambda x: (layer(x) ** 2).sum()
+
+
+def slope(layer):
+    return mx.grad(square(layer))
+
+
+TRANSFORMED = {
+    "vmap": ("scan", lambda f: mx.vmap(f)),
+    "vmap of grad": ("scan", lambda f: mx.vmap(slope(f))),
+    "grad of vmap": ("scan", lambda f: slope(mx.vmap(f))),
+    "vmap over an axis behind": ("scan", lambda f: mx.vmap(f, in_axes=1, out_axes=1)),
+    "compile": ("scan", lambda f: mx.compile(lambda x: f(x))),
+    "compile of grad": ("scan", lambda f: mx.compile(slope(f))),
+    "grad of compile": (None, lambda f: slope(mx.compile(lambda x: f(x)))),
+    "checkpoint": ("kernel", lambda f: mx.grad(mx.checkpoint(square(f)))),
+    "jvp": ("kernel", lambda f: lambda x: mx.jvp(f, [x], [mx.cos(x)])[1][0]),
+    "grad of grad": ("kernel", lambda f: mx.grad(lambda x: (slope(f)(x) ** 2).sum())),
+    "grad of jvp": (
+        "kernel",
+        lambda f: mx.grad(lambda x: (mx.jvp(f, [x], [mx.ones_like(x)])[1][0] ** 2).sum()),
+    ),
+    "vmap over cotangents": (
+        "kernel",
+        lambda f: lambda x: mx.vmap(lambda d: mx.vjp(f, [x], [d])[1][0])(normal(7, N, L, H)),
+    ),
+}
+
+
+@every_kind
+@pytest.mark.parametrize("name", TRANSFORMED)
+@pytest.mark.parametrize("training", [True, False])
+def test_transformation(kind, name, training):
+    path, transform = TRANSFORMED[name]
+    ours, stock = (layer.train(training) for layer in twins(kind))
+    x = normal(N, 3 if "compile" in name else L, D)  # a C++ compiler runs for every few steps
+    paths.clear()
+    got = transform(ours)(x)
+    mx.eval(got)
+    assert path is None or set(paths) == {path}
+    assert_close(got, transform(stock)(x), name=name)
+
+
+@every_kind
+def test_second_derivatives_of_every_parameter(kind):
+    ours, stock = twins(kind)
+    x, hidden, d = normal(N, L, D), normal(N, H, seed=2), normal(N, L, H, seed=3)
+
+    def penalty(layer):
+        def loss(parameters, x, hidden):
+            layer.update(parameters)
+            return (layer(x, hidden) * d).sum()
+
+        def size(parameters, x, hidden):
+            gradients = tree_flatten(mx.grad(loss, (0, 1, 2))(parameters, x, hidden))
+            return sum((g**2).sum() for _, g in gradients)
+
+        return dict(tree_flatten(mx.grad(size, (0, 1, 2))(layer.parameters(), x, hidden)))
+
+    assert_agree(penalty(ours), penalty(stock))
+
+
+def test_export(tmp_path):
+    ours, stock = twins("GRU")
+    x = normal(N, L, D)
+    mx.export_function(str(tmp_path / "gru.mlxfn"), ours, x)
+    (output,) = mx.import_function(str(tmp_path / "gru.mlxfn"))(x)
+    assert_close(output, stock(x))
+
+
+def test_required_kernel_refuses_what_has_no_values():
+    ours, _ = twins("GRU")
+    with require("kernel"), pytest.raises(RuntimeError, match="takes 'scan'"):
+        mx.compile(lambda x: ours(x))(normal(N, L, D))
+
+
+def test_input_changed_in_place_after_the_call():
+    """Backward has the values that the call had."""
+
+    def loss(layer):
+        def inner(x):
+            output = layer(x)
+            x[0] = 0
+            layer.Wh += 1
+            mx.eval(x, layer.Wh, [mx.random.normal((3 * H, H)) for _ in range(20)])
+            return (output**2).sum()
+
+        return inner
+
+    ours, stock = twins("GRU")
+    assert_close(mx.grad(loss(ours))(normal(N, L, D)), mx.grad(loss(stock))(normal(N, L, D)))
+
+
+# --- Training ------------------------------------------------------------------------------------
+
+
+class Model(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.below, self.layer, self.head = nn.Linear(D, D), layer, nn.Linear(H, 2)
+
+    def __call__(self, x):
+        return self.head(self.layer(self.below(x))[:, -1])
+
+
+@every_kind
+@pytest.mark.parametrize("compiled", [False, True])
+def test_training_goes_as_with_mlx(kind, compiled):
+    x, labels = normal(8, 3 if compiled else L, D), mx.array([0, 1] * 4)
+    histories, weights = [], []
+    for layer in twins(kind):
+        mx.random.seed(1)
+        model, optimizer = Model(layer), optim.Adam(learning_rate=0.05)
+        step = nn.value_and_grad(
+            model, lambda x, model=model: nn.losses.cross_entropy(model(x), labels).mean()
+        )
+
+        def train(x, step=step, model=model, optimizer=optimizer):
+            loss, gradients = step(x)
+            optimizer.update(model, gradients)
+            return loss
+
+        state = [model.state, optimizer.state]
+        if compiled:
+            train = mx.compile(train, inputs=state, outputs=state)
+        history = []
+        for _ in range(8):
+            history.append(train(x))
+            mx.eval(state, history)
+        histories.append(mx.stack(history))
+        weights.append(dict(tree_flatten(model.parameters())))
+    assert histories[0][-1] < 0.8 * histories[0][0]
+    assert np.allclose(*histories, rtol=1e-4)
+    for name, want in weights[1].items():
+        assert np.allclose(weights[0][name], want, atol=1e-4), name
+
+
+@every_kind
+def test_keeping_for_backward_changes_nothing(kind):
+    layer, _ = twins(kind)
+    x, hidden, d = normal(N, L, D), normal(N, H, seed=2), normal(N, L, H, seed=3)
+    kept, again = (run(layer.train(mode), x, hidden, d) for mode in (True, False))
+    for name, want in kept.items():
+        assert np.array_equal(again[name], want), name
+
+
+def test_frozen_parameters_get_no_gradient():
+    layer, _ = twins("GRU")
+    layer.freeze(keys=["Wh", "b"])
+    _, gradients = nn.value_and_grad(layer, lambda x: layer(x).sum())(normal(N, L, D))
+    assert sorted(gradients) == ["Wx", "bhn"]
+
+
+@every_kind
+def test_dropout_lies_between_layers(kind):
+    layer = getattr(elman.mlx, kind)(D, H, num_layers=3, dropout=0.4)
+    x = normal(N, L, D)
+    mx.random.seed(5)
+    output, h_n = layer(x, return_state=True)
+    mx.random.seed(5)
+    want, finals = x, []
+    for k, part in enumerate(layer.layers):
+        # The engine runs with steps in front, and so does the mask.
+        if k:
+            want = nn.Dropout(0.4)(want.swapaxes(0, 1)).swapaxes(0, 1)
+        want = part(want)
+        finals.append(want[:, -1])
+    assert np.array_equal(output, want)
+    assert np.array_equal(h_n, mx.stack(finals))
+    layer.eval()
+    for part in layer.layers:
+        x = part(x)
+    mx.random.seed(6)
+    assert np.array_equal(layer(normal(N, L, D)), x)

@@ -1,0 +1,279 @@
+"""ONNX models, read and written; run by ONNX Runtime where it is installed."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from reference import assert_close
+
+import elman
+from elman.weights import ConversionError, convert
+
+onnx = pytest.importorskip(
+    "onnx", reason="onnx is not installed; models are read and written by it"
+)
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+from elman import onnx as models  # noqa: E402
+
+D, H, L, N = 3, 4, 6, 5
+CASES = sorted((Path(__file__).parent / "fixtures" / "onnx").glob("*.npz"))
+pytestmark = pytest.mark.filterwarnings("ignore")  # of the runtime and of onnx
+
+
+def layer(kind="GRU", layers=1, directions=1, bias=True, dtype="float32", **options):
+    options |= {"bias": bias, "bidirectional": directions == 2, "dtype": dtype, "seed": 0}
+    return getattr(elman, kind)(D, H, layers, **options)
+
+
+def write(of, path):
+    nonlinearity = of.spec.cell.name.partition("_")[2]
+    models.write(path, convert(of.state_dict(), "torch", "onnx"), nonlinearity)
+
+
+SIZES = [(1, 1), (1, 2), (3, 1), (2, 2)]
+LAYERS = [
+    *[layer("GRU", *sizes) for sizes in SIZES],
+    *[layer("RNN", *sizes, nonlinearity=n) for sizes in SIZES for n in ("tanh", "relu")],
+    layer("GRU", 2, 2, bias=False),
+    layer("RNN", 1, 1, bias=False),
+    layer("GRU", dtype="float64"),
+]
+
+
+@pytest.mark.parametrize("of", LAYERS, ids=repr)
+def test_a_model_is_read_as_it_was_written(of, tmp_path):
+    write(of, tmp_path / "m.onnx")
+    model = models.read(tmp_path / "m.onnx")
+    assert model.nonlinearity == of.spec.cell.name.partition("_")[2]
+    assert model.notes == []
+    back = convert(model.tensors, "onnx", "torch")
+    assert back.keys() == of.state_dict().keys()
+    for name, w in of.state_dict().items():
+        np.testing.assert_array_equal(back[name], w)
+        assert back[name].dtype == w.dtype
+
+
+@pytest.mark.parametrize("of", [of for of in LAYERS if of.dtype == "float32"], ids=repr)
+def test_a_model_computes_what_the_layer_does(of, tmp_path):
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    write(of, tmp_path / "m.onnx")
+    session = runtime.InferenceSession(tmp_path / "m.onnx")
+    rng = np.random.default_rng(0)
+    for steps, rows in ((L, N), (1, 1), (9, 2)):  # as many steps and rows as one likes
+        x = rng.normal(size=(steps, rows, D)).astype("float32")
+        h_0 = rng.normal(size=(of.spec.num_layers * of.spec.directions, rows, H)).astype("float32")
+        lengths = np.arange(rows, dtype=np.int32) % (steps + 1)
+        lengths[-1] = steps
+        assert rows < 2 or lengths[0] == 0  # such a row ends as it began
+        for given in ({}, {"h_0": h_0}, {"lengths": lengths}, {"h_0": h_0, "lengths": lengths}):
+            got = session.run(["output", "h_n"], {"x": x, **given})
+            for a, want in zip(got, of(x, **given), strict=True):
+                assert_close(a, want, "float32", f"{given.keys()}")
+
+
+def test_a_model_of_float64_computes_what_the_layer_does(tmp_path):
+    """In onnx's own evaluator; ONNX Runtime has no GRU of float64."""
+    of = layer("GRU", dtype="float64")
+    write(of, tmp_path / "m.onnx")
+    x = np.random.default_rng(0).normal(size=(L, N, D))
+    session = onnx.reference.ReferenceEvaluator(str(tmp_path / "m.onnx"))
+    for a, want in zip(session.run(["output", "h_n"], {"x": x}), of(x), strict=True):
+        assert_close(a, want, "float64")
+
+
+# Models that others wrote
+
+
+def model(kind="GRU", weights=None, nodes=None, **attributes):
+    """A model of one node with these attributes, or of these nodes."""
+    weights = convert(layer(kind).state_dict(), "torch", "onnx") if weights is None else weights
+    if kind == "GRU":
+        attributes.setdefault("linear_before_reset", 1)
+    inputs = ["x", "W", "R", "B"] if "B" in weights else ["x", "W", "R"]
+    own = helper.make_node(kind, inputs, ["Y", "Y_h"], name="own", hidden_size=H, **attributes)
+    element = helper.np_dtype_to_tensor_dtype(weights["W"].dtype)
+    graph = helper.make_graph(
+        [own] if nodes is None else nodes,
+        "graph",
+        [helper.make_tensor_value_info("x", element, ["L", "N", weights["W"].shape[2]])],
+        [helper.make_tensor_value_info("Y", element, ["L", "directions", "N", H])],
+        [numpy_helper.from_array(w, name) for name, w in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def read(of, tmp_path, node=None):
+    (tmp_path / "m.onnx").write_bytes(of.SerializeToString())
+    return models.read(tmp_path / "m.onnx", node)
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+def test_recorded_nodes(path, tmp_path):
+    """Each recorded node as a model: read, or refused for what no other framework has."""
+    with np.load(path) as file:
+        arrays = dict(file)
+    meta = json.loads(str(arrays["meta"]))
+    attributes, kind = dict(meta["args"]), meta["class"].removeprefix("onnx.")
+    attributes.pop("hidden_size")
+    weights = {name[7:]: a for name, a in arrays.items() if name.startswith("weight.")}
+    node = helper.make_node(
+        kind, ["x", *weights], ["Y", "Y_h"], name="own", hidden_size=20, **attributes
+    )
+    of = model(kind, weights, nodes=[node])
+    if "lbr0" in path.stem:
+        why = "clip" if "clip" in attributes else "linear_before_reset=0"
+    elif "clip" in attributes:
+        why = "clip"
+    elif "relu" in path.stem and kind == "GRU":
+        why = "activations"
+    else:
+        found = read(of, tmp_path)
+        assert found.tensors.keys() == weights.keys()
+        for name, a in weights.items():
+            np.testing.assert_array_equal(found.tensors[name], a)
+        assert found.nonlinearity == ("" if kind == "GRU" else path.stem.split("_")[1])
+        assert bool(found.notes) == (attributes["direction"] == "reverse")
+        return
+    with pytest.raises(ConversionError, match=why):
+        read(of, tmp_path)
+
+
+def test_onnxs_default_is_refused(tmp_path):
+    with pytest.raises(ConversionError, match="GRU node 'own': has linear_before_reset=0"):
+        read(model(linear_before_reset=0), tmp_path)
+    graph = model()
+    del graph.graph.node[0].attribute[:]
+    with pytest.raises(ConversionError, match="linear_before_reset=0"):
+        read(graph, tmp_path)
+
+
+def test_a_reverse_node_is_read_and_that_is_said(tmp_path):
+    (note,) = read(model(direction="reverse"), tmp_path).notes
+    assert "from the last step to the first" in note
+
+
+@pytest.mark.parametrize(
+    ("kind", "attributes", "why"),
+    [
+        ("GRU", {"clip": 1.0}, "has clip"),
+        ("GRU", {"activations": ["Sigmoid", "Relu"]}, "has activations"),
+        ("RNN", {"activations": ["Elu"]}, "has activations"),
+        ("RNN", {"direction": "bidirectional", "activations": ["Tanh", "Relu"]}, "has activations"),
+    ],
+)
+def test_what_no_other_framework_has(kind, attributes, why, tmp_path):
+    with pytest.raises(ConversionError, match=why):
+        read(model(kind, **attributes), tmp_path)
+
+
+def two_nodes(second_input, between=()):
+    first = helper.make_node(
+        "GRU", ["x", "W", "R"], ["Y_1"], name="a", hidden_size=H, linear_before_reset=1
+    )
+    second = helper.make_node(
+        "GRU", [second_input, "W", "R"], ["Y"], name="b", hidden_size=H, linear_before_reset=1
+    )
+    weights = {"W": np.ones((1, 3 * H, H), "float32"), "R": np.ones((1, 3 * H, H), "float32")}
+    return model(weights=weights, nodes=[first, *between, second])
+
+
+def test_nodes_that_feed_one_another_are_layers(tmp_path):
+    squeeze = helper.make_node("Squeeze", ["Y_1"], ["flat"])
+    found = read(two_nodes("flat", [squeeze]), tmp_path)
+    assert list(found.tensors) == ["W_l0", "R_l0", "W_l1", "R_l1"]
+
+
+def test_nodes_that_do_not_are_read_by_name(tmp_path):
+    apart = two_nodes("x")
+    with pytest.raises(ConversionError, match=r"nodes \['a', 'b'\] are not layers.*name one"):
+        read(apart, tmp_path)
+    assert list(read(apart, tmp_path, "b").tensors) == ["W", "R"]
+    with pytest.raises(ConversionError, match="no GRU or RNN node named 'c'"):
+        read(apart, tmp_path, "c")
+    computed = two_nodes("changed", [helper.make_node("Tanh", ["Y_1"], ["changed"])])
+    with pytest.raises(ConversionError, match="are not layers"):
+        read(computed, tmp_path)
+
+
+def test_layers_that_differ_are_refused(tmp_path):
+    of = two_nodes("Y_1")
+    of.graph.node[1].attribute.append(helper.make_attribute("direction", "reverse"))
+    with pytest.raises(ConversionError, match="must be alike"):
+        read(of, tmp_path)
+
+
+def test_a_model_without_such_nodes(tmp_path):
+    of = model(nodes=[helper.make_node("Tanh", ["x"], ["Y"])])
+    with pytest.raises(ConversionError, match=r"the model has no GRU or RNN node$"):
+        read(of, tmp_path)
+
+
+def test_weights_that_the_model_does_not_store(tmp_path):
+    of = model()
+    del of.graph.initializer[:]
+    of.graph.input.append(helper.make_tensor_value_info("W", TensorProto.FLOAT, [1, 3 * H, D]))
+    of.graph.input.append(helper.make_tensor_value_info("R", TensorProto.FLOAT, [1, 3 * H, H]))
+    of.graph.input.append(helper.make_tensor_value_info("B", TensorProto.FLOAT, [1, 6 * H]))
+    with pytest.raises(ConversionError, match="GRU node 'own': W is 'W', which the model does not"):
+        read(of, tmp_path)
+
+
+# Files that are no models
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\x80\x04garbage", bytes(100), b"\xff" * 100, b"hello, world, this is none"]
+)
+def test_a_file_that_is_no_model(data, tmp_path):
+    (tmp_path / "m.onnx").write_bytes(data)
+    with pytest.raises(ConversionError, match=r"^onnx: '.*m.onnx' is not an ONNX model"):
+        models.read(tmp_path / "m.onnx")
+
+
+def test_part_of_a_model(tmp_path):
+    write(LAYERS[0], tmp_path / "m.onnx")
+    data = (tmp_path / "m.onnx").read_bytes()
+    for size in range(0, len(data), 7):
+        (tmp_path / "m.onnx").write_bytes(data[:size])
+        with pytest.raises(ConversionError):
+            models.read(tmp_path / "m.onnx")
+
+
+def test_tensors_that_lie_about_their_size(tmp_path):
+    of = model()
+    of.graph.initializer[0].dims[1] = 10**9
+    with pytest.raises(ConversionError):
+        read(of, tmp_path)
+
+
+def test_attributes_of_the_wrong_type(tmp_path):
+    of = model()
+    of.graph.node[0].attribute.append(helper.make_attribute("direction", 3))
+    with pytest.raises(ConversionError, match="is not an ONNX model"):
+        read(of, tmp_path)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        models.read(tmp_path / "m.onnx")
+
+
+# What is not written
+
+
+@pytest.mark.parametrize(
+    ("kind", "nonlinearity"), [("GRU", "tanh"), ("RNN", ""), ("RNN", "sigmoid"), ("RNN", "Tanh")]
+)
+def test_a_nonlinearity_that_is_none(kind, nonlinearity, tmp_path):
+    tensors = convert(layer(kind).state_dict(), "torch", "onnx")
+    with pytest.raises(ConversionError, match=f"onnx {kind}: nonlinearity.*got '{nonlinearity}'"):
+        models.write(tmp_path / "m.onnx", tensors, nonlinearity)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensors_that_are_no_layers(tmp_path):
+    with pytest.raises(ConversionError, match="onnx"):
+        models.write(tmp_path / "m.onnx", layer().state_dict())
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,624 @@
+"""The PyTorch door's classes are torch.nn's: construction, state, errors, hooks, surgery."""
+
+import copy
+import inspect
+import io
+import pickle
+import warnings
+
+import pytest
+import torch
+from test_torch_layers import agree, every_dtype, every_kind, inputs, leaf, run, same_bits, twins
+from torch import nn
+from torch.nn.utils import parametrizations, parametrize, prune
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+
+import elman.torch
+
+LAYERS = ["RNN", "GRU"]
+CELLS = ["RNNCell", "GRUCell"]
+every_class = pytest.mark.parametrize("name", LAYERS + CELLS)
+every_layer = pytest.mark.parametrize("name", LAYERS)
+every_cell = pytest.mark.parametrize("name", CELLS)
+
+
+def both(name):
+    return getattr(elman.torch, name), getattr(nn, name)
+
+
+def pair(name, *arguments, **options):
+    """Elman's and torch's, of one seed."""
+    made = []
+    for cls in both(name):
+        torch.manual_seed(0)
+        made.append(cls(*arguments, **options))
+    return made
+
+
+def outcome(function, *arguments, **options):
+    """What a call comes to: its error or the shapes of its results, and its warnings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            result = function(*arguments, **options)
+        except Exception as e:
+            result = type(e), str(e)
+        else:
+            result = result if isinstance(result, tuple) else (result,)
+            result = [getattr(t, "data", t).shape for t in result]
+    return result, [(w.category, str(w.message)) for w in caught]
+
+
+def build(cls, arguments, options):
+    """The text, parameters and state of the module that is built."""
+    module = cls(*arguments, **options)
+    parameters = [(k, p.shape, p.dtype, p.device) for k, p in module.named_parameters()]
+    return repr(module), parameters, module.training
+
+
+def built(cls, arguments, options):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            result = build(cls, arguments, options)
+        except Exception as e:
+            result = type(e), str(e)
+    return result, [(w.category, str(w.message)) for w in caught]
+
+
+# --- Construction --------------------------------------------------------------------------------
+
+CONSTRUCTIONS = [
+    ((), {}),
+    ((3,), {}),
+    ((3, 4), {}),
+    ((), {"input_size": 3, "hidden_size": 4}),
+    ((3, 4, 2), {}),
+    ((3, 4), {"num_layers": 3, "bidirectional": True}),
+    ((3, 4), {"bias": False, "batch_first": True}),
+    ((3, 4), {"num_layers": 2, "dropout": 0.5}),
+    ((3, 4), {"num_layers": 2, "dropout": 1}),
+    ((3, 4), {"dropout": 0.5}),  # which warns
+    ((3, 4), {"dropout": -0.1}),
+    ((3, 4), {"dropout": 1.5}),
+    ((3, 4), {"dropout": True}),
+    ((3, 4), {"dropout": "0.5"}),
+    ((3, 4), {"dropout": "half"}),
+    ((3, 4), {"bias": 1}),
+    ((3, 4), {"batch_first": None}),
+    ((3, 4), {"bidirectional": 1}),
+    ((0, 4), {}),
+    ((-1, 4), {}),
+    ((3, 0), {}),
+    ((3, 4, 0), {}),
+    ((3, 4, -1), {}),
+    ((3, 4, 1.5), {}),
+    ((3.0, 4), {}),
+    ((3, "4"), {}),
+    ((None, 4), {}),
+    ((3, 4), {"proj_size": 2}),
+    ((3, 4), {"proj_size": 0}),
+    ((3, 4), {"mode": "GRU"}),
+    ((3, 4), {"lengths": [1]}),
+    ((3, 4), {"unknown": 1}),
+    ((3, 4), {"dtype": torch.float64}),
+    ((3, 4), {"dtype": torch.bfloat16}),
+    ((3, 4), {"dtype": torch.int64}),
+    ((3, 4), {"dtype": "float32"}),
+    ((3, 4), {"device": "meta"}),
+    ((3, 4), {"device": "nowhere"}),
+    ((3, 4), {"nonlinearity": "relu"}),
+    ((3, 4), {"nonlinearity": "tanh"}),
+    ((3, 4), {"nonlinearity": "sigmoid"}),
+    ((3, 4, 2, "relu"), {}),
+    ((3, 4, 2, "relu", False, True, 0.5, True), {}),
+    ((3, 4, 2, "sigmoid"), {}),
+    ((3, 4, 2, False, True, 0.5, True), {}),
+    ((3, 4, False), {}),
+    ((3, 4, True, "relu"), {}),
+    ((3, 4, 1, True, False, 0.0, False, 0, "cpu", torch.float64, 1), {}),
+]
+
+
+@every_class
+@pytest.mark.parametrize(("arguments", "options"), CONSTRUCTIONS)
+def test_constructor(name, arguments, options):
+    ours, theirs = both(name)
+    assert built(ours, arguments, options) == built(theirs, arguments, options)
+
+
+@every_class
+def test_signature(name):
+    def parameters(function):
+        return [
+            (p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()
+        ]
+
+    ours, theirs = both(name)
+    assert parameters(ours) == parameters(theirs)
+    extra = [(k, inspect.Parameter.KEYWORD_ONLY, None) for k in ("lengths", "reset")]
+    expected = parameters(theirs.forward) + (extra if name in LAYERS else [])
+    assert parameters(ours.forward) == expected
+
+
+@every_class
+def test_base(name):
+    ours, theirs = both(name)
+    assert issubclass(ours, theirs if name in CELLS else nn.RNNBase)
+    assert ours.__name__ == name
+    assert ours.__module__ == "elman.torch"
+
+
+@every_class
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_same_seed_same_weights(name, dtype):
+    options = {"num_layers": 2, "bidirectional": True} if name in LAYERS else {}
+    ours, theirs = pair(name, 3, 4, **options, dtype=dtype)
+    same_bits(dict(ours.named_parameters()), dict(theirs.named_parameters()))
+    for module in (ours, theirs):
+        torch.manual_seed(7)
+        module.reset_parameters()
+    same_bits(dict(ours.named_parameters()), dict(theirs.named_parameters()))
+
+
+# --- State ---------------------------------------------------------------------------------------
+
+OPTIONS = [
+    {},
+    {"num_layers": 2, "bidirectional": True},
+    {"num_layers": 3, "bias": False},
+    {"bias": False, "bidirectional": True, "batch_first": True},
+]
+
+
+@every_layer
+@pytest.mark.parametrize("options", OPTIONS)
+def test_state(name, options):
+    ours, theirs = pair(name, 3, 4, **options)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    assert ours.state_dict()._metadata == theirs.state_dict()._metadata
+    assert [k for k, _ in ours.named_parameters()] == [k for k, _ in theirs.named_parameters()]
+    assert [[id(w) for w in ws] for ws in ours.all_weights] == [
+        [id(getattr(ours, k)) for k in names] for names in theirs._all_weights
+    ]
+    assert repr(ours) == repr(theirs)
+    assert ours.extra_repr() == theirs.extra_repr()
+    assert ours.flatten_parameters() is None
+
+
+@every_class
+def test_state_loads_both_ways(name):
+    for cls_from, cls_to in (both(name), both(name)[::-1]):
+        source, target = cls_from(3, 4), cls_to(3, 4)
+        file = io.BytesIO()
+        torch.save(source.state_dict(), file)
+        file.seek(0)
+        assert str(target.load_state_dict(torch.load(file))) == "<All keys matched successfully>"
+        same_bits(target.state_dict(), source.state_dict())
+        x = torch.randn(5, 3)
+        agree(*({"y": module(x)[0]} for module in (target, source)))
+
+
+@every_class
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: state.pop(next(iter(state))),
+        lambda state: state.update(extra=torch.zeros(1)),
+        lambda state: state.update({next(iter(state)): torch.zeros(2, 2)}),
+    ],
+    ids=["missing", "unexpected", "misshapen"],
+)
+def test_bad_state(name, change):
+    ours, theirs = pair(name, 3, 4)
+    before = copy.deepcopy(ours.state_dict())
+    state = dict(theirs.state_dict())
+    change(state)
+    assert outcome(ours.load_state_dict, state) == outcome(theirs.load_state_dict, state)
+    assert outcome(ours.load_state_dict, state)[0][0] is RuntimeError
+    if "extra" not in state:
+        same_bits(ours.state_dict(), before)
+
+
+@every_class
+def test_load_by_assigning(name):
+    ours, theirs = pair(name, 3, 4)
+    state = {k: (v + 1).requires_grad_() for k, v in theirs.state_dict().items()}
+    for module in (ours, theirs):
+        module.load_state_dict(state, assign=True)
+    x = torch.randn(5, 3)
+    agree({"y": ours(x)[0]}, {"y": theirs(x)[0]})
+
+
+@every_class
+@pytest.mark.parametrize(
+    "duplicate",
+    [copy.deepcopy, copy.copy, lambda module: pickle.loads(pickle.dumps(module))],
+    ids=["deepcopy", "copy", "pickle"],
+)
+def test_duplicates(name, duplicate):
+    module = both(name)[0](3, 4)
+    x = torch.randn(5, 3)
+    expected = module(x)[0]
+    module(x)[0].sum().backward()
+    other = duplicate(module)
+    assert type(other) is type(module)
+    assert repr(other) == repr(module)
+    same_bits(other.state_dict(), module.state_dict())
+    assert torch.equal(other(x)[0], expected)
+    if duplicate is not copy.copy:
+        with torch.no_grad():
+            other.get_parameter(next(iter(module.state_dict()))).zero_()
+        assert not torch.equal(other(x)[0], expected)
+        assert torch.equal(module(x)[0], expected)
+
+
+@every_class
+def test_whole_module_saved(name):
+    module = both(name)[0](3, 4)
+    file = io.BytesIO()
+    torch.save(module, file)
+    file.seek(0)
+    x = torch.randn(5, 3)
+    assert torch.equal(torch.load(file, weights_only=False)(x)[0], module(x)[0])
+
+
+@every_class
+def test_moved(name):
+    """.to() converts the weights, and what runs next are the converted ones."""
+    ours, theirs = pair(name, 3, 4)
+    x = torch.randn(5, 3)
+    for convert in ("double", "half", "bfloat16", "float"):
+        dtype = (
+            next(getattr(m, convert)() for m in (ours, theirs)).weight_ih_l0.dtype
+            if (name in LAYERS)
+            else ours.to(getattr(torch, convert)).weight_ih.dtype
+        )
+        theirs.to(dtype)
+        same_bits(ours.state_dict(), theirs.state_dict())
+        agree({"y": ours(x.to(dtype))[0].float()}, {"y": theirs(x.to(dtype))[0].float()})
+    for module in (ours, theirs):
+        module.to("meta")
+    assert outcome(ours, x.to("meta")) == outcome(theirs, x.to("meta"))
+    assert outcome(ours, x) == outcome(theirs, x)
+    for module in (ours, theirs):
+        module.to_empty(device="cpu")
+        torch.manual_seed(0)
+        module.reset_parameters()
+    agree({"y": ours(x)[0]}, {"y": theirs(x)[0]})
+
+
+def test_subclass():
+    class Mine(elman.torch.GRU):
+        def forward(self, input, hx=None):
+            output, h_n = super().forward(input, hx)
+            return output * 2, h_n
+
+    mine = Mine(3, 4)
+    theirs = nn.GRU(3, 4)
+    theirs.load_state_dict(mine.state_dict())
+    x = torch.randn(5, 3)
+    agree({"y": mine(x)[0]}, {"y": theirs(x)[0] * 2})
+
+
+def test_replaced_weight_is_used():
+    """Weights are read by name at every call, however they came to change."""
+    ours, theirs = pair("GRU", 3, 4)
+    x = torch.randn(5, 2, 3)
+    new = torch.randn(12, 4)
+    for change in (
+        lambda m: setattr(m, "weight_hh_l0", nn.Parameter(new.clone())),
+        lambda m: m.weight_hh_l0.data.mul_(2),
+        lambda m: setattr(m.weight_hh_l0, "data", new * 3),
+        lambda m: nn.init.orthogonal_(m.weight_hh_l0, generator=torch.Generator().manual_seed(1)),
+    ):
+        change(ours)
+        change(theirs)
+        agree(run(ours, x), run(theirs, x))
+
+
+def test_shared_weight():
+    """One parameter under two names: gradients add up."""
+    results = []
+    for module in pair("GRU", 4, 4, 2):
+        module.weight_ih_l1 = module.weight_hh_l0
+        x = torch.randn(5, 2, 4, generator=torch.Generator().manual_seed(1))
+        results.append(run(module, x))
+    agree(*results)
+
+
+# --- Errors --------------------------------------------------------------------------------------
+
+X, HX = torch.randn(5, 3, 4), torch.randn(2, 3, 6)
+LAYER_CALLS = {
+    "one axis": (X[0, 0],),
+    "no axis": (torch.tensor(1.0),),
+    "four axes": (X[None],),
+    "input size": (X[..., :3],),
+    "input size 0": (X[..., :0],),
+    "input size, unbatched": (X[:, 0, :3],),
+    "another float": (X.double(),),
+    "bfloat16": (X.bfloat16(),),
+    "integers": (X.long(),),
+    "booleans": (X.bool(),),
+    "complex": (X.to(torch.complex64),),
+    "no steps": (X[:0],),
+    "no steps, unbatched": (X[:0, 0],),
+    "no steps, no rows": (X[:0, :0],),
+    "empty batch": (X[:, :0],),
+    "empty batch with hx": (X[:, :0], HX[:, :0]),
+    "sparse": (X.to_sparse(),),
+    "on meta": (X.to("meta"),),
+    "hx on meta": (X, HX.to("meta")),
+    "hx of two axes": (X, HX[:, 0]),
+    "hx of four axes": (X, HX[None]),
+    "hx of another batch": (X, HX[:, :2]),
+    "hx of another size": (X, HX[..., :5]),
+    "hx of another layer count": (X, HX[:1]),
+    "hx of another float": (X, HX.double()),
+    "hx of integers": (X, HX.long()),
+    "hx batch first": (X, HX.transpose(0, 1)),
+    "unbatched, hx batched": (X[:, 0], HX[:, :1]),
+    "unbatched, hx of another size": (X[:, 0], HX[:, 0, :5]),
+    "unbatched, hx of another layer count": (X[:, 0], HX[:1, 0]),
+    "batched, hx unbatched": (X[:, :1], HX[:, 0]),
+    "hx a pair": (X, (HX, HX)),
+    "hx a list": (X, [HX]),
+    "hx a number": (X, 0.0),
+    "list": ([[1.0]],),
+    "None": (None,),
+    "array": (X.numpy(),),
+    "packed, input size": (pack_padded_sequence(X[..., :3], [5, 4, 1]),),
+    "packed, another float": (pack_padded_sequence(X.double(), [5, 4, 1]),),
+    "packed, hx of another batch": (pack_padded_sequence(X, [5, 4, 1]), HX[:, :2]),
+    "packed, hx of another size": (pack_padded_sequence(X, [5, 4, 1]), HX[..., :5]),
+    "packed, hx of another layer count": (pack_padded_sequence(X, [5, 4, 1]), HX[:1]),
+    "packed, hx of another float": (pack_padded_sequence(X, [5, 4, 1]), HX.double()),
+    "packed, hx of two axes": (pack_padded_sequence(X, [5, 4, 1]), HX[:, 0]),
+    "unsorted, hx of another batch": (
+        pack_padded_sequence(X, [1, 5, 4], enforce_sorted=False),
+        HX[:, :2],
+    ),
+    "packed, data of three axes": (PackedSequence(X, torch.tensor([3, 2])),),
+}
+
+
+@every_layer
+@pytest.mark.parametrize("call", LAYER_CALLS.values(), ids=LAYER_CALLS)
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_calls_of_layers(name, call, batch_first):
+    ours, theirs = pair(name, 4, 6, 2, batch_first=batch_first)
+    before = copy.deepcopy(ours.state_dict())
+    assert outcome(ours, *call) == outcome(theirs, *call)
+    same_bits(ours.state_dict(), before)
+
+
+@every_layer
+@pytest.mark.parametrize(
+    "batch_sizes", [[3, 3], [3, 1], [1, 4], [5, 0], [0, 5], [-1, 6], [6, -1], [2**40, 0], []]
+)
+def test_inconsistent_packing(name, batch_sizes):
+    """A PackedSequence made by hand, whose parts do not belong together, is refused."""
+    module = both(name)[0](4, 6)
+    packed = PackedSequence(X.reshape(-1, 4)[:5], torch.tensor(batch_sizes, dtype=torch.int64))
+    with pytest.raises((RuntimeError, IndexError)):
+        module(packed)
+
+
+x, hx = torch.randn(3, 4), torch.randn(3, 6)
+CELL_CALLS = {
+    "nothing": (),
+    "batched": (x, hx),
+    "batched, no hx": (x,),
+    "unbatched": (x[0], hx[0]),
+    "unbatched, no hx": (x[0],),
+    "no axis": (torch.tensor(1.0),),
+    "three axes": (x[None],),
+    "input size": (x[:, :3],),
+    "input size, unbatched": (x[0, :3],),
+    "another float": (x.double(),),
+    "integers": (x.long(),),
+    "empty batch": (x[:0],),
+    "empty batch with hx": (x[:0], hx[:0]),
+    "on meta": (x.to("meta"),),
+    "hx on meta": (x, hx.to("meta")),
+    "hx of one axis": (x, hx[0]),
+    "hx of three axes": (x, hx[None]),
+    "hx of another batch": (x, hx[:2]),
+    "hx of another size": (x, hx[:, :5]),
+    "hx of another float": (x, hx.double()),
+    "unbatched, hx batched": (x[0], hx[:1]),
+    "unbatched, hx of another size": (x[0], hx[0, :5]),
+    "unbatched, hx of three axes": (x[0], hx[:1, None]),
+    "hx a pair": (x, (hx, hx)),
+    "hx a number": (x, 0.0),
+    "list": ([1.0],),
+    "None": (None,),
+    "three arguments": (x, hx, hx),
+}
+
+
+@every_cell
+@pytest.mark.parametrize("call", CELL_CALLS.values(), ids=CELL_CALLS)
+@pytest.mark.parametrize("bias", [False, True])
+def test_calls_of_cells(name, call, bias):
+    ours, theirs = pair(name, 4, 6, bias)
+    assert outcome(ours, *call) == outcome(theirs, *call)
+
+
+def test_unknown_nonlinearity_of_a_cell():
+    ours, theirs = pair("RNNCell", 4, 6, nonlinearity="sigmoid")
+    expected = outcome(theirs, x)
+    assert expected[0] == (RuntimeError, "Unknown nonlinearity: sigmoid")
+    assert outcome(ours, x) == expected
+
+
+# --- Cells ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("RNNCell", {}), ("RNNCell", {"nonlinearity": "relu"}), ("GRUCell", {})],
+    ids=["rnn_tanh", "rnn_relu", "gru"],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("batch", [(), (0,), (1,), (5,), (33,)])
+@pytest.mark.parametrize("with_hx", [False, True])
+def test_cells(name, options, dtype, bias, batch, with_hx):
+    """Three steps, so that gradients come through the state as well as to it."""
+    ours, theirs = pair(name, 7, 9, bias=bias, dtype=dtype, **options)
+    steps, start, cotangent = (
+        torch.randn(*shape, dtype=dtype) for shape in ((3, *batch, 7), (*batch, 9), (*batch, 9))
+    )
+    results = []
+    for cell in (ours, theirs):
+        given, h_0 = leaf(steps), leaf(start)
+        h = h_0 if with_hx else None
+        for step in given:
+            h = cell(step, h)
+        (h * cotangent).sum().backward()
+        weights = {k: p.grad for k, p in cell.named_parameters()}
+        results.append({"h": h, "d_x": given.grad, "d_hx": h_0.grad, **weights})
+    agree(*results)
+
+
+@every_cell
+def test_cell_on_strided_tensors(name):
+    ours, theirs = pair(name, 4, 6)
+    given = torch.randn(4, 9)[:, 1:9:2].T, torch.randn(6, 1).expand(-1, 4).T
+    agree({"h": ours(*given)}, {"h": theirs(*given)})
+
+
+@every_cell
+def test_finite_differences_of_a_cell(name):
+    cell = both(name)[0](2, 3, dtype=torch.float64)
+    leaves = leaf(torch.randn(4, 2, dtype=torch.float64)), leaf(torch.randn(4, 3).double())
+    assert torch.autograd.gradcheck(cell, leaves)
+    assert torch.autograd.gradgradcheck(cell, leaves)
+
+
+# --- Hooks and surgery ---------------------------------------------------------------------------
+
+
+@every_class
+def test_hooks(name):
+    ours, theirs = pair(name, 3, 4)
+    results = []
+    for module in (ours, theirs):
+        seen = []
+        module.register_forward_pre_hook(lambda m, args: (args[0] * 2,))
+        module.register_forward_hook(
+            lambda m, args, out: (out[0] + 1, *out[1:]) if isinstance(out, tuple) else out + 1
+        )
+        module.register_full_backward_pre_hook(lambda m, d, seen=seen: seen.append(d[0]))
+        module.register_full_backward_hook(lambda m, d_in, d_out, seen=seen: seen.append(d_in[0]))
+        for parameter in module.parameters():
+            parameter.register_hook(lambda d: d * 3)
+        given = leaf(torch.ones(5, 3))
+        result = module(given)
+        y = result[0] if isinstance(result, tuple) else result
+        y.pow(2).sum().backward()
+        weights = {k: p.grad for k, p in module.named_parameters()}
+        results.append({"y": y, "d_x": given.grad, **dict(zip("ab", seen, strict=True)), **weights})
+    agree(*results)
+
+
+@every_layer
+def test_hooks_see_lengths(name):
+    module = both(name)[0](3, 4)
+    seen = []
+    module.register_forward_pre_hook(
+        lambda m, args, kwargs: (args, {"lengths": [1, 2]}), with_kwargs=True
+    )
+    module.register_forward_hook(lambda m, a, kwargs, out: seen.append(kwargs), with_kwargs=True)
+    output, _ = module(torch.ones(3, 2, 3))
+    assert seen == [{"lengths": [1, 2]}]
+    assert not output[1, 0].any()
+    assert output[1, 1].any()
+
+
+class Doubled(nn.Module):
+    def forward(self, weight):
+        return weight * 2
+
+
+SURGERY = {
+    "parametrize": lambda m, k: parametrize.register_parametrization(m, k, Doubled()),
+    "weight_norm": lambda m, k: parametrizations.weight_norm(m, k),
+    "spectral_norm": lambda m, k: parametrizations.spectral_norm(m, k),
+    "orthogonal": lambda m, k: parametrizations.orthogonal(m, k),
+    "prune": lambda m, k: prune.l1_unstructured(m, k, 0.5),
+    "old weight_norm": lambda m, k: nn.utils.weight_norm(m, k),
+    "old spectral_norm": lambda m, k: nn.utils.spectral_norm(m, k),
+}
+
+
+@every_class
+@pytest.mark.parametrize("operation", SURGERY.values(), ids=SURGERY)
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
+def test_surgery(name, operation):
+    """Weights that are computed, as torch's own utilities make them, take their gradients."""
+    suffix = "_l0" if name in LAYERS else ""
+    results = []
+    for module in pair(name, 3, 4):
+        torch.manual_seed(1)
+        for weight in ("weight_hh", "weight_ih"):
+            operation(module, weight + suffix)
+        # In training, spectral_norm moves whenever a weight is read, and torch's layers read theirs
+        # several times a call.
+        module.eval()
+        result = module(torch.randn(5, 3))
+        result = result[0] if isinstance(result, tuple) else result
+        result.pow(2).sum().backward()
+        grads = {k: p.grad for k, p in module.named_parameters()}
+        results.append({"y": result, **grads, **module.state_dict()})
+    assert list(results[0]) == list(results[1])
+    agree(*results)
+
+
+@every_class
+def test_surgery_undone(name):
+    suffix = "_l0" if name in LAYERS else ""
+    ours = both(name)[0](3, 4)
+    expected = list(ours.state_dict())
+    given = torch.randn(5, 3)
+    parametrize.register_parametrization(ours, "weight_hh" + suffix, Doubled())
+    doubled = ours(given)[0]
+    parametrize.remove_parametrizations(ours, "weight_hh" + suffix)
+    assert sorted(ours.state_dict()) == sorted(expected)
+    assert torch.equal(ours(given)[0], doubled)
+
+
+class Counted(nn.Module):
+    calls = 0
+
+    def forward(self, weight):
+        self.calls += 1
+        return weight
+
+
+@every_class
+def test_computed_weight_is_computed_once_a_call(name):
+    module = both(name)[0](3, 4)
+    weight = "weight_hh_l0" if name in LAYERS else "weight_hh"
+    counted = Counted()
+    parametrize.register_parametrization(module, weight, counted)
+    counted.calls = 0
+    module(torch.randn(5, 3))
+    assert counted.calls == 1
+
+
+@every_kind
+@every_dtype
+def test_functional_call(kind, dtype):
+    """Weights that are lent for one call, of another dtype than the layer's own at that."""
+    theirs, ours = twins(kind, 3, 4, 2)
+    given = inputs(ours, 5, 2, dtype)
+    weights = {k: torch.randn_like(v, dtype=dtype) for k, v in ours.state_dict().items()}
+    actual, expected = (torch.func.functional_call(m, weights, given) for m in (ours, theirs))
+    agree(dict(enumerate(actual)), dict(enumerate(expected)))
+    output, _ = torch.func.functional_call(ours, weights, given, {"lengths": [5, 5]})
+    assert torch.equal(output, actual[0])
+    given = inputs(ours, 5, 2)
+    agree(run(ours, *given), run(theirs, *given))

@@ -1,0 +1,354 @@
+"""torch.compile, torch.export and torch.library's own checks of the operators."""
+
+import pytest
+import torch
+from test_torch_layers import agree, every_kind, gradients, inputs, leaf, run, twins
+from torch import nn
+
+import elman.torch
+
+# Most of what can go wrong goes wrong in tracing, which this backend does in full, with forward and
+# backward as one graph each; Inductor then only has the operator to call.
+traced = {"backend": "aot_eager", "fullgraph": True}
+
+
+@pytest.fixture(autouse=True)
+def _afresh():
+    torch.compiler.reset()
+
+
+def extents(L, N):
+    random = torch.Generator().manual_seed(0)
+    return {
+        "plain": {},
+        "lengths": {"lengths": torch.randint(0, L + 1, (N,), generator=random)},
+        "reset": {"reset": torch.rand(L, N, generator=random) < 0.3},
+    }
+
+
+class Compiled(nn.Module):
+    """A layer behind torch.compile, with the layer's parameters under their own names."""
+
+    def __init__(self, layer, **options):
+        super().__init__()
+        self.layer, self.compiled = layer, torch.compile(layer, **{**traced, **options})
+
+    def named_parameters(self, *args, **kwargs):
+        return self.layer.named_parameters(*args, **kwargs)
+
+    def forward(self, *args, **kwargs):
+        return self.compiled(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "extent", "layout"),
+    [
+        ("rnn_tanh", {}, "plain", "time"),
+        ("rnn_relu", {"bias": False}, "plain", "batch"),
+        ("rnn_relu", {"bidirectional": True}, "lengths", "time"),
+        ("gru", {}, "plain", "single"),
+        ("gru", {"num_layers": 2, "bidirectional": True}, "plain", "time"),
+        ("gru", {"num_layers": 2, "bidirectional": True}, "lengths", "batch"),
+        ("gru", {"bidirectional": True, "bias": False}, "reset", "batch"),
+        ("gru", {"bidirectional": True}, "reset", "single"),
+        ("gru", {}, "lengths", "single"),
+    ],
+)
+def test_layers(kind, options, extent, layout):
+    """Training and inference, as the layer gives them without."""
+    _, ours = twins(kind, 3, 5, **options, batch_first=layout == "batch")
+    x, hx = inputs(ours, 6, 4, layout=layout)
+    given = extents(6, 4)[extent]
+    if layout == "batch" and "reset" in given:
+        given["reset"] = given["reset"].T
+    if layout == "single":
+        given = {k: v[..., 0] for k, v in given.items()}
+    compiled = Compiled(ours)
+    for state in (hx, None):
+        agree(run(compiled, x, state, **given), run(ours, x, state, **given))
+        with torch.no_grad():
+            agree(
+                dict(enumerate(compiled(x, state, **given))),
+                dict(enumerate(ours(x, state, **given))),
+            )
+
+
+def test_kernel_runs_in_the_graph():
+    theirs, ours = twins("gru", 3, 5, 2)
+    x, hx = inputs(ours, 6, 4)
+    compiled = Compiled(ours)
+    compiled(x, hx)
+    elman.torch.paths.clear()
+    agree(run(compiled, x, hx), run(theirs, x, hx))
+    assert dict(elman.torch.paths) == {"kernel": 2}
+
+
+@pytest.mark.parametrize("kind", ["rnn_tanh", "gru"])
+def test_new_sizes(kind):
+    """dynamic=True: one compilation for every L and N, those that it has not seen included."""
+    theirs, ours = twins(kind, 3, 5, 2, bidirectional=True)
+    compiled = Compiled(ours, dynamic=True)
+    run(compiled, *inputs(ours, 6, 7))  # sizes all unlike: the compiler takes equal ones for one
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for L, N in ((7, 5), (2, 9), (30, 2), (6, 4)):
+            x, hx = inputs(ours, L, N)
+            agree(run(compiled, x, hx), run(theirs, x, hx))
+
+
+def test_new_sizes_with_lengths():
+    _, ours = twins("gru", 3, 5, 2, bidirectional=True)
+    compiled = Compiled(ours, dynamic=True)
+    given = extents(6, 7)
+    run(compiled, *inputs(ours, 6, 7), **given["lengths"], **given["reset"])
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for L, N in ((7, 5), (2, 9), (30, 3)):
+            x, hx = inputs(ours, L, N)
+            given = extents(L, N)["lengths"] | extents(L, N)["reset"]
+            agree(run(compiled, x, hx, **given), run(ours, x, hx, **given))
+
+
+@pytest.mark.parametrize(("L", "N"), [(1, 1), (1, 4), (6, 1), (6, 0)])
+def test_sizes_that_are_special_to_the_compiler(L, N):
+    theirs, ours = twins("gru", 3, 5, 2, bidirectional=True)
+    compiled = Compiled(ours, dynamic=True)
+    x, hx = inputs(ours, L, N)
+    agree(run(compiled, x, hx), run(theirs, x, hx))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("RNNCell", {}),
+        ("RNNCell", {"nonlinearity": "relu"}),
+        ("GRUCell", {}),
+        ("GRUCell", {"bias": False}),
+    ],
+)
+@pytest.mark.parametrize("batch", [(), (4,)])
+def test_cells(name, options, batch):
+    cell = getattr(elman.torch, name)(3, 5, **options)
+    compiled = Compiled(cell)
+    for with_state in (True, False):
+        results = []
+        for module in (compiled, cell):
+            random = torch.Generator().manual_seed(0)
+            x, h = (leaf(torch.randn(*batch, size, generator=random)) for size in (3, 5))
+            after = module(x, h) if with_state else module(x)
+            results.append({"h": after, **gradients(cell, x, h, after.square().sum())})
+            results[-1] = {k: None if t is None else t.clone() for k, t in results[-1].items()}
+        agree(*results)
+
+
+def test_loop_of_cells():
+    """A user's own loop over time, in one graph."""
+    cell = elman.torch.GRUCell(3, 5)
+    gru = elman.torch.GRU(3, 5)
+    gru.load_state_dict({f"{k}_l0": w for k, w in cell.state_dict().items()})
+
+    @torch.compile(**traced)
+    def loop(x, h):
+        states = []
+        for step in x:
+            h = cell(step, h)
+            states.append(h)
+        return torch.stack(states)
+
+    x, h = torch.randn(4, 2, 3), torch.randn(2, 5)
+    agree({"y": loop(x, h)}, {"y": gru(x, h[None])[0]})
+
+
+class Classifier(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer, self.head = layer, nn.Linear(layer.hidden_size, 2)
+
+    def forward(self, x, lengths=None):
+        _, h_n = self.layer(x.tanh(), **({} if lengths is None else {"lengths": lengths}))
+        return self.head(h_n[-1]).softmax(-1)
+
+
+def test_inductor():
+    """The default backend, in a model: forward and backward, training and inference."""
+    _, layer = twins("gru", 3, 5, 2)
+    model = Classifier(layer)
+    x, lengths = torch.randn(6, 4, 3), torch.tensor([6, 1, 0, 3])
+    compiled = torch.compile(model, fullgraph=True)
+    results = []
+    for module in (compiled, model):
+        given = leaf(x)
+        output = module(given, lengths)
+        results.append({"output": output, **gradients(model, given, None, output[:, 0].sum())})
+        results[-1] = {k: None if t is None else t.clone() for k, t in results[-1].items()}
+    agree(*results)
+    with torch.no_grad():
+        agree({"output": compiled(x, lengths)}, {"output": model(x, lengths)})
+
+
+def test_dropout():
+    """Masks come from the seed, and are drawn anew at every call."""
+    layer = elman.torch.GRU(3, 64, 2, dropout=0.5)
+    compiled = Compiled(layer)
+    x = torch.randn(6, 4, 3)
+    torch.manual_seed(0)
+    first, _ = compiled(x)
+    torch.manual_seed(0)
+    again, _ = compiled(x)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, compiled(x)[0])
+    layer.eval()
+    agree({"y": compiled(x)[0]}, {"y": layer(x)[0]})
+
+
+def test_required_path():
+    """require() holds for a compiled call too."""
+    layer = elman.torch.GRU(3, 4)
+    compiled = torch.compile(layer, **traced)
+    x = torch.randn(5, 2, 3)
+    with elman.torch.require("kernel"):
+        compiled(x)
+    with elman.torch.require("scan"), pytest.raises(Exception, match="is required"):
+        compiled(x)
+
+
+def test_lengths_out_of_range_in_a_graph():
+    compiled = torch.compile(elman.torch.GRU(3, 4), **traced)
+    x = torch.randn(5, 2, 3)
+    compiled(x, lengths=torch.tensor([5, 1]))
+    with pytest.raises(RuntimeError, match=r"lengths.*\b5\b.*6"):
+        compiled(x, lengths=torch.tensor([6, 1]))
+
+
+def test_accelerated_model():
+    """What torch.compile refuses of torch.nn.GRU it takes of one that is accelerated."""
+    torch.manual_seed(0)
+    model = Classifier(nn.GRU(3, 5))
+    x = torch.randn(6, 4, 3)
+    expected = model(x)
+    elman.torch.accelerate(model)
+    agree({"y": torch.compile(model, **traced)(x)}, {"y": expected})
+
+
+# --- Export --------------------------------------------------------------------------------------
+
+
+@every_kind
+def test_export(kind):
+    theirs, ours = twins(kind, 3, 5, 2, bidirectional=True)
+    x, hx = inputs(ours, 6, 4)
+    steps, batch = torch.export.Dim("steps", min=2), torch.export.Dim("batch", min=2)
+    program = torch.export.export(
+        ours.eval(), (x, hx), dynamic_shapes=({0: steps, 1: batch}, {1: batch})
+    )
+    assert any("elman.layer" in str(node.target) for node in program.graph.nodes)
+    for given in ((x, hx), inputs(ours, 9, 2)):
+        agree(dict(enumerate(program.module()(*given))), dict(enumerate(theirs(*given))))
+
+
+def test_export_with_lengths():
+    _, ours = twins("gru", 3, 5, bidirectional=True)
+    x, _ = inputs(ours, 6, 4)
+    lengths = torch.tensor([6, 0, 2, 3])
+    program = torch.export.export(ours, (x,), {"lengths": lengths})
+    for given in (lengths, torch.tensor([1, 6, 6, 4])):
+        actual, expected = program.module()(x, lengths=given), ours(x, lengths=given)
+        agree(dict(enumerate(actual)), dict(enumerate(expected)))
+
+
+# --- The operators themselves --------------------------------------------------------------------
+
+EVERY_CHECK = (
+    "test_schema",
+    "test_autograd_registration",
+    "test_faketensor",
+    "test_aot_dispatch_dynamic",
+)
+
+
+def arguments(cell, directions=1, bias=True, hx=True, keep=True, requires_grad=True, **extent):
+    """Arguments of torch.ops.elman.layer for (L, N, D, H) = (3, 2, 3, 4), or 5 packed rows."""
+    gates = 3 if cell == "gru" else 1
+    random = torch.Generator().manual_seed(0)
+
+    def make(*shape):
+        return torch.randn(*shape, generator=random).requires_grad_(requires_grad)
+
+    weights = []
+    for _ in range(directions):
+        weights += [make(gates * 4, 3), make(gates * 4, 4)]
+        weights += [make(gates * 4), make(gates * 4)] if bias else [None, None]
+    weights += [None] * (8 - len(weights))
+    x = make(5, 3) if "batch_sizes" in extent else make(3, 2, 3)
+    h_0 = make(directions, 2, 4) if hx else None
+    extent = [extent.get(name) for name in ("lengths", "reset", "batch_sizes")]
+    return [cell, x, h_0, *weights, *extent, keep]
+
+
+# Rows of full length: what the operator keeps for backward of steps beyond is nobody's to compare.
+LENGTHS = torch.tensor([3, 3])
+RESET = torch.tensor([[False, True], [True, False], [False, False]])
+CASES = {
+    "rnn_tanh": arguments("rnn_tanh"),
+    "rnn_relu without bias": arguments("rnn_relu", bias=False),
+    "gru": arguments("gru"),
+    "gru without h_0": arguments("gru", hx=False),
+    "gru with lengths": arguments("gru", lengths=LENGTHS),
+    "gru with lengths and reset, two directions": arguments("gru", 2, lengths=LENGTHS, reset=RESET),
+    "packed": arguments("rnn_tanh", batch_sizes=torch.tensor([2, 2, 1])),
+}
+every_case = pytest.mark.parametrize("given", CASES.values(), ids=CASES)
+
+
+@every_case
+def test_operator(given):
+    result = torch.library.opcheck(torch.ops.elman.layer, given, test_utils=EVERY_CHECK)
+    assert set(result.values()) == {"SUCCESS"}
+
+
+def test_operator_for_inference():
+    given = arguments("gru", keep=False, requires_grad=False)
+    result = torch.library.opcheck(torch.ops.elman.layer, given, test_utils=EVERY_CHECK)
+    assert set(result.values()) == {"SUCCESS"}
+
+
+def backward_arguments(given, need_x=True, need_weights=True):
+    output, h_n, gates, states = (t.detach() for t in torch.ops.elman.layer(*given))
+    cotangents = torch.randn_like(output), torch.randn_like(h_n)
+    return [*given[:-1], gates, states, *cotangents, need_x, need_weights]
+
+
+@every_case
+def test_backward_operator(given):
+    given = backward_arguments(given)
+    result = torch.library.opcheck(torch.ops.elman.layer_backward, given, test_utils=EVERY_CHECK)
+    assert set(result.values()) == {"SUCCESS"}
+
+
+@pytest.mark.parametrize(("need_x", "need_weights"), [(False, True), (True, False), (False, False)])
+def test_backward_operator_in_part(need_x, need_weights):
+    """A gradient that is not needed comes back empty."""
+    given = arguments("gru", 2, requires_grad=False)
+    given = backward_arguments(given, need_x, need_weights)
+    part = torch.ops.elman.layer_backward(*given)
+    whole = torch.ops.elman.layer_backward(*given[:-2], True, True)
+    for n, (p, w) in enumerate(zip(part, whole, strict=True)):
+        needed = n == 1 or (need_x if n == 0 else need_weights)
+        assert torch.equal(p, w) if needed else p.numel() == 0
+    result = torch.library.opcheck(torch.ops.elman.layer_backward, given, test_utils=EVERY_CHECK)
+    assert set(result.values()) == {"SUCCESS"}
+
+
+@every_case
+def test_fake_results_are_shaped_as_the_real_ones(given):
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with torch.no_grad():
+        backward = backward_arguments(given)
+        for operator, real in (
+            (torch.ops.elman.layer, given),
+            (torch.ops.elman.layer_backward, backward),
+        ):
+            with FakeTensorMode() as mode:
+                fake = [mode.from_tensor(a) if isinstance(a, torch.Tensor) else a for a in real]
+                fake = operator(*fake)
+            for r, f in zip(operator(*real), fake, strict=True):
+                assert (r.shape, r.dtype, r.stride()) == (f.shape, f.dtype, f.stride())

@@ -1,0 +1,455 @@
+"""Which path a call takes, that every path gives the layer's values, and dropout's masks."""
+
+import numpy as np
+import pytest
+import torch
+from test_torch_layers import agree, every_kind, gradients, inputs, leaf, run, same_bits, twins
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence
+
+import elman.torch
+from elman.torch import paths, require
+
+
+@pytest.fixture(autouse=True)
+def _fresh_counter():
+    paths.clear()
+
+
+def cells(kind, *sizes, **options):
+    """torch's cell and Elman's with the same weights."""
+    torch.manual_seed(1)
+    name = "GRUCell" if kind == "gru" else "RNNCell"
+    if kind == "rnn_relu":
+        options["nonlinearity"] = "relu"
+    theirs, ours = (
+        getattr(nn, name)(*sizes, **options),
+        getattr(elman.torch, name)(*sizes, **options),
+    )
+    ours.load_state_dict(theirs.state_dict())
+    return theirs, ours
+
+
+def equal(actual, expected):
+    """The very same: what torch computes, torch computed."""
+    assert len(actual) == len(expected)
+    for a, e in zip(actual, expected, strict=True):
+        assert a.dtype == e.dtype
+        assert torch.equal(a, e)
+
+
+# --- Which path ----------------------------------------------------------------------------------
+
+
+@every_kind
+def test_counter(kind):
+    """One a layer and call, whichever way it is called, and none for its backward."""
+    _, ours = twins(kind, 3, 4, 3, bidirectional=True)
+    x, hx = inputs(ours, 5, 2)
+    calls = [
+        lambda: ours(x),
+        lambda: ours(x, hx, lengths=[1, 2]),
+        lambda: ours(x, reset=torch.ones(5, 2, dtype=torch.bool)),
+        lambda: ours(x[:, 0]),
+        lambda: ours(pack_padded_sequence(x, [5, 1])),
+        lambda: run(ours, x, hx),
+    ]
+    for n, call in enumerate(calls, 1):
+        call()
+        assert dict(paths) == {"kernel": 3 * n}
+
+
+@every_kind
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_cells_take_the_kernel(kind, dtype):
+    _, cell = cells(kind, 3, 4, dtype=dtype)
+    with require("kernel"):
+        cell(torch.randn(2, 3, dtype=dtype))
+        cell(torch.randn(3, dtype=dtype), torch.randn(4, dtype=dtype))
+    assert dict(paths) == {"kernel": 2}
+
+
+@every_kind
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_other_dtypes_are_torchs_own(kind, dtype):
+    theirs, ours = twins(kind, 3, 4, 2, dtype=dtype, bidirectional=True)
+    x, hx = inputs(ours, 5, 2, dtype)
+    with require("torch"):
+        equal(ours(x, hx), theirs(x, hx))
+    assert dict(paths) == {"torch": 2}
+    same_bits(run(ours, x, hx), run(theirs, x, hx))
+    packed = pack_padded_sequence(x, [4, 2])
+    equal((ours(packed)[0].data, ours(packed)[1]), (theirs(packed)[0].data, theirs(packed)[1]))
+    their_cell, our_cell = cells(kind, 3, 4, dtype=dtype)
+    with require("torch"):
+        equal([our_cell(x[0])], [their_cell(x[0])])
+
+
+@every_kind
+def test_autocast_is_torchs_own(kind):
+    theirs, ours = twins(kind, 3, 4, 2)
+    their_cell, our_cell = cells(kind, 3, 4)
+    x, hx = inputs(ours, 5, 2)
+    with torch.autocast("cpu", torch.bfloat16), require("torch"):
+        equal(ours(x, hx), theirs(x, hx))
+        equal([our_cell(x[0])], [their_cell(x[0])])
+    with torch.autocast("cpu", torch.bfloat16, enabled=False), require("kernel"):
+        ours(x, hx)
+
+
+@every_kind
+def test_meta_is_torchs_own(kind):
+    theirs, ours = (m.to("meta") for m in twins(kind, 3, 4, 2))
+    x = torch.empty(5, 2, 3, device="meta")
+    with require("torch"):
+        results = []
+        for layer in (ours, theirs):
+            try:
+                results.append([t.shape for t in layer(x)])
+            except Exception as e:
+                results.append((type(e), str(e)))
+    assert results[0] == results[1]
+
+
+@every_kind
+def test_lengths_elsewhere_take_the_loop(kind):
+    """torch's layer takes no lengths: bfloat16's values are those of packing, to its precision."""
+    theirs, ours = twins(kind, 3, 4, 2, dtype=torch.bfloat16, bidirectional=True)
+    x, hx = inputs(ours, 5, 3, torch.bfloat16)
+    with require("scan"):
+        output, h_n = ours(x, hx, lengths=[5, 3, 1])
+    assert dict(paths) == {"scan": 2}
+    packed, expected = theirs(pack_padded_sequence(x, [5, 3, 1]), hx)
+    padded, _ = nn.utils.rnn.pad_packed_sequence(packed)
+    assert output.dtype == h_n.dtype == torch.bfloat16
+    # Two dozen roundings of half a unit in the eighth bit, of values below 1.
+    torch.testing.assert_close(output, padded, rtol=0, atol=0.03)
+    torch.testing.assert_close(h_n, expected, rtol=0.03, atol=0.03)
+
+
+@every_kind
+def test_loop_agrees_with_the_kernel(kind, monkeypatch):
+    """The loop's own arithmetic, in float64, with everything that a call can have."""
+    _, ours = twins(kind, 3, 4, 2, dtype=torch.float64, bidirectional=True)
+    x, hx = inputs(ours, 5, 4, torch.float64)
+    reset = torch.rand(5, 4, generator=torch.Generator().manual_seed(0)) < 0.3
+    calls = [
+        {},
+        {"lengths": [5, 0, 2, 3]},
+        {"reset": reset},
+        {"lengths": [5, 0, 2, 3], "reset": reset},
+        {"pack": lambda x: pack_padded_sequence(x, [2, 5, 1, 2], enforce_sorted=False)},
+    ]
+    expected = [run(ours, x, hx, **call) for call in calls]
+    monkeypatch.setattr(elman.torch, "_transformed", lambda: True)
+    with require("scan"):
+        for call, e in zip(calls, expected, strict=True):
+            agree(run(ours, x, hx, **call), e)
+
+
+def test_input_of_another_layout():
+    """Sparse tensors are torch's to refuse."""
+    theirs, ours = twins("gru", 3, 4)
+    x = torch.randn(5, 2, 3).to_sparse()
+    with pytest.raises(RuntimeError) as expected:
+        theirs(x)
+    with require("torch"), pytest.raises(RuntimeError) as actual:
+        ours(x)
+    assert str(actual.value) == str(expected.value)
+
+
+# --- require -------------------------------------------------------------------------------------
+
+
+def test_require_refuses():
+    _, layer = twins("gru", 3, 4)
+    _, cell = cells("gru", 3, 4)
+    x = torch.randn(5, 2, 3)
+    with require("torch"):
+        with pytest.raises(RuntimeError, match=r"^GRU: .*'torch' is required.* 'kernel'"):
+            layer(x)
+        with pytest.raises(RuntimeError, match=r"^GRUCell: .*'torch' is required.* 'kernel'"):
+            cell(x[0])
+    layer, cell, x = layer.bfloat16(), cell.bfloat16(), x.bfloat16()
+    with require("kernel"):
+        with pytest.raises(RuntimeError, match=r"^GRU: .*'kernel' is required.* 'torch'"):
+            layer(x)
+        with pytest.raises(RuntimeError, match=r"^GRU: .*'kernel' is required.* 'scan'"):
+            layer(x, lengths=[1, 2])
+        with pytest.raises(RuntimeError, match=r"^GRUCell: .*'kernel' is required.* 'torch'"):
+            cell(x[0])
+    assert not paths  # nothing ran
+    layer(x)
+    assert paths == {"torch": 1}
+
+
+def test_require_ends():
+    """With its block, however that ends, and the one around it holds again."""
+    _, layer = twins("gru", 3, 4)
+    x = torch.randn(5, 2, 3)
+    with pytest.raises(ZeroDivisionError), require("scan"):
+        raise ZeroDivisionError
+    layer(x)
+    with require("scan"):
+        with require("kernel"):
+            layer(x)
+        with pytest.raises(RuntimeError, match="is required"):
+            layer(x)
+    layer(x)
+
+
+@pytest.mark.parametrize("name", ["cuda", "Kernel", "", None])
+def test_require_knows_its_paths(name):
+    with pytest.raises(ValueError, match=f"require: expected .*, got {name!r}"), require(name):
+        pass
+
+
+# --- torch.func ----------------------------------------------------------------------------------
+
+
+@every_kind
+def test_vmap(kind):
+    theirs, ours = twins(kind, 3, 4, 2, dtype=torch.float64, bidirectional=True)
+    many = torch.randn(3, 5, 2, 3, dtype=torch.float64)
+    with require("scan"):
+        actual = torch.func.vmap(ours)(many)
+    expected = [torch.stack(t) for t in zip(*map(theirs, many), strict=True)]
+    agree(dict(enumerate(actual)), dict(enumerate(expected)))
+    lengths = torch.tensor([[5, 0], [1, 2], [3, 5]])
+    actual = torch.func.vmap(lambda x, n: ours(x, lengths=n))(many, lengths)
+    expected = [
+        torch.stack(t)
+        for t in zip(*map(lambda x, n: ours(x, lengths=n), many, lengths), strict=True)
+    ]
+    agree(dict(enumerate(actual)), dict(enumerate(expected)))
+
+
+@every_kind
+def test_vmap_over_models(kind):
+    """An ensemble: each row of the inputs through weights of its own."""
+    pairs = [twins(kind, 3, 4, dtype=torch.float64) for _ in range(2)]
+    for theirs, ours in pairs:
+        theirs.reset_parameters()
+        ours.load_state_dict(theirs.state_dict())
+    weights, _ = torch.func.stack_module_state([ours for _, ours in pairs])
+    x = torch.randn(2, 5, 2, 3, dtype=torch.float64)
+    actual = torch.func.vmap(lambda w, x: torch.func.functional_call(pairs[0][1], w, (x,))[0])(
+        weights, x
+    )
+    expected = torch.stack([theirs(x)[0] for (theirs, _), x in zip(pairs, x, strict=True)])
+    agree({"y": actual}, {"y": expected})
+
+
+@every_kind
+def test_transforms(kind):
+    theirs, ours = twins(kind, 2, 3, dtype=torch.float64)
+    x, tangent = torch.randn(2, 4, 2, 2, dtype=torch.float64)
+    func = torch.func
+
+    def scalar(layer):
+        return lambda x: layer(x)[0].square().sum()
+
+    def weights_of(layer):
+        named = {k: v.detach() for k, v in layer.named_parameters()}
+        return func.grad(lambda w: func.functional_call(layer, w, (x,))[0].sum())(named)
+
+    transforms = {
+        "grad": lambda m: func.grad(scalar(m))(x),
+        "vjp": lambda m: func.vjp(scalar(m), x)[1](torch.tensor(2.0).double())[0],
+        "jvp": lambda m: func.jvp(lambda x: m(x)[0], (x,), (tangent,))[1],
+        "hessian": lambda m: func.hessian(scalar(m))(x),
+    }
+    with require("scan"):
+        actual = {k: f(ours) for k, f in transforms.items()} | weights_of(ours)
+    agree(actual, {k: f(theirs) for k, f in transforms.items()} | weights_of(theirs))
+    # torch's own layer has no batching rule: row for row instead.
+    per_sample = func.vmap(func.grad(scalar(ours)), in_dims=1, out_dims=1)(x)
+    rows = torch.stack([func.grad(scalar(theirs))(x[:, n]) for n in range(2)], 1)
+    agree(
+        {"jacobian": func.jacrev(lambda x: ours(x)[0])(x)},
+        {"jacobian": torch.autograd.functional.jacobian(lambda x: theirs(x)[0], x)},
+    )
+    agree({"per sample": per_sample}, {"per sample": rows})
+
+
+@every_kind
+@pytest.mark.parametrize("through", ["x", "hx", "weight"])
+def test_forward_mode(kind, through):
+    """Dual numbers outside torch.func too: the engine has no forward derivative, the loop has."""
+    ad = torch.autograd.forward_ad
+    theirs, ours = twins(kind, 3, 4, dtype=torch.float64)
+    given = dict(zip(("x", "hx"), inputs(ours, 5, 2, torch.float64), strict=True))
+    results = []
+    for layer in (ours, theirs):
+        given["weight"] = layer.weight_hh_l0.detach()
+        with ad.dual_level():
+            primal = given[through]
+            tangent = torch.arange(primal.numel(), dtype=primal.dtype).reshape(primal.shape).cos()
+            duals = {**given, through: ad.make_dual(primal, tangent)}
+            output, h_n = torch.func.functional_call(
+                layer, {"weight_hh_l0": duals["weight"]}, (duals["x"], duals["hx"])
+            )
+            results.append(dict(enumerate([*ad.unpack_dual(output), *ad.unpack_dual(h_n)])))
+    agree(*results)
+
+
+@every_kind
+@pytest.mark.filterwarnings("ignore:There is a performance drop because we have not yet.*_cell")
+def test_transforms_of_cells(kind):
+    theirs, ours = cells(kind, 3, 4, dtype=torch.float64)
+    x, tangent = torch.randn(2, 5, 3, dtype=torch.float64)
+    agree({"y": torch.func.vmap(ours)(x)}, {"y": theirs(x)})
+    for transform in (
+        lambda m: torch.func.grad(lambda x: m(x).square().sum())(x),
+        lambda m: torch.func.jvp(m, (x,), (tangent,))[1],
+        lambda m: torch.func.hessian(lambda x: m(x).square().sum())(x[0]),
+    ):
+        agree({"y": transform(ours)}, {"y": transform(theirs)})
+
+
+@every_kind
+def test_forward_mode_of_cells(kind):
+    ad = torch.autograd.forward_ad
+    theirs, ours = cells(kind, 3, 4, dtype=torch.float64)
+    x, tangent = torch.randn(2, 5, 3, dtype=torch.float64)
+    with ad.dual_level():
+        results = [ad.unpack_dual(m(ad.make_dual(x, tangent)))._asdict() for m in (ours, theirs)]
+    agree(*results)
+
+
+def test_checkpointing():
+    theirs, ours = twins("gru", 3, 4, 2, dropout=0.5)
+    x, _ = inputs(ours, 5, 2)
+    results = []
+    for layer in (ours, theirs):
+        torch.manual_seed(3)
+        given = leaf(x)
+        output, h_n = torch.utils.checkpoint.checkpoint(layer, given, use_reentrant=False)
+        results.append(gradients(layer, given, None, output.sum() + h_n.sum()))
+    agree(*results)
+
+
+# --- Dropout -------------------------------------------------------------------------------------
+
+
+@every_kind
+@pytest.mark.parametrize("num_layers", [2, 3])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("p", [0.5, 0.1, 1.0])
+@pytest.mark.parametrize("layout", ["time", "batch", "single", "packed", "unsorted"])
+def test_dropout(kind, num_layers, bidirectional, p, layout):
+    """Of one seed: the same masks, and random numbers that go on the same."""
+    options = {"batch_first": layout == "batch", "bidirectional": bidirectional, "dropout": p}
+    theirs, ours = twins(kind, 3, 7, num_layers, **options)
+    padded = layout in ("time", "batch", "single")
+    x, hx = inputs(ours, 6, 4, layout=layout if padded else "time")
+    pack = {
+        "packed": lambda x: pack_padded_sequence(x, [6, 4, 4, 1]),
+        "unsorted": lambda x: pack_padded_sequence(x, [4, 1, 6, 4], enforce_sorted=False),
+    }.get(layout)
+    results, states = [], []
+    for layer in (ours, theirs):
+        torch.manual_seed(5)
+        results.append(run(layer, x, hx, pack))
+        states.append(torch.get_rng_state())
+    agree(*results)
+    assert torch.equal(*states)
+
+
+@every_kind
+def test_dropout_off(kind):
+    """In eval() and with p = 0 there is none; no random number is drawn."""
+    _, plain = twins(kind, 3, 7, 2)
+    x, hx = inputs(plain, 6, 4)
+    expected = run(plain, x, hx)
+    for p, training in ((0.5, False), (0.0, True)):
+        _, ours = twins(kind, 3, 7, 2, dropout=p)
+        ours.train(training)
+        before = torch.get_rng_state()
+        same_bits(run(ours, x, hx), expected)
+        assert torch.equal(torch.get_rng_state(), before)
+
+
+@every_kind
+def test_dropout_spares_states_and_the_last_layer(kind):
+    _, plain = twins(kind, 3, 7, 2)
+    _, ours = twins(kind, 3, 7, 2, dropout=1.0)
+    x, hx = inputs(ours, 6, 4)
+    output, h_n = ours(x, hx)
+    assert torch.equal(h_n[0], plain(x, hx)[1][0])  # the first layer's, as if nothing was dropped
+    assert torch.equal(h_n[1], output[-1])  # the last's, not dropped either
+    _, top = twins(kind, 7, 7)
+    top.load_state_dict({f"{k[:-1]}0": w for k, w in plain.state_dict().items() if k[-1] == "1"})
+    assert torch.equal(output, top(torch.zeros(6, 4, 7), hx[1:])[0])
+
+
+@every_kind
+def test_dropout_beside_lengths_and_reset(kind):
+    """Masks are drawn for the padded tensor: that of dropout on it, with the same seed."""
+    _, ours = twins(kind, 3, 5, 2, dropout=0.5, bidirectional=True)
+    layers = []
+    for k, size in enumerate((3, 10)):
+        _, layer = twins(kind, size, 5, bidirectional=True)
+        layer.load_state_dict(
+            {n.replace(f"_l{k}", "_l0"): w for n, w in ours.state_dict().items() if f"_l{k}" in n}
+        )
+        layers.append(layer)
+    x, hx = inputs(ours, 6, 4)
+    given = {"lengths": [6, 0, 2, 5], "reset": torch.zeros(6, 4, dtype=torch.bool)}
+    given["reset"][2] = True
+    torch.manual_seed(6)
+    output, h_n = ours(x, hx, **given)
+    torch.manual_seed(6)
+    below, first = layers[0](x, hx[:2], **given)
+    above, second = layers[1](nn.functional.dropout(below, 0.5), hx[2:], **given)
+    assert torch.equal(output, above)
+    assert torch.equal(h_n, torch.cat([first, second]))
+
+
+# --- The two doors -------------------------------------------------------------------------------
+
+DOORS = {
+    "plain": {},
+    "lengths": {"lengths": np.array([3, 0, 6, 5])},
+    "reset": {"reset": np.random.default_rng(0).random((6, 4)) < 0.3},
+}
+
+
+@every_kind
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}, {"bias": False}])
+@pytest.mark.parametrize(
+    "given", [*DOORS.values(), DOORS["lengths"] | DOORS["reset"]], ids=[*DOORS, "both"]
+)
+def test_doors_agree_to_the_bit(kind, dtype, options, given):
+    _, layer = twins(kind, 5, 9, dtype=getattr(torch, dtype), **options)
+    name = type(layer).__name__
+    extra = {"nonlinearity": kind.removeprefix("rnn_")} if name == "RNN" else {}
+    door = getattr(elman, name)(5, 9, dtype=dtype, **extra, **options)
+    door.load_state_dict({k: v.numpy() for k, v in layer.state_dict().items()})
+    x, hx = map(leaf, inputs(layer, 6, 4, getattr(torch, dtype)))
+    output, h_n = layer(x, hx, **given)
+    cotangents = torch.randn_like(output), torch.randn_like(h_n)
+    torch.autograd.backward([output, h_n], cotangents)
+    grads = {"x": x.grad, "h_0": hx.grad, **{k: p.grad for k, p in layer.named_parameters()}}
+    arrays = [t.detach().numpy() for t in (x, hx)]
+    inference = door(*arrays, **given)
+    *results, vjp = door.vjp(*arrays, **given)
+    for pair in (inference, results):
+        np.testing.assert_array_equal(pair[0], output.detach().numpy())
+        np.testing.assert_array_equal(pair[1], h_n.detach().numpy())
+    for key, gradient in vjp(*(t.numpy() for t in cotangents)).items():
+        np.testing.assert_array_equal(gradient, grads[key].numpy(), err_msg=key)
+
+
+@every_kind
+@pytest.mark.parametrize("batch", [(), (4,)])
+def test_doors_cells_agree_to_the_bit(kind, batch):
+    _, cell = cells(kind, 5, 9)
+    extra = {} if kind == "gru" else {"nonlinearity": kind.removeprefix("rnn_")}
+    door = getattr(elman, type(cell).__name__)(5, 9, **extra)
+    door.load_state_dict({k: v.numpy() for k, v in cell.state_dict().items()})
+    x, h = torch.randn(*batch, 5), torch.randn(*batch, 9)
+    for given in ((x,), (x, h)):
+        actual = cell(*given).detach().numpy()
+        np.testing.assert_array_equal(actual, door(*(t.numpy() for t in given)))
