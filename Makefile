@@ -2,17 +2,39 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 NATIVE := $(wildcard src/elman/kernels/*/*.h src/elman/kernels/*/*.cpp)
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help setup test demo bench lint format types stubs clean
+# OneFlow 0.9.0 runs on Python 3.10 and NumPy 1, and links to CUDA's libraries even on a CPU.
+ONEFLOW := .venv-oneflow
+ONEFLOW_PACKAGES := oneflow==0.9.0 'numpy<2' nvidia-cudnn-cu11==8.5.0.96 nvidia-cublas-cu11==11.10.3.66
+NVIDIA := $(CURDIR)/$(ONEFLOW)/lib/python3.10/site-packages/nvidia
+PYTHON310 ?= $(shell for p in python3.10 $$HOME/.pyenv/versions/3.10.*/bin/python; do \
+	"$$p" -c '' 2> /dev/null && echo "$$p" && break; done)
+
+R_PACKAGES := r-base-core r-cran-reticulate r-cran-testthat
+SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
+
+.PHONY: help setup test test-oneflow test-r demo bench lint format types stubs clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s%s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s%s\n", $$1, $$2 }' Makefile
 
 setup: $(INSTALLED) ## create .venv and install Elman into it, in place
 
 test: $(INSTALLED) ## run every test and every documented example
 	$(BIN)/python -m pytest
+
+test-oneflow: $(ONEFLOW)/installed ## run the OneFlow door's tests on OneFlow itself; needs Python 3.10
+	LD_LIBRARY_PATH=$(NVIDIA)/cudnn/lib:$(NVIDIA)/cublas/lib \
+		$(ONEFLOW)/bin/python -m pytest tests/test_oneflow.py src/elman/oneflow.py
+
+test-r: $(INSTALLED) ## run the R package's tests; installs R and reticulate on Debian
+	dpkg -s $(R_PACKAGES) > /dev/null 2>&1 || \
+		($(SUDO) apt-get update && $(SUDO) apt-get install --yes --no-install-recommends $(R_PACKAGES))
+	mkdir -p build/r
+	R CMD INSTALL --library=build/r r
+	R_LIBS=$(CURDIR)/build/r RETICULATE_PYTHON=$(CURDIR)/$(BIN)/python Rscript -e \
+		'testthat::test_dir("r/tests/testthat", reporter = "summary", package = "elman", load_package = "installed")'
 
 demo: $(INSTALLED) ## train and serve on Japanese Vowels; results go to build/demo
 	$(BIN)/python -m examples.japanese_vowels.demo
@@ -37,14 +59,20 @@ stubs: $(INSTALLED) ## write src/elman/_engine.pyi anew
 	$(BIN)/python -m nanobind.stubgen -m elman._engine -o src/elman/_engine.pyi
 
 clean: ## remove all that was built, .venv included
-	rm -rf build dist $(VENV) .hypothesis .pytest_cache .ruff_cache
+	rm -rf build dist $(VENV) $(ONEFLOW) .hypothesis .pytest_cache .ruff_cache
 
 # Python files are used where they lie; a change to the native ones installs again, and compiles
 # only what changed, because the build shares this environment. torch comes first and exact: an
 # extra's range would fetch another build of it.
 $(INSTALLED): pyproject.toml CMakeLists.txt $(NATIVE)
 	test -x $(BIN)/python || python3 -m venv $(VENV)
-	$(PIP) torch==2.13.0
-	$(PIP) scikit-build-core nanobind cmake ninja
-	$(PIP) --no-build-isolation --editable '.[dev]'
+	$(BIN)/python $(PIP) torch==2.13.0
+	$(BIN)/python $(PIP) scikit-build-core nanobind cmake ninja
+	$(BIN)/python $(PIP) --no-build-isolation --editable '.[dev]'
+	touch $@
+
+$(ONEFLOW)/installed: pyproject.toml CMakeLists.txt $(NATIVE)
+	test -x $(ONEFLOW)/bin/python || $(PYTHON310) -m venv $(ONEFLOW)
+	$(ONEFLOW)/bin/python $(PIP) $(ONEFLOW_PACKAGES) pytest scikit-build-core nanobind cmake ninja
+	$(ONEFLOW)/bin/python $(PIP) --no-build-isolation --no-deps --editable .
 	touch $@

@@ -64,6 +64,7 @@ def scan(
         h_gates = start @ w_hh.T
         if b_hh is not None:
             h_gates = h_gates + b_hh
+        # [t, ...]: of a bare [t] MLX makes a gather, which has no second derivative.
         after = cell.forward(x_gates[t, ...], h_gates, start, xp)
         if inside is None:
             h = after

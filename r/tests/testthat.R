@@ -1,0 +1,4 @@
+library(testthat)
+library(elman)
+
+test_check("elman")

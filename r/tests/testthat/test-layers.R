@@ -1,0 +1,103 @@
+set.seed(1)
+
+for (kind in names(layers)) {
+  for (bidirectional in c(FALSE, TRUE)) {
+    for (bias in c(FALSE, TRUE)) {
+      test_that(paste("values:", kind, bidirectional, bias), {
+        layer <- layers[[kind]](3, 4, 2,
+          bias = bias, bidirectional = bidirectional, dtype = "float64"
+        )
+        x <- numbers(5, 2, 3)
+        h0 <- numbers(if (bidirectional) 4 else 2, 2, 4)
+        want <- naive(kind, layer$parameters, x, h0)
+        expect_result(layer(x, h0), want)
+        expect_result(layer(x), naive(kind, layer$parameters, x, 0 * h0))
+      })
+    }
+  }
+}
+
+test_that("batch_first turns input and output, not states", {
+  layer <- nn_gru(3, 4, batch_first = TRUE, dtype = "float64")
+  x <- numbers(5, 2, 3)
+  h0 <- numbers(1, 2, 4)
+  want <- naive("gru", layer$parameters, x, h0)
+  want[[1]] <- aperm(want[[1]], c(2, 1, 3))
+  expect_result(layer(aperm(x, c(2, 1, 3)), h0), want)
+})
+
+test_that("float32 is the default", {
+  layer <- nn_gru(3, 4)
+  x <- numbers(5, 2, 3)
+  h0 <- numbers(1, 2, 4)
+  want <- naive("gru", layer$parameters, x, h0)
+  expect_result(layer(x, h0), want, 1e-6)
+  expect_false(identical(layer(x, h0), want))
+})
+
+for (kind in names(layers)) {
+  test_that(paste("lengths and reset:", kind), {
+    layer <- layers[[kind]](3, 4, 2, bidirectional = TRUE, dtype = "float64")
+    x <- numbers(6, 4, 3)
+    h0 <- numbers(4, 4, 4)
+    lengths <- c(6, 0, 2, 5)
+    reset <- array(rnorm(24) > 0.5, c(6, 4))
+    expect_result(layer(x, h0, lengths), naive(kind, layer$parameters, x, h0, lengths))
+    expect_result(
+      layer(x, h0, lengths, reset), naive(kind, layer$parameters, x, h0, lengths, reset)
+    )
+    expect_result(
+      layer(x, h0, reset = reset), naive(kind, layer$parameters, x, h0, reset = reset)
+    )
+  })
+}
+
+test_that("padding is never read", {
+  layer <- nn_gru(3, 4)
+  x <- numbers(5, 2, 3)
+  x[4:5, 2, ] <- NaN
+  result <- layer(x, lengths = c(5, 3))
+  expect_true(all(is.finite(result[[1]])))
+  expect_true(all(result[[1]][4:5, 2, ] == 0))
+})
+
+test_that("the documented example of torch runs, with R's arrays", {
+  rnn <- nn_gru(10, 20, 2)
+  input <- array(rnorm(5 * 3 * 10), c(5, 3, 10))
+  h0 <- array(rnorm(2 * 3 * 20), c(2, 3, 20))
+  output <- rnn(input, h0)
+  expect_equal(lapply(output, dim), list(c(5L, 3L, 20L), c(2L, 3L, 20L)))
+})
+
+test_that("an empty batch gives empty results", {
+  result <- nn_gru(3, 4)(array(0, c(5, 0, 3)))
+  expect_equal(lapply(result, dim), list(c(5L, 0L, 4L), c(1L, 0L, 4L)))
+})
+
+test_that("dropout lies between layers, in training", {
+  layer <- nn_gru(3, 4, 2, dropout = 0.5)
+  x <- numbers(5, 2, 3)
+  expect_true(layer$training)
+  expect_false(identical(layer(x), layer(x)))
+  expect_false(layer$eval()$training)
+  expect_result(layer(x), naive("gru", layer$parameters, x, array(0, c(2, 2, 4))), 1e-6)
+  expect_true(layer$train()$training)
+  expect_warning(nn_gru(3, 4, dropout = 0.5), "nn_gru: dropout comes between layers")
+})
+
+test_that("set.seed settles the initial weights", {
+  weights <- lapply(c(3, 3, 4), function(seed) {
+    set.seed(seed)
+    nn_gru(3, 4)$parameters
+  })
+  expect_identical(weights[[1]], weights[[2]])
+  expect_false(identical(weights[[1]], weights[[3]]))
+  expect_identical(nn_gru(3, 4, seed = 1)$parameters, nn_gru(3, 4, seed = 1)$parameters)
+  expect_lte(max(abs(unlist(weights))), 1 / sqrt(4))
+  expect_gt(max(abs(unlist(weights))), 0.9 / sqrt(4))
+})
+
+test_that("a layer prints as it is written", {
+  expect_output(print(nn_gru(3, 4, 2)), "nn_gru(3, 4, num_layers=2)", fixed = TRUE)
+  expect_output(print(nn_rnn(3, 4)), "nn_rnn(3, 4)", fixed = TRUE)
+})

@@ -1,0 +1,124 @@
+"""One layer of one or two directions on OneFlow's tensors: by the engine, or by the loop."""
+
+# pyright: basic, reportMissingImports=false
+# (OneFlow is not typed, and is not there where types are checked)
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import oneflow as flow
+from oneflow import Tensor
+from oneflow._oneflow_internal.autograd import AutogradFunctionBase
+
+from elman import engine, scan
+from elman.engine import Extent, Kept
+from elman.spec import Cell, Weights
+
+
+def is_served(*tensors: Tensor) -> bool:
+    """Whether the engine takes these tensors."""
+    return tensors[0].dtype in (flow.float32, flow.float64) and all(
+        t.dtype == tensors[0].dtype
+        and not (t.is_global or t.is_lazy)  # spread over devices, or without a value as yet
+        and t.device.type == "cpu"
+        for t in tensors
+    )
+
+
+def run_engine(
+    cell: Cell,
+    x: Tensor,
+    h_0: Tensor,
+    weights: Sequence[Weights],
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    batch_sizes: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """One node of OneFlow's graph. Returns output and h_n, shaped as by ``engine.forward``.
+
+    x (L, N, D), or (rows, D) packed; h_0 (directions, N, H); one :class:`Weights` a direction;
+    lengths (N,) int64, reset (L, N) bool, batch_sizes (L,) int64.
+    """
+    extent = (None if t is None else t.numpy() for t in (lengths, reset, batch_sizes))
+    return _Node(cell, len(weights), Extent(*extent))(
+        x, h_0, *(w for direction in weights for w in direction if w is not None)
+    )
+
+
+def run_scan(
+    cell: Cell, x: Tensor, h_0: Tensor, weights: Sequence[Weights], lengths: Any, reset: Any
+) -> tuple[Tensor, Tensor]:
+    """The same for padded x by the loop of ``elman.scan``, on any device and in any graph."""
+    return scan.layer(cell, x, h_0, list(weights), xp=_library, lengths=lengths, reset=reset)
+
+
+#: OneFlow under the names that the loop calls.
+_library = SimpleNamespace(
+    tanh=flow.tanh,
+    where=flow.where,
+    zeros_like=flow.zeros_like,
+    stack=flow.stack,
+    concatenate=flow.cat,
+)
+
+
+class _Node:
+    """Forward and backward of one layer, and what is no tensor: autograd passes on only those."""
+
+    def __init__(self, cell: Cell, directions: int, extent: Extent) -> None:
+        self._cell, self._directions, self._extent = cell, directions, extent
+
+    def __call__(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        """Run x, h_0 and the weights, without absent biases. Returns output and h_n."""
+        # forward itself runs with gradients off
+        self._keep = flow.is_grad_enabled() and any(t.requires_grad for t in tensors)
+        return AutogradFunctionBase.apply("elman", self._forward, self._backward, *tensors)
+
+    def _forward(self, ctx: Any, x: Tensor, h_0: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
+        try:
+            output, h_n, kept = engine.forward(
+                self._cell,
+                self._packed(weights),
+                x.numpy(),
+                h_0.numpy(),
+                self._extent,
+                engine.get_num_threads(),
+                self._keep,
+            )
+        except ValueError as e:  # lengths out of range
+            raise RuntimeError(str(e)) from None
+        ctx.save_for_backward(x, *weights, *map(flow.from_numpy, kept or ()))
+        return flow.from_numpy(output), flow.from_numpy(h_n)
+
+    def _backward(self, ctx: Any, d_output: Tensor, d_h_n: Tensor) -> tuple[Tensor | None, ...]:
+        if flow.is_grad_enabled():
+            raise RuntimeError("elman.oneflow: a gradient cannot be differentiated again")
+        x, *weights, gates, states = ctx.saved_tensors
+        d_x, d_h_0, d_weights = engine.backward(
+            self._packed(weights),
+            [None if w is None else w.shape for w in self._four_a_direction(weights)],
+            x.numpy(),
+            Kept(gates.numpy(), states.numpy()),
+            d_output.numpy(),
+            d_h_n.numpy(),
+            self._extent,
+            engine.get_num_threads(),
+            need_x=x.requires_grad,
+            need_weights=any(w.requires_grad for w in weights),
+        )
+        if d_weights is None:
+            d_weights = [None] * len(weights)
+        else:
+            d_weights = [d for d in d_weights if d is not None]
+        return tuple(None if d is None else flow.from_numpy(d) for d in (d_x, d_h_0, *d_weights))
+
+    def _packed(self, weights: Sequence[Tensor]) -> Any:
+        four = self._four_a_direction(weights)
+        return engine.pack(self._cell, [None if w is None else w.numpy() for w in four])
+
+    def _four_a_direction(self, weights: Sequence[Tensor]) -> list[Tensor | None]:
+        """The weights with None for absent biases."""
+        each = len(weights) // self._directions
+        split = (weights[i : i + each] for i in range(0, len(weights), each))
+        return [w for direction in split for w in Weights(*direction)]
