@@ -112,6 +112,7 @@ def test_weights_of_any_layout_and_nested_lists_are_taken():
         "RNN(3, 4, num_layers=2, dropout=0.5, nonlinearity='relu')",
         "GRUCell(3, 4)",
         "RNNCell(3, 4, bias=False)",
+        "RNNCell(3, 4, nonlinearity='relu')",
     ],
 )
 def test_repr_is_the_call_that_builds_the_layer(text):

@@ -1,7 +1,8 @@
 """Recurrent layers that give the same answer everywhere.
 
 This module is the NumPy door: ``elman.RNN``, ``GRU``, ``RNNCell`` and ``GRUCell`` take and return
-NumPy arrays and import no framework. ``elman.torch`` is the door to PyTorch.
+NumPy arrays and import no framework. ``elman.torch``, ``elman.mlx`` and ``elman.oneflow`` are
+the doors to theirs, and ``elman.weights`` carries weights from one framework to another.
 
 >>> import elman, numpy as np
 >>> gru = elman.GRU(10, 20, num_layers=2, seed=0)
@@ -11,6 +12,7 @@ NumPy arrays and import no framework. ``elman.torch`` is the door to PyTorch.
 ((5, 3, 20), (2, 3, 20))
 """
 
+from elman import weights
 from elman.engine import get_num_threads, set_num_threads
 from elman.layers import GRU, RNN, GRUCell, RNNCell, load
 
@@ -23,4 +25,5 @@ __all__ = [
     "get_num_threads",
     "load",
     "set_num_threads",
+    "weights",
 ]

@@ -1,0 +1,344 @@
+"""Weights that move between frameworks.
+
+There is one canonical set, PyTorch's: its names, shapes, gate order (r, z, n) and pair of biases.
+Every framework's weights are read into it and written from it, by the framework's entry in
+``frameworks.py``, so that no two frameworks need to know of each other. Values are moved, at most
+negated; only where a framework has fewer biases than PyTorch are two added up, and that is said.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from elman.frameworks import FRAMEWORKS, Array, ConversionError, Form, Framework, Layout, Tensors
+from elman.spec import CELLS, WEIGHTS, Shape, Spec, Weights, check_weights, weight_names
+
+__all__ = [
+    "FRAMEWORKS",
+    "Canonical",
+    "ConversionError",
+    "Converted",
+    "convert",
+    "from_canonical",
+    "to_canonical",
+]
+
+
+class Converted(Tensors):
+    """Arrays under their new names, and what there is to know of them.
+
+    Attributes
+    ----------
+    folded : whether biases were added up, which rounds each sum once. If not, every value is one
+        that was given, at most negated.
+    notes : sentences on what weights alone do not tell.
+    """
+
+    def __init__(self, tensors: Mapping[str, Array], folded: bool, notes: list[str]) -> None:
+        super().__init__(tensors)
+        self.folded, self.notes = folded, notes
+
+
+@dataclass
+class Canonical:
+    """Weights as PyTorch has them; every framework's are read into this and written from it.
+
+    Attributes
+    ----------
+    spec : sizes, layers, directions; of an RNN, whatever its nonlinearity.
+    weights : arrays by PyTorch's names, of one dtype.
+    cell : whether they are a cell's, whose names have no suffix.
+    nonlinearity : an RNN's, "tanh" or "relu", where it is known; weights do not tell.
+    notes : what the source's weights alone do not tell.
+    """
+
+    spec: Spec
+    weights: Tensors
+    cell: bool = False
+    nonlinearity: str = ""
+    notes: list[str] = field(default_factory=lambda: [])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of every array."""
+        return next(iter(self.weights.values())).dtype
+
+    def names(self, layer: int, direction: int) -> list[str]:
+        """PyTorch's names of one direction's weights."""
+        return list(WEIGHTS) if self.cell else weight_names(layer, direction)
+
+
+def convert(
+    tensors: Mapping[str, Any], source: str, target: str, *, cell: bool | None = None
+) -> Converted:
+    """Give a GRU's or an Elman RNN's weights the names, shapes and order of another framework.
+
+    Parameters
+    ----------
+    tensors : the source's arrays by name, anything that NumPy reads; docs/weights.md lists every
+        framework's names.
+    source, target : "torch", "oneflow", "r-torch", "mlx", "keras", "flax-linen", "flax-nnx",
+        "equinox", "onnx" or "haiku".
+    cell : whether the answer is a cell's, such as GRUCell's, or a layer's. Default: as the
+        source's, or what the target has.
+
+    Returns
+    -------
+    A dictionary of new NumPy arrays, of the dtype that was given, with ``folded`` and ``notes``.
+
+    Raises
+    ------
+    ConversionError : a ValueError that says which tensor is missing, unexpected, misshapen or of
+        another dtype, or what the target cannot represent.
+
+    >>> import elman, elman.weights
+    >>> weights = elman.GRU(10, 20).state_dict()
+    >>> converted = elman.weights.convert(weights, source="torch", target="mlx")
+    >>> {name: a.shape for name, a in converted.items()}
+    {'Wx': (60, 10), 'Wh': (60, 20), 'b': (60,), 'bhn': (20,)}
+    >>> converted.folded  # MLX has one bias for r and z, PyTorch has two
+    True
+    """
+    _entry(target)  # a name that is wrong is the first thing to say
+    return from_canonical(to_canonical(tensors, source), target, cell=cell)
+
+
+def _entry(name: str) -> Framework:
+    if name not in FRAMEWORKS:
+        raise ConversionError(f"no framework {name!r}; there are {', '.join(FRAMEWORKS)}")
+    return FRAMEWORKS[name]
+
+
+# From a framework's tensors to the canonical ones
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What all names and shapes of a framework's tensors follow from."""
+
+    framework: str
+    form: Form
+    layout: Layout
+    spec: Spec
+
+    @property
+    def title(self) -> str:
+        return f"{self.framework} {self.spec}"
+
+    @property
+    def parts(self) -> Iterator[tuple[int, int]]:
+        """Each layer and direction."""
+        return itertools.product(range(self.spec.num_layers), range(self.spec.directions))
+
+    @property
+    def notes(self) -> list[str]:
+        """What the tensors of this model do not tell."""
+        form, always = self.form, self.form.nonlinearity
+        notes = [form.note] if form.note else []
+        if always:
+            notes.append(f"{self.title} always applies {always}")
+        if form.note_unbiased and not self.spec.bias:
+            notes.append(form.note_unbiased)
+        return notes
+
+    def shapes(self, layer: int, direction: int) -> dict[str, Shape]:
+        """Full name and shape of one direction's tensors, in the order of the form's."""
+        spec, entry = self.spec, FRAMEWORKS[self.framework]
+        size = spec.input_size if layer == 0 else spec.directions * spec.hidden_size
+        shapes = self.form.shapes(size, spec.hidden_size, spec.bias)
+        return {entry.address(t, self.layout, layer, direction): s for t, s in shapes.items()}
+
+    def all_shapes(self) -> dict[str, Shape]:
+        """The same for every layer and direction."""
+        return {name: shape for part in self.parts for name, shape in self.shapes(*part).items()}
+
+    def absent(self, dtype: Any) -> list[Array]:
+        """Zeros for the biases that one direction has not."""
+        if self.spec.bias:
+            return []
+        shapes = self.form.shapes(self.spec.input_size, self.spec.hidden_size)
+        return [np.zeros(shape, dtype) for shape in list(shapes.values())[2:]]
+
+
+def to_canonical(tensors: Mapping[str, Any], source: str) -> Canonical:
+    """Read a framework's tensors.
+
+    Raises ConversionError for tensors that are missing, unexpected, misshapen or of mixed dtypes,
+    and for a GRU that PyTorch's equations cannot express.
+
+    >>> import elman, elman.weights
+    >>> weights = elman.GRU(10, 20, num_layers=2, bidirectional=True).state_dict()
+    >>> canonical = elman.weights.to_canonical(weights, "torch")
+    >>> canonical.spec.num_layers, canonical.spec.directions, canonical.dtype.name
+    (2, 2, 'float32')
+    """
+    arrays = _entry(source).unpack(_arrays(tensors, source))
+    shapes = {name: a.shape for name, a in arrays.items()}
+    model = _recognise(source, shapes)
+    check_weights(model.title, model.all_shapes(), shapes, ConversionError)
+    form = model.form
+    canonical = Canonical(model.spec, {}, model.layout.cell, form.nonlinearity, model.notes)
+    for part in model.parts:
+        given = [arrays[name] for name in model.shapes(*part)]
+        w = form.restore(given + model.absent(given[0].dtype))
+        if form.reset_before:
+            _check_diagonal(model, w)
+        if not model.spec.bias:
+            w = w[:2]
+        for name, a in zip(canonical.names(*part), w, strict=False):
+            canonical.weights[name] = np.array(a, order="C")
+    return canonical
+
+
+def _arrays(tensors: Mapping[str, Any], source: str) -> Tensors:
+    """The tensors as NumPy arrays, which must be of one floating-point dtype."""
+    arrays: Tensors = {}
+    for name, tensor in tensors.items():
+        try:
+            arrays[name] = np.asarray(tensor)
+        except (TypeError, ValueError, RuntimeError) as e:
+            raise ConversionError(f"{source}: {name} is nothing that NumPy reads: {e}") from e
+    dtypes = {str(a.dtype): a.dtype for a in arrays.values()}
+    if len(dtypes) > 1:
+        raise ConversionError(f"{source}: tensors must be of one dtype, got {sorted(dtypes)}")
+    for name, dtype in dtypes.items():
+        if dtype.kind != "f" and name != "bfloat16":
+            raise ConversionError(f"{source}: tensors must be floating-point, got {name}")
+    return arrays
+
+
+def _recognise(source: str, shapes: Mapping[str, Shape]) -> _Model:
+    """The model whose names and shapes are the given ones, or come closest."""
+    entry = FRAMEWORKS[source]
+    pairs = [(form, layout) for form in entry.forms for layout in entry.layouts(form.gates)]
+    models = [m for form, layout in pairs if (m := _assume(source, form, layout, shapes))]
+    if not models:
+        some = {entry.address(form.axis("H")[0], layout, 0, 0) for form, layout in pairs}
+        raise ConversionError(
+            f"{source}: expected the weights of a GRU or an RNN, with one of {sorted(some)}; "
+            f"got {list(shapes)[:8]}"
+        )
+    return min(models, key=lambda model: len(model.all_shapes().items() ^ shapes.items()))
+
+
+def _assume(source: str, form: Form, layout: Layout, shapes: Mapping[str, Shape]) -> _Model | None:
+    """The model of this form and layout that the shapes may be; None where they cannot."""
+    last = layout.directions - 1
+
+    def full(tensor: str, layer: int = 0, direction: int = last) -> str:
+        return FRAMEWORKS[source].address(tensor, layout, layer, direction)
+
+    def size(letter: str) -> int:
+        tensor, axis = form.axis(letter)
+        shape = shapes.get(full(tensor), ())
+        return shape[axis] if len(shape) == 2 else 0
+
+    head = form.axis("H")[0]
+    counted = itertools.takewhile(lambda k: full(head, k) in shapes, itertools.count())
+    layers = sum(1 for _ in counted) if layout.several else 1
+    if not (layers and size("D") and size("H")):
+        return None
+    biases = [full(t, 0, d) for t in list(form.tensors)[2:] for d in (0, last)]
+    bias = not form.optional_bias or any(name in shapes for name in biases)
+    cell = CELLS["gru" if form.gates == 3 else "rnn_tanh"]
+    two = layout.directions == 2
+    spec = Spec(cell, size("D"), size("H"), layers, bias, bidirectional=two)
+    return _Model(source, form, layout, spec)
+
+
+def _check_diagonal(model: _Model, w: Weights) -> None:
+    """Raise unless W_hn (r * h) is r * (W_hn h), which takes a diagonal W_hn."""
+    *_, w_hn = np.split(w.w_hh, 3)
+    if w_hn[~np.eye(len(w_hn), dtype=bool)].any():
+        raise ConversionError(
+            f"{model.title}: applies its reset gate before the recurrent product, W_hn (r * h), "
+            "and PyTorch after it, r * (W_hn h + b_hn); no weights make them the same unless W_hn "
+            "is diagonal"
+        )
+
+
+# From the canonical tensors to a framework's
+
+
+def from_canonical(canonical: Canonical, target: str, *, cell: bool | None = None) -> Converted:
+    """Write a framework's tensors; the arguments and errors are those of :func:`convert`.
+
+    >>> import elman, elman.weights
+    >>> canonical = elman.weights.to_canonical(elman.RNN(10, 20).state_dict(), "torch")
+    >>> list(elman.weights.from_canonical(canonical, "r-torch"))
+    ['weight_ih_l1', 'weight_hh_l1', 'bias_ih_l1', 'bias_hh_l1']
+    """
+    model, notes = _plan(canonical, target, cell)
+    tensors: Tensors = {}
+    folded = False
+    for part in model.parts:
+        given = [canonical.weights[n] for n in canonical.names(*part) if n in canonical.weights]
+        w = Weights(*given, *[np.zeros(len(given[0]), canonical.dtype)] * (4 - len(given)))
+        w, added = _fold(model, w)
+        folded = folded or added
+        if model.form.reset_before:
+            _check_diagonal(model, w)
+        stored = model.form.store(w)
+        tensors.update(zip(model.shapes(*part), stored, strict=False))  # less biases it has not
+    packed = FRAMEWORKS[target].pack(tensors)
+    return Converted({n: np.array(a, order="C") for n, a in packed.items()}, folded, notes)
+
+
+def _plan(canonical: Canonical, target: str, cell: bool | None) -> tuple[_Model, list[str]]:
+    """The model to write, and what to say of it; raises where the target has no such thing."""
+    entry, spec, gates = _entry(target), canonical.spec, len(canonical.spec.cell.gates)
+    form = next((form for form in entry.forms if form.gates == gates), None)
+    if form is None:
+        raise ConversionError(f"{target}: has no {spec}")
+    always, known = form.nonlinearity, canonical.nonlinearity
+    if always and known not in ("", always):
+        raise ConversionError(f"{target} {spec}: always applies {always}, and this one {known}")
+    as_cell = _as_cell(canonical, target, cell)
+    layout = Layout(gates, as_cell, spec.num_layers > 1, spec.directions)
+    if layout not in entry.layouts(gates):
+        one = f"{target} {spec}{'Cell' if as_cell else ''}"
+        raise ConversionError(
+            f"{one}: cannot hold num_layers={spec.num_layers}, directions={spec.directions}; "
+            "convert one layer, or one direction, at a time"
+        )
+    notes = list(canonical.notes)
+    if not spec.bias and not form.optional_bias:
+        spec = replace(spec, bias=True)
+        notes.append(f"{target}'s {spec} always has biases; they are zero")
+    model = _Model(target, form, layout, spec)
+    return model, notes + model.notes
+
+
+def _as_cell(canonical: Canonical, target: str, cell: bool | None) -> bool:
+    """Whether to write a cell: as asked for, else as the source's, else what there is."""
+    entry = FRAMEWORKS[target]
+    if cell is None:
+        return entry.cells if canonical.cell else not entry.layers
+    if not (entry.cells if cell else entry.layers):
+        raise ConversionError(f"{target}: has no {'cells' if cell else 'layers, only cells'}")
+    return cell
+
+
+def _fold(model: _Model, w: Weights) -> tuple[Weights, bool]:
+    """Add to b_ih what of b_hh has no place of its own, and say whether that was anything.
+
+    A GRU's b_hn is multiplied by r and b_in is not, so that one cannot join the other.
+    """
+    holds, gates = model.form.biases.holds, model.form.gates
+    if holds == "all":
+        return w, False
+    moves, stays = w.b_hh.copy(), np.zeros_like(w.b_hh)
+    if gates == 3:
+        new = slice(2 * model.spec.hidden_size, None)
+        moves[new], stays[new] = 0, w.b_hh[new]
+    if holds == "none" and stays.any():
+        raise ConversionError(
+            f"{model.title}: has no place for a recurrent bias of the new gate, b_hn in "
+            "r * (W_hn h + b_hn), and the one given is not zero"
+        )
+    if not moves.any():
+        return w, False
+    return w._replace(b_ih=w.b_ih + moves, b_hh=stays), True

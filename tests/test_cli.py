@@ -1,0 +1,328 @@
+"""The command: what it shows, what it writes, and what it leaves alone."""
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import elman
+from elman import cli
+from elman.weights import FRAMEWORKS, convert
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def gru(**options):
+    return elman.GRU(3, 4, seed=0, **options)
+
+
+def run(capsys, *arguments):
+    """The status, standard output and standard error."""
+    try:
+        status = cli.main(arguments)
+    except SystemExit as e:
+        status = e.code
+    return status, *capsys.readouterr()
+
+
+def test_converting(folder, capsys):
+    gru().save("a.safetensors")
+    arguments = ("convert", "a.safetensors", "b.safetensors", "--from", "torch", "--to", "mlx")
+    assert run(capsys, *arguments) == (
+        0,
+        "read   a.safetensors: torch GRU, 1 layer, 1 direction, input size 3, hidden size 4, "
+        "float32\n"
+        "wrote  b.safetensors: mlx, 4 tensors; biases added up, else exact\n",
+        "",
+    )
+    got, want = load_file("b.safetensors"), convert(gru().state_dict(), "torch", "mlx")
+    assert got.keys() == want.keys()
+    for name, a in want.items():
+        np.testing.assert_array_equal(got[name], a)
+    assert sorted(os.listdir()) == ["a.safetensors", "b.safetensors"]
+
+
+def test_what_it_found_and_did(folder, capsys):
+    gru(num_layers=2, bidirectional=True, bias=False, dtype="float64").save("a.safetensors")
+    _, out, _ = run(
+        capsys, "convert", "a.safetensors", "b.safetensors", "--from=torch", "--to=flax-linen"
+    )
+    assert out == (
+        "read   a.safetensors: torch GRU, 2 layers, 2 directions, input size 3, hidden size 4, "
+        "no biases, float64\n"
+        "wrote  b.safetensors: flax-linen, 40 tensors; exact\n"
+        "note   flax-linen's GRU always has biases; they are zero\n"
+    )
+    save_file(elman.GRUCell(3, 4).state_dict(), "c.safetensors")
+    _, out, _ = run(
+        capsys, "convert", "c.safetensors", "d.safetensors", "--from=torch", "--to=keras"
+    )
+    assert "torch GRUCell, 1 layer" in out
+    assert list(load_file("d.safetensors")) == ["bias", "kernel", "recurrent_kernel"]
+    _, out, _ = run(
+        capsys, "convert", "d.safetensors", "e.safetensors", "--from=keras", "--to=torch", "--layer"
+    )
+    assert "weight_ih_l0" in load_file("e.safetensors")
+
+
+def test_models(folder, capsys):
+    pytest.importorskip("onnx", reason="onnx is not installed; models are read and written by it")
+    elman.RNN(3, 4, 2, seed=0).save("a.safetensors")
+    asked = ("convert", "a.safetensors", "b.onnx", "--from=torch")
+    status, _, err = run(capsys, *asked)
+    assert (status, os.listdir()) == (1, ["a.safetensors"])
+    assert "nonlinearity, which weights do not tell" in err
+    status, out, _ = run(capsys, *asked, "--nonlinearity=relu")
+    assert status == 0
+    assert "wrote  b.onnx: onnx, 6 tensors; exact\n" in out
+    status, out, _ = run(capsys, "convert", "b.onnx", "c.safetensors", "--to=haiku")
+    assert status == 0
+    assert out.startswith("read   b.onnx: onnx RNN, relu, 2 layers, 1 direction")
+    status, out, _ = run(capsys, "convert", "c.safetensors", "d.onnx", "--from=haiku")
+    assert status == 0
+    status, _, err = run(
+        capsys, "convert", "b.onnx", "e.safetensors", "--to=torch", "--nonlinearity=tanh"
+    )
+    assert (status, err) == (1, "elman: --nonlinearity tanh: the source is relu\n")
+
+
+def test_a_node_that_runs_in_reverse_is_said_to(folder, capsys):
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed; models are read by it")
+    gru().save("a.safetensors")
+    run(capsys, "convert", "a.safetensors", "b.onnx", "--from=torch")
+    model = onnx.load("b.onnx")
+    (node,) = (node for node in model.graph.node if node.op_type == "GRU")
+    (direction,) = (a for a in node.attribute if a.name == "direction")
+    direction.s = b"reverse"
+    onnx.save(model, "b.onnx")
+    _, out, _ = run(capsys, "convert", "b.onnx", "c.safetensors", "--to=torch")
+    assert "note   the node runs from the last step to the first" in out
+
+
+def test_haiku_takes_no_tanh(folder, capsys):
+    elman.RNN(3, 4).save("a.safetensors")
+    asked = ("convert", "a.safetensors", "b.safetensors", "--from=torch", "--to=haiku")
+    status, _, err = run(capsys, *asked, "--nonlinearity=tanh")
+    assert (status, err) == (1, "elman: haiku RNN: always applies relu, and this one tanh\n")
+    assert run(capsys, *asked)[0] == 0
+
+
+def test_one_node_of_a_model(folder, capsys):
+    pytest.importorskip("onnx", reason="onnx is not installed; models are read and written by it")
+    gru().save("a.safetensors")
+    run(capsys, "convert", "a.safetensors", "b.onnx", "--from=torch")
+    asked = ("convert", "b.onnx", "c.safetensors", "--to=torch", "--node")
+    assert run(capsys, *asked, "layer_0")[0] == 0
+    status, _, err = run(capsys, *asked, "other", "--force")
+    assert (status, err) == (1, "elman: onnx: the model has no GRU or RNN node named 'other'\n")
+
+
+# Files that stay as they are
+
+
+def test_nothing_is_overwritten_without_force(folder, capsys):
+    gru().save("a.safetensors")
+    (folder / "b.safetensors").write_bytes(b"mine")
+    asked = ("convert", "a.safetensors", "b.safetensors", "--from=torch", "--to=mlx")
+    assert run(capsys, *asked) == (
+        1,
+        "",
+        "elman: 'b.safetensors' is there already; --force overwrites it\n",
+    )
+    assert (folder / "b.safetensors").read_bytes() == b"mine"
+    assert run(capsys, *asked, "--force")[0] == 0
+    assert load_file("b.safetensors").keys() == {"Wx", "Wh", "b", "bhn"}
+
+
+def test_a_link_that_leads_nowhere_is_there_already(folder, capsys):
+    gru().save("a.safetensors")
+    os.symlink("nowhere", "b.safetensors")
+    asked = ("convert", "a.safetensors", "b.safetensors", "--from=torch", "--to=mlx")
+    assert run(capsys, *asked)[0] == 1
+    assert os.path.islink("b.safetensors")
+
+
+def test_a_file_may_be_converted_in_place(folder, capsys):
+    gru().save("a.safetensors")
+    asked = ("convert", "a.safetensors", "a.safetensors", "--from=torch", "--to=keras")
+    assert run(capsys, *asked)[0] == 1
+    assert run(capsys, *asked, "--force")[0] == 0
+    assert "gru_cell/kernel" in load_file("a.safetensors")
+
+
+@pytest.mark.parametrize("target", ["b.safetensors", "b.onnx"])
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("function", ["fdopen", "replace"])
+def test_a_write_that_fails_leaves_all_as_it_was(
+    target, there, function, folder, capsys, monkeypatch
+):
+    if target.endswith(".onnx"):
+        pytest.importorskip("onnx", reason="onnx is not installed; models are written by it")
+    gru().save("a.safetensors")
+    if there:
+        (folder / target).write_bytes(b"mine")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def fail(*_, **__):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, function, fail)
+        asked = ("convert", "a.safetensors", target, "--from=torch", "--to=onnx", "--force")
+        status, _, err = run(capsys, *asked)
+    assert (status, err) == (1, "elman: disk full\n")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def hostile():
+    """Files that are no weights, and a safetensors file cut and changed in many places."""
+    header = b'{"w":{"dtype":"F32","shape":[1000000000],"data_offsets":[0,4000000000]}}'
+    yield from (b"", b"garbage", b"\x80\x04\x95", bytes(100), b"\xff" * 100)
+    yield len(header).to_bytes(8, "little") + header + bytes(8)
+    yield (2**62).to_bytes(8, "little") + header
+    path = "whole.safetensors"
+    gru().save(path)
+    with open(path, "rb") as file:
+        data = file.read()
+    os.unlink(path)
+    yield from (data[:size] for size in (1, 8, 100, len(data) // 2, len(data) - 1))
+    yield data.replace(b'"F32"', b'"F64"')
+    yield data.replace(b'"F32"', b'"BF1"')
+    yield data.replace(b"[12,4]", b"[-1,4]")
+    yield data.replace(b"[12,4]", b"[4,12]")
+
+
+def test_hostile_files(folder, capsys):
+    for data in hostile():
+        (folder / "a.safetensors").write_bytes(data)
+        status, out, err = run(
+            capsys, "convert", "a.safetensors", "b.safetensors", "--from=torch", "--to=mlx"
+        )
+        assert (status, out) == (1, "")
+        assert err.startswith("elman: ")
+        assert err.count("\n") == 1
+        assert os.listdir() == ["a.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("missing.safetensors", "b.safetensors", "--from=torch", "--to=mlx"), "missing.safetens"),
+        (("a.safetensors", "no/b.safetensors", "--from=torch", "--to=mlx"), "No such file"),
+        (("a.safetensors", "b.safetensors", "--from=keras", "--to=mlx"), "keras: expected the"),
+        (("a.safetensors", "b.safetensors", "--from=torch", "--to=flax-nnx"), "b_hn"),
+        (("a.safetensors", "b.safetensors", "--from=torch", "--to=mlx", "--cell"), "no cells"),
+        (
+            ("a.safetensors", "b.safetensors", "--from=torch", "--to=mlx", "--nonlinearity=relu"),
+            "a GRU",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(arguments, why, folder, capsys):
+    gru().save("a.safetensors")
+    status, _, err = run(capsys, "convert", *arguments)
+    assert status == 1
+    assert err.startswith("elman: ")
+    assert why in err
+    assert err.count("\n") == 1
+    assert os.listdir() == ["a.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ((), "required: command"),
+        (("invert",), "invalid choice"),
+        (("convert", "a.safetensors"), "required: target"),
+        (("convert", "a.safetensors", "b.safetensors", "--to=mlx"), "--from is needed"),
+        (("convert", "a.safetensors", "b.safetensors", "--from=mlx"), "--to is needed"),
+        (("convert", "a.safetensors", "b.safetensors", "--from=jax", "--to=mlx"), "invalid choice"),
+        (("convert", "a.pt", "b.safetensors", "--from=torch", "--to=mlx"), "'a.pt' must end in"),
+        (("convert", "a.onnx", "b.safetensors", "--from=torch", "--to=mlx"), "is an ONNX model"),
+        (
+            ("convert", "a.safetensors", "b.safetensors", "--from=onnx", "--to=mlx", "--node=n"),
+            "--node",
+        ),
+    ],
+)
+def test_a_command_that_is_none(arguments, why, folder, capsys):
+    status, out, err = run(capsys, *arguments)
+    assert (status, out) == (2, "")
+    assert why in err
+
+
+def test_a_type_that_numpy_does_not_have(folder, capsys):
+    header = b'{"w":{"dtype":"F8_E4M3","shape":[4],"data_offsets":[0,4]}}'
+    data = len(header).to_bytes(8, "little") + header + bytes(4)
+    (folder / "a.safetensors").write_bytes(data)
+    status, _, err = run(
+        capsys, "convert", "a.safetensors", "b.safetensors", "--from=torch", "--to=mlx"
+    )
+    assert status == 1
+    assert err.startswith("elman: convert: 'a.safetensors' holds a type that NumPy does not have")
+
+
+def test_an_error_is_one_line_whatever_is_in_it(folder, capsys):
+    names = ("no\nsuch.safetensors", "b.safetensors")
+    status, _, err = run(capsys, "convert", *names, "--from=torch", "--to=mlx")
+    assert (status, err.count("\n")) == (1, 1)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
+def test_others_may_read_the_file_as_they_may_any_other(folder, capsys):
+    gru().save("a.safetensors")
+    run(capsys, "convert", "a.safetensors", "b.safetensors", "--from=torch", "--to=mlx")
+    (folder / "other").touch()
+    assert (folder / "b.safetensors").stat().st_mode == (folder / "other").stat().st_mode
+
+
+def test_a_package_that_is_missing_is_named(folder, capsys, monkeypatch):
+    gru().save("a.safetensors")
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    status, _, err = run(
+        capsys, "convert", "a.safetensors", "b.safetensors", "--from=torch", "--to=mlx"
+    )
+    assert status == 1
+    assert err.endswith("pip install safetensors\n")
+
+
+def test_help_has_an_example_and_every_framework(capsys):
+    status, out, _ = run(capsys, "convert", "--help")
+    assert status == 0
+    assert "elman convert gru.safetensors mlx.safetensors --from torch --to mlx" in out
+    assert ", ".join(FRAMEWORKS) in out
+    assert run(capsys, "--version") == (0, f"elman {elman.__version__}\n", "")
+
+
+def test_info(capsys):
+    status, out, _ = run(capsys, "info")
+    rows = dict(line.split("  ", 1) for line in out.splitlines())
+    rows = {name: value.strip() for name, value in rows.items()}
+    assert status == 0
+    assert rows["elman"] == elman.__version__
+    assert rows["threads"] == str(elman.get_num_threads())
+    assert rows["instruction set"] in ("portable", "avx2", "avx512", "neon")
+    assert rows["door to numpy"] == np.__version__
+    assert {"door to torch", "door to mlx", "door to oneflow"} < rows.keys()
+    for name in ("torch", "mlx", "oneflow"):
+        try:
+            want = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            want = "not installed"
+        assert rows[f"door to {name}"] == want
+
+
+def test_the_command_imports_no_framework():
+    code = "import sys; from elman.cli import main; main(['info']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    imported = set(done.stdout.splitlines()[-1].split())
+    assert "elman.cli" in imported
+    assert not imported & {"torch", "mlx", "oneflow", "safetensors", "onnx"}
