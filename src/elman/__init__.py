@@ -12,7 +12,8 @@ the doors to theirs, and ``elman.weights`` carries weights from one framework to
 ((5, 3, 20), (2, 3, 20))
 """
 
-from elman import weights
+from typing import Any
+
 from elman.engine import get_num_threads, set_num_threads
 from elman.layers import GRU, RNN, GRUCell, RNNCell, load
 
@@ -27,3 +28,11 @@ __all__ = [
     "set_num_threads",
     "weights",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "weights":  # imported when first asked for
+        from importlib import import_module
+
+        return import_module("elman.weights")
+    raise AttributeError(f"module 'elman' has no attribute {name!r}")

@@ -4,7 +4,6 @@
 # (safe_open is not typed)
 
 import os
-import secrets
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -17,7 +16,7 @@ Path = str | os.PathLike[str]
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file under another name beside it, then move it into place."""
-    temporary = f"{os.fspath(path)}.{secrets.token_hex(4)}"
+    temporary = f"{os.fspath(path)}.{os.urandom(4).hex()}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     descriptor = os.open(temporary, flags, 0o666)  # less what the umask takes away
     try:

@@ -90,6 +90,17 @@ class _Parameters:
         self._check_dtype(name, a)
         return a
 
+    def __repr__(self) -> str:
+        spec = self.spec
+        parts = [f"{spec.input_size}, {spec.hidden_size}"]
+        for name in ("num_layers", "bias", "batch_first", "dropout", "bidirectional"):
+            value = getattr(spec, name)
+            if value != Spec.__dataclass_fields__[name].default:
+                parts.append(f"{name}={value}")
+        if spec.cell.name == "rnn_relu":
+            parts.append("nonlinearity='relu'")
+        return f"{self._title}({', '.join(parts)})"
+
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "_packed"}
 
@@ -265,15 +276,6 @@ class _Layer(_Parameters):
         metadata = {"elman": json.dumps({"cell": spec.cell.name, **arguments})}
         write_safetensors(path, self._weights, metadata)
 
-    def __repr__(self) -> str:
-        spec = self.spec
-        parts = [f"{spec.input_size}, {spec.hidden_size}"]
-        for name in ("num_layers", "bias", "batch_first", "dropout", "bidirectional"):
-            value = getattr(spec, name)
-            if value != Spec.__dataclass_fields__[name].default:
-                parts.append(f"{name}={value}")
-        return f"{self._title}({', '.join(parts)})"
-
 
 class RNN(_Layer):
     """Elman RNN, one or more layers, one or two directions.
@@ -321,11 +323,6 @@ class RNN(_Layer):
         cell = CELLS[_rnn_cell("RNN", nonlinearity)]
         options = (num_layers, bias, batch_first, dropout, bidirectional)
         super().__init__(Spec(cell, input_size, hidden_size, *options), seed, dtype)
-
-    def __repr__(self) -> str:
-        text = super().__repr__()
-        relu = self.spec.cell.name == "rnn_relu"
-        return f"{text[:-1]}, nonlinearity='relu')" if relu else text
 
 
 class GRU(_Layer):
@@ -419,10 +416,6 @@ class _CellLayer(_Parameters):
             engine.get_num_threads(),
         )
         return h_n.reshape(shape)
-
-    def __repr__(self) -> str:
-        bias = "" if self.spec.bias else ", bias=False"
-        return f"{self._title}({self.spec.input_size}, {self.spec.hidden_size}{bias})"
 
 
 class RNNCell(_CellLayer):
