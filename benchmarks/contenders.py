@@ -88,7 +88,56 @@ class ElmanNumpy:
         return self.layer(self.inputs.x, lengths=self.inputs.lengths)[0]
 
 
-CONTENDERS = [ElmanNumpy, ElmanTorch, Torch]
+class Mlx:
+    """``mlx.nn``, which has one layer, one direction, and no lengths."""
+
+    name = "mlx.nn"
+    can_train = True
+
+    def __init__(self, case: Case, inputs: Inputs) -> None:
+        import mlx.core as mx
+        import mlx.nn as nn
+
+        weights = {name: w.numpy() for name, w in stock_layer(case).state_dict().items()}
+        converted = elman.weights.convert(weights, source="torch", target="mlx")
+        self.mx, self.layer = mx, self.make_layer(nn, case)
+        self.layer.update({name: mx.array(w) for name, w in converted.items()})
+        self.x, self.d_output = (mx.array(a.swapaxes(0, 1)) for a in (inputs.x, inputs.d_output))
+        self.gradients = nn.value_and_grad(
+            self.layer, lambda x: (self.layer(x) * self.d_output).sum()
+        )
+
+    def make_layer(self, nn, case: Case):
+        return getattr(nn, case.cell)(case.D, case.H)
+
+    def infer(self) -> np.ndarray:
+        self.layer.eval()
+        output = self.layer(self.x)
+        self.mx.eval(output)
+        return np.asarray(output).swapaxes(0, 1)
+
+    def train(self) -> np.ndarray:
+        self.layer.train()
+        _, gradients = self.gradients(self.x)
+        self.mx.eval(gradients)
+        return np.asarray(gradients["Wx" if "Wx" in gradients else "Wxh"])
+
+
+class ElmanMlx(Mlx):
+    """``elman.mlx``."""
+
+    name = "elman.mlx"
+
+    def make_layer(self, nn, case: Case):
+        import elman.mlx
+
+        layer = super().make_layer(nn, case)
+        elman.mlx.accelerate(layer)
+        return layer
+
+
+#: Each framework's own layer, and Elman's doors that stand in for it.
+AGAINST = {"torch": [Torch, ElmanNumpy, ElmanTorch], "mlx": [Mlx, ElmanMlx]}
 
 
 class Float64(Torch):

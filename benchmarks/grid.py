@@ -84,3 +84,6 @@ QUICK = [
     Case("GRU", 100, 16, 128, 128, num_layers=2, bidirectional=True),
     Case("GRU", 500, 32, 64, 128, lengths=(50, 500)),
 ]
+
+#: mlx.nn has one layer, one direction and no lengths, and takes its time.
+MLX = [Case("GRU", 100, 1, 32, 64), Case("GRU", 100, 32, 256, 256)]

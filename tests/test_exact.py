@@ -245,11 +245,12 @@ def test_several_python_threads_at_once(cell):
         for _ in range(10):
             got[i].append(results(layer, *calls[i]))
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(calls))]
+    threads = [threading.Thread(target=work, args=(i,), daemon=True) for i in range(len(calls))]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(60)
+        assert not thread.is_alive(), "the calls wait for one another"
     for i, expected in enumerate(want):
         assert len(got[i]) == 10
         for result in got[i]:

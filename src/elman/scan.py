@@ -52,6 +52,8 @@ def scan(
     """One direction: x (L, N, D), h (N, H). Returns output (L, N, H) and the final state."""
     w_ih, w_hh, b_ih, b_hh = weights
     steps = range(x.shape[0])
+    if not steps:
+        return (x @ w_ih.T)[..., : h.shape[-1]], h
     inside = None if lengths is None else [(t < lengths)[:, None] for t in steps]
     if inside is not None:
         x = xp.stack([xp.where(inside[t], x[t], xp.zeros_like(x[t])) for t in steps])
