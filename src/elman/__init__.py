@@ -26,7 +26,6 @@ __all__ = [
     "get_num_threads",
     "load",
     "set_num_threads",
-    "weights",
 ]
 
 

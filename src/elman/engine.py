@@ -97,11 +97,11 @@ def forward(
     threads: int,
     keep: bool = False,
 ) -> tuple[Array, Array, Kept | None]:
-    """Run a layer. x is (L, N, D), or (rows, D) packed; h_0 is (directions, N, H) or None for zeros.
+    """Run a layer.
 
-    Returns output (L, N, directions*H) or (rows, directions*H), h_n
-    (directions, N, H), and what backward needs if `keep`. Raises ValueError for lengths outside
-    0..L.
+    x is (L, N, D), or (rows, D) packed; h_0 is (directions, N, H), or None for zeros. Returns
+    output (L, N, directions*H) or (rows, directions*H), h_n (directions, N, H), and what backward
+    needs if `keep`. Raises ValueError for lengths outside 0..L.
     """
     directions, H = weights.directions, weights.hidden_size
     batch = x.shape[1] if extent.batch_sizes is None else int(extent.batch_sizes[0])
