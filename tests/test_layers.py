@@ -364,3 +364,19 @@ def test_dropout_takes_effect_in_training_alone():
     assert_same_bits(plain.train()(x)[0], want)  # p = 0
     one = elman.GRU(3, 4, dropout=0.5, seed=0)  # nothing lies between one layer
     assert_same_bits(one.train()(x)[0], one.eval()(x)[0])
+
+
+def test_the_caller_may_change_what_it_gave_before_vjp_is_called():
+    layer = elman.GRU(3, 4, seed=0)
+    rng = np.random.default_rng(0)
+    given = {
+        "x": rng.standard_normal((5, 2, 3), dtype="float32"),
+        "lengths": np.array([5, 3]),
+        "reset": rng.random((5, 2)) < 0.3,
+    }
+    d_output = np.ones((5, 2, 4), "float32")
+    expected = layer.vjp(**given)[2](d_output, None)
+    _, _, vjp = layer.vjp(**given)
+    for array in given.values():
+        array[:] = 0
+    assert_all_same_bits(vjp(d_output, None), expected)

@@ -82,10 +82,10 @@ def pack(cell: Cell, weights: Sequence[Array | None]) -> _engine.Weights:
 
 
 def rows_together(a: Array) -> Array:
-    """The array, copied only if the last axis does not lie side by side."""
-    if a.flags.c_contiguous or (a.strides[-1] == a.itemsize and a.flags.aligned):
+    """The array, copied only if the last axis does not lie side by side, at an address for it."""
+    if a.flags.aligned and (a.flags.c_contiguous or a.strides[-1] == a.itemsize):
         return a
-    return np.ascontiguousarray(a)
+    return np.array(a, order="C")
 
 
 def forward(

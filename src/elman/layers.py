@@ -202,7 +202,7 @@ class _Layer(_Parameters):
                 spec.cell, packed[k], x, h_0, call.extent, threads, keep=True
             )
             assert keep is not None
-            inputs.append(x)
+            inputs.append(x if k else x.copy())  # the caller may fill x anew before vjp is called
             kept.append(keep)
             return output, h_n
 
@@ -515,11 +515,11 @@ class _Call:
         if lengths is not None:
             lengths = np.asarray(lengths)
             check_lengths(title, lengths.shape, lengths.dtype.kind in "iu", batch, ValueError)
-            lengths = np.ascontiguousarray(lengths.reshape(-1), np.int64)
+            lengths = np.array(lengths.reshape(-1), np.int64)
         if reset is not None:
             reset = np.asarray(reset)
             check_reset(title, reset.shape, reset.dtype == bool, x.shape[:-1], ValueError)
-            reset = self._time_major(reset)
+            reset = self._time_major(reset.copy())
         self.extent = Extent(lengths, reset)
 
     def _time_major(self, a: Array) -> Array:

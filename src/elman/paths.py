@@ -40,7 +40,7 @@ class Paths:
     def require(self, path: str) -> Generator[None, None, None]:
         """Within it, a call that would take another path than this one raises RuntimeError.
 
-        Raises ValueError for a path that the door does not have.
+        It holds for all threads. Raises ValueError for a path that the door does not have.
         """
         if path not in self._names:
             expected = ", ".join(map(repr, self._names))

@@ -334,6 +334,7 @@ void backward(LayerWeights& weights, const In& x, const In& gates, const In& sta
 
 NB_MODULE(_engine, m) {
   using namespace elman;
+  nb::set_leak_warnings(false);  // a layer may live until the process ends
   m.doc() =
       "The compiled engine: one layer of one or two directions, forward and backward, on the CPU.";
   try {
