@@ -30,7 +30,7 @@ from oneflow.nn.utils.rnn import PackedSequence
 from elman import stack
 from elman.oneflow_operators import is_served, run_engine, run_scan
 from elman.paths import Paths
-from elman.spec import CELLS, Weights, check_lengths, check_reset
+from elman.spec import CELLS, Weights, check_lengths, check_reset, takes
 from elman.swap import swap
 
 __all__ = [
@@ -98,7 +98,8 @@ class _Layer:
     def _path(self: Any, x: Tensor, hx: Any, batch_sizes: Any, extended: bool) -> str:
         """Which path a call takes. It is counted here."""
         path = "oneflow"
-        if self._accepts(x, hx, batch_sizes):
+        batch = None if batch_sizes is None else int(batch_sizes[0])
+        if takes(self, tuple(x.shape), None if hx is None else tuple(hx.shape), batch):
             weights = [getattr(self, name) for names in self._all_weights for name in names]
             if is_served(x, x if hx is None else hx, *weights):
                 path = "kernel"
@@ -106,20 +107,6 @@ class _Layer:
                 path = "scan"
         _paths.take(path, self._get_name(), self.num_layers)
         return path
-
-    def _accepts(self: Any, x: Tensor, hx: Any, batch_sizes: Any) -> bool:
-        """Whether OneFlow's layer would take these shapes; if not, it says so best itself."""
-        if self.proj_size or x.dim() not in ((2,) if batch_sizes is not None else (2, 3)):
-            return False
-        time = 1 if self.batch_first and x.dim() == 3 else 0
-        if x.shape[-1] != self.input_size or 0 in (x.shape[time], self.num_layers):
-            return False
-        if batch_sizes is not None:
-            batch = (int(batch_sizes[0]),)
-        else:
-            batch = (x.shape[1 - time],) if x.dim() == 3 else ()
-        layers = self.num_layers * (2 if self.bidirectional else 1)
-        return hx is None or tuple(hx.shape) == (layers, *batch, self.hidden_size)
 
     def _run_padded(
         self: Any, path: str, input: Tensor, hx: Tensor | None, lengths: Any, reset: Any

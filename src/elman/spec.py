@@ -157,6 +157,24 @@ def check_state(spec: Spec, shape: Shape, batch: Shape, error: type[Exception]) 
         raise error(f"{spec}: h_0 must have shape {expected}, got {shape}")
 
 
+def takes(layer: Any, x: Shape, h_0: Shape | None, batch: int | None = None) -> bool:
+    """Whether torch's layer, or OneFlow's, would take such shapes. If not, it says so best itself.
+
+    `layer` has torch's attributes. x is (L, N, D), (N, L, D) with batch_first, (L, D), or packed,
+    (rows, D), with its `batch`; there must be a step.
+    """
+    if len(x) not in ((2, 3) if batch is None else (2,)):
+        return False
+    time = 1 if layer.batch_first and len(x) == 3 else 0
+    if x[-1] != layer.input_size or 0 in (x[time], layer.num_layers, layer.input_size):
+        return False
+    rows = () if len(x) == 2 else (x[1 - time],)
+    if batch is not None:
+        rows = (batch,)
+    states = layer.num_layers * (2 if layer.bidirectional else 1)
+    return h_0 is None or h_0 == (states, *rows, layer.hidden_size)
+
+
 def check_lengths(
     title: str, shape: Shape, integral: bool, batch: Shape, error: type[Exception]
 ) -> None:

@@ -26,7 +26,7 @@ from torch.autograd import forward_ad
 from torch.nn.utils.rnn import PackedSequence
 
 from elman import stack
-from elman.spec import check_lengths, check_lengths_lie_within, check_reset
+from elman.spec import check_lengths, check_lengths_lie_within, check_reset, takes
 from elman.swap import swap
 from elman.torch_operators import paths as _paths
 from elman.torch_operators import run_scan
@@ -45,6 +45,10 @@ def _served(*tensors: Tensor | None) -> bool:
         and all(t.layout == torch.strided for t in given)
         and not torch.is_autocast_enabled("cpu")
     )
+
+
+def _are_tensors(x: Any, hx: Any) -> bool:
+    return isinstance(x, Tensor) and isinstance(hx, Tensor | None)
 
 
 def _transformed() -> bool:
@@ -99,14 +103,17 @@ class _Layer(nn.RNNBase):
         if packed and extended:
             name = self._get_name()
             raise RuntimeError(f"{name}: lengths= and reset= go with padded input, not packed")
-        x, batch_sizes = (input.data, input.batch_sizes) if packed else (input, None)
+        x, batch = (input.data, int(input.batch_sizes[0])) if packed else (input, None)
         weights = [getattr(self, name) for names in self._all_weights for name in names]
-        valid, transformed = self._accepts(x, hx, batch_sizes), _transformed()
+        valid = _are_tensors(x, hx) and takes(
+            self, x.shape, None if hx is None else hx.shape, batch
+        )
+        transformed = _transformed()
         kernel = valid and not transformed and _served(x, hx, *weights)
         if not valid or not (kernel or extended or transformed):
             _paths.take("torch", self._get_name(), self.num_layers)
             result = self._stock.forward(self, input, hx)  # pyright: ignore[reportArgumentType]
-            assert valid or not extended, "torch's layer took what _accepts did not"
+            assert valid or not extended, "torch's layer took what spec.takes did not"
             return result
         if kernel:
             _paths.check("kernel", self._get_name())  # the operator counts, when it runs
@@ -115,22 +122,6 @@ class _Layer(nn.RNNBase):
         if packed:
             return self._run_packed(input, hx, weights, kernel)
         return self._run_padded(x, hx, weights, kernel, lengths, reset)
-
-    def _accepts(self, x: Any, hx: Any, batch_sizes: Tensor | None) -> bool:
-        """Whether torch's layer would take these shapes; if not, it says so best itself."""
-        if not isinstance(x, Tensor) or not isinstance(hx, Tensor | None):
-            return False
-        if x.dim() not in ((2,) if batch_sizes is not None else (2, 3)):
-            return False
-        time = 1 if self.batch_first and x.dim() == 3 else 0
-        if x.shape[-1] != self.input_size or x.shape[time] == 0:
-            return False
-        if batch_sizes is not None:
-            batch = (int(batch_sizes[0]),)
-        else:
-            batch = (x.shape[1 - time],) if x.dim() == 3 else ()
-        layers = self.num_layers * (2 if self.bidirectional else 1)
-        return hx is None or tuple(hx.shape) == (layers, *batch, self.hidden_size)
 
     def _run_padded(
         self,
@@ -269,8 +260,7 @@ class GRU(_Layer):
 def _step(cell: Any, stock: Any, name: str, input: Any, hx: Any) -> Tensor:
     """One step of a cell, as its torch class `stock` does it."""
     weights = (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
-    valid = isinstance(input, Tensor) and isinstance(hx, Tensor | None)
-    valid = valid and input.dim() in (1, 2) and input.shape[-1] == cell.input_size
+    valid = _are_tensors(input, hx) and input.dim() in (1, 2) and input.shape[-1] == cell.input_size
     state = (*input.shape[:-1], cell.hidden_size) if valid else ()
     valid = valid and (hx is None or tuple(hx.shape) == state)
     if not valid or _transformed() or not _served(input, hx, *weights):
