@@ -202,7 +202,8 @@ class _Layer(_Parameters):
                 spec.cell, packed[k], x, h_0, call.extent, threads, keep=True
             )
             assert keep is not None
-            inputs.append(x if k else x.copy())  # the caller may fill x anew before vjp is called
+            # A copy, since the caller may fill x anew before vjp is called.
+            inputs.append(np.array(x) if k == 0 else x)
             kept.append(keep)
             return output, h_n
 

@@ -163,10 +163,10 @@ def takes(layer: Any, x: Shape, h_0: Shape | None, batch: int | None = None) -> 
     `layer` has torch's attributes. x is (L, N, D), (N, L, D) with batch_first, (L, D), or packed,
     (rows, D), with its `batch`; there must be a step.
     """
-    if len(x) not in ((2, 3) if batch is None else (2,)):
+    if layer.proj_size or len(x) not in ((2, 3) if batch is None else (2,)):
         return False
     time = 1 if layer.batch_first and len(x) == 3 else 0
-    if x[-1] != layer.input_size or 0 in (x[time], layer.num_layers, layer.input_size):
+    if x[-1] != layer.input_size or 0 in (x[time], layer.num_layers):
         return False
     rows = () if len(x) == 2 else (x[1 - time],)
     if batch is not None:
