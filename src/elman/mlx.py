@@ -26,6 +26,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from elman import stack
 from elman.mlx_operators import Function, ready
@@ -49,7 +50,7 @@ class _Layer(nn.Module):
         raise NotImplementedError
 
     def _weights(self) -> list[Any]:
-        """Of one direction, as ``spec.Weights`` has them, without absent biases."""
+        """Of one direction, in the order of ``spec.Weights``, what there is of them."""
         raise NotImplementedError
 
     def _own(self, spec: Spec, *arguments: Any) -> None:
@@ -121,10 +122,12 @@ class _Layer(nn.Module):
         lead = self._lead(x, hidden, weights[0][0].shape[1])
         N, (L, D) = math.prod(lead), x.shape[-2:]
         extent = self._extent(lengths, reset, lead, L)
-        rows = mx.broadcast_to(x, (*lead, L, D)).reshape(N, L, D).swapaxes(0, 1)
-        state = self._state_shape(lead)
-        h_0 = mx.zeros(state, x.dtype) if hidden is None else mx.broadcast_to(hidden, state)
-        h_0 = h_0.reshape(self.num_layers * self._directions, N, self.hidden_size)
+        rows = _shaped(mx.broadcast_to(x, (*lead, L, D)) if x.shape[:-2] != lead else x, (N, L, D))
+        state, states = self._state_shape(lead), self.num_layers * self._directions
+        if hidden is None:
+            h_0 = _zeros((states, N, self.hidden_size), x.dtype)
+        else:
+            h_0 = mx.broadcast_to(hidden, state).reshape(states, N, self.hidden_size)
         path = self._path([rows, h_0, *(w for layer in weights for w in layer)], extent)
         _paths.take(path, type(self).__name__, self.num_layers)
         if path == "mlx":
@@ -133,7 +136,7 @@ class _Layer(nn.Module):
         else:
             function = Function(self._cell(), self._directions, *extent, keep=self.training)
             output, finals = self._run(getattr(function, path), rows, h_0, weights)
-            output = output.swapaxes(0, 1).reshape(*lead, L, output.shape[-1])
+            output = _shaped(output, (*lead, L, output.shape[-1]))
             h_n = mx.concatenate(finals).reshape(state)
         return (output, h_n) if return_state else output
 
@@ -252,7 +255,7 @@ class RNN(_Layer, nn.RNN):
 
     def _weights(self) -> list[Any]:
         weights = [self.Wxh, self.Whh]
-        return weights if self.bias is None else [*weights, self.bias, mx.zeros_like(self.bias)]
+        return weights if self.bias is None else [*weights, self.bias]
 
 
 class GRU(_Layer, nn.GRU):
@@ -305,12 +308,18 @@ class GRU(_Layer, nn.GRU):
         return CELLS["gru"]
 
     def _weights(self) -> list[Any]:
-        b: Any = self.b
-        bhn: Any = self.bhn
-        if b is None and bhn is None:
-            return [self.Wx, self.Wh]
-        r_z = mx.zeros(2 * self.hidden_size, bhn.dtype)  # their recurrent biases are in b
-        return [self.Wx, self.Wh, b, mx.concatenate([r_z, bhn])]
+        biases = [] if self.b is None else [self.b, self.bhn]
+        return [self.Wx, self.Wh, *biases]
+
+
+def _shaped(a: mx.array, shape: Shape) -> mx.array:
+    """The array reshaped, which would be an operation even where it changes nothing."""
+    return a if a.shape == shape else a.reshape(shape)
+
+
+def _zeros(shape: Shape, dtype: mx.Dtype) -> mx.array:
+    """Zeros that are there already: MLX's own wait to be computed."""
+    return mx.array(np.zeros(shape, np.float32), dtype)
 
 
 _NONLINEARITIES = ((nn.tanh, "rnn_tanh"), (mx.tanh, "rnn_tanh"), (nn.relu, "rnn_relu"))

@@ -49,12 +49,31 @@ def _differentiable(run: Callable[..., Any], reference: Callable[..., Any]) -> A
     return function
 
 
+def _complete(given: Sequence[Any], xp: Any) -> Weights:
+    """MLX's weights of a direction, of whose recurrent biases there is a GRU's b_hn or none."""
+    w_ih, w_hh, *biases = given
+    if not biases:
+        return Weights(w_ih, w_hh)
+    b_ih, *new = biases
+    b_hh = xp.zeros_like(b_ih)
+    if new:
+        b_hh = xp.concatenate([b_hh[w_hh.shape[1] :], *new])
+    return Weights(w_ih, w_hh, b_ih, b_hh)
+
+
+def _incomplete(d: Sequence[Any]) -> list[Any]:
+    """The gradients of MLX's weights among those of the complete ones."""
+    d_w_ih, d_w_hh, d_b_ih, d_b_hh = d
+    return [d_w_ih, d_w_hh, d_b_ih, None if d_b_hh is None else d_b_hh[-d_w_hh.shape[1] :]]
+
+
 class Function:
     """One layer of one or two directions, as a function of its arrays.
 
-    Those are x (L, N, D), h_0 (directions, N, H), and two or four weights a direction. lengths is
-    (N,), reset (L, N). With `keep`, forward holds on to what backward needs; without, backward runs
-    forward once more.
+    Those are x (N, L, D), h_0 (directions, N, H), and each direction's weights as MLX's layer has
+    them. lengths is (N,), reset (L, N). Nothing is laid out anew before the engine has it, since
+    each operation of MLX's is a hand-over to another thread. With `keep`, forward holds on to what
+    backward needs; without, backward runs forward once more.
     """
 
     def __init__(
@@ -69,10 +88,11 @@ class Function:
         self._lengths, self._reset = lengths, reset
 
     def scan(self, x: mx.array, h_0: mx.array, *weights: mx.array) -> tuple[mx.array, mx.array]:
-        """Output (L, N, directions*H) and h_n (directions, N, H), by the loop on MLX arrays."""
-        each = self._by_direction(weights)
+        """Output (N, L, directions*H) and h_n (directions, N, H), by the loop on MLX arrays."""
+        each = [_complete(w, mx) for w in self._by_direction(weights)]
         extent = {"lengths": self._lengths, "reset": self._reset}
-        return scan.layer(self._cell, x, h_0, each, xp=mx, **extent)
+        output, h_n = scan.layer(self._cell, x.swapaxes(0, 1), h_0, each, xp=mx, **extent)
+        return output.swapaxes(0, 1), h_n
 
     def kernel(self, *arrays: mx.array) -> tuple[mx.array, mx.array]:
         """The same by the engine, the gradients too."""
@@ -81,7 +101,7 @@ class Function:
         def forward(*arrays: mx.array) -> list[mx.array]:
             nonlocal kept
             output, h_n, kept = self._forward(arrays, self._keep)
-            return [_copy(output), _copy(h_n)]
+            return [_copy(output.swapaxes(0, 1)), _copy(h_n)]
 
         def backward(d_output: mx.array, d_h_n: mx.array, *arrays: mx.array) -> list[mx.array]:
             return self._backward(arrays, kept or self._forward(arrays, True)[2], d_output, d_h_n)
@@ -101,35 +121,39 @@ class Function:
 
     def _forward(self, arrays: Arrays, keep: bool) -> Any:
         x, h_0, *weights = map(np.asarray, arrays)
-        packed = engine.pack(self._cell, self._flat(weights))
-        return engine.forward(
-            self._cell, packed, x, h_0, self._extent(), engine.get_num_threads(), keep
-        )
+        packed = engine.pack(self._cell, self._complete(weights))
+        x, threads = x.swapaxes(0, 1), engine.get_num_threads()
+        return engine.forward(self._cell, packed, x, h_0, self._extent(), threads, keep)
 
     def _backward(
         self, arrays: Arrays, kept: Kept, d_output: mx.array, d_h_n: mx.array
     ) -> list[mx.array]:
         x, _, *weights = map(np.asarray, arrays)
-        flat = self._flat(weights)
+        complete = self._complete(weights)
         d_x, d_h_0, d_weights = engine.backward(
-            engine.pack(self._cell, flat),
-            [None if w is None else w.shape for w in flat],
-            x,
+            engine.pack(self._cell, complete),
+            [None if w is None else w.shape for w in complete],
+            x.swapaxes(0, 1),
             kept,
-            np.asarray(d_output),
+            np.asarray(d_output).swapaxes(0, 1),
             np.asarray(d_h_n),
             self._extent(),
             engine.get_num_threads(),
         )
-        return [_copy(d) for d in (d_x, d_h_0, *(d_weights or ())) if d is not None]
-
-    def _by_direction(self, weights: Sequence[Any]) -> list[Weights]:
+        assert d_x is not None
+        gradients = [d_x.swapaxes(0, 1), d_h_0]
         each = len(weights) // self._directions
-        return [Weights(*weights[i : i + each]) for i in range(0, len(weights), each)]
+        for i in range(self._directions):
+            gradients += _incomplete((d_weights or [])[4 * i : 4 * i + 4])[:each]
+        return [_copy(d) for d in gradients]
 
-    def _flat(self, weights: Sequence[Any]) -> list[Any]:
+    def _by_direction(self, weights: Sequence[Any]) -> list[Sequence[Any]]:
+        each = len(weights) // self._directions
+        return [weights[i : i + each] for i in range(0, len(weights), each)]
+
+    def _complete(self, weights: Sequence[Any]) -> list[Any]:
         """Four a direction, None for an absent bias."""
-        return [w for direction in self._by_direction(weights) for w in direction]
+        return [w for given in self._by_direction(weights) for w in _complete(given, np)]
 
     def _extent(self) -> Extent:
         lengths, reset = self._lengths, self._reset

@@ -36,14 +36,13 @@ __all__ = ["GRU", "RNN", "GRUCell", "RNNCell", "accelerate", "paths", "require"]
 paths, require = _paths.counts, _paths.require
 
 
-def _served(*tensors: Tensor | None) -> bool:
+def _served(*tensors: Any) -> bool:
     """Whether the engine takes these tensors."""
-    given = [t for t in tensors if t is not None]
-    return (
-        given[0].dtype in (torch.float32, torch.float64)
-        and all(t.dtype == given[0].dtype and t.device.type == "cpu" for t in given)
-        and all(t.layout == torch.strided for t in given)
-        and not torch.is_autocast_enabled("cpu")
+    dtype = tensors[0].dtype
+    if dtype not in (torch.float32, torch.float64) or torch.is_autocast_enabled("cpu"):
+        return False
+    return all(
+        t is None or (t.dtype == dtype and t.is_cpu and t.layout == torch.strided) for t in tensors
     )
 
 

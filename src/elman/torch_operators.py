@@ -72,7 +72,9 @@ class _Inputs:
 
 
 def _array(tensor: Tensor | None) -> Any:
-    return None if tensor is None else tensor.detach().numpy()
+    if tensor is None:
+        return None
+    return (tensor.detach() if tensor.requires_grad else tensor).numpy()
 
 
 def _layer(*arguments: Any) -> tuple[Tensor, ...]:
