@@ -29,7 +29,7 @@ from elman import stack
 from elman.spec import check_lengths, check_lengths_lie_within, check_reset, takes
 from elman.swap import swap
 from elman.torch_operators import paths as _paths
-from elman.torch_operators import run_scan
+from elman.torch_operators import run_kernel, run_scan
 
 __all__ = ["GRU", "RNN", "GRUCell", "RNNCell", "accelerate", "paths", "require"]
 
@@ -190,8 +190,7 @@ class _Layer(nn.RNNBase):
             arguments += [None] * (8 - len(arguments))
             if not kernel:
                 return run_scan(cell, x, h_0, *arguments, *extent)
-            output, h_n, _, _ = torch.ops.elman.layer(cell, x, h_0, *arguments, *extent, keep)
-            return output, h_n
+            return run_kernel(cell, x, h_0, *arguments, *extent, keep)
 
         def dropout(x: Tensor) -> Tensor:
             return F.dropout(x, self.dropout, training=True)
@@ -272,7 +271,7 @@ def _step(cell: Any, stock: Any, name: str, input: Any, hx: Any) -> Tensor:
     x = input.reshape(1, -1, cell.input_size)
     h_0 = None if hx is None else hx.reshape(1, -1, cell.hidden_size)
     nothing = (None,) * 7  # no second direction, no lengths, reset or batch_sizes
-    _, h_n, _, _ = torch.ops.elman.layer(name, x, h_0, *weights, *nothing, keep)
+    _, h_n = run_kernel(name, x, h_0, *weights, *nothing, keep)
     return h_n.reshape(state)
 
 

@@ -205,6 +205,40 @@ def _gradients(outputs: Any, inputs: Any, cotangents: Any, create_graph: bool) -
     return [None if i is None else next(gradients) for i in inputs]
 
 
+class _Layer(torch.autograd.Function):
+    """The operator and its gradient, without the dispatcher on the way there."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
+        results = _layer(*arguments)
+        _save_layer(ctx, arguments, results)
+        return results
+
+    backward = staticmethod(_differentiate_layer)
+
+
+def run_kernel(*arguments: Any) -> Any:
+    """``elman::layer``: output and h_n.
+
+    Where nobody records the call, its functions are called as they are: the dispatcher takes longer
+    than a small layer.
+    """
+    if _is_recorded(arguments[1]):
+        return torch.ops.elman.layer(*arguments)[:2]
+    *_, keep = arguments
+    return (_Layer.apply if keep else _layer)(*arguments)[:2]
+
+
+def _is_recorded(tensor: Tensor) -> bool:
+    """Whether operators are watched: by a compiler, a tracer, a mode, or a kind of tensor."""
+    return (
+        type(tensor) is not Tensor
+        or torch.compiler.is_compiling()
+        or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+        or torch._C._len_torch_dispatch_stack() > 0  # pyright: ignore[reportPrivateUsage]
+    )
+
+
 def run_scan(*inputs: Any) -> tuple[Tensor, Tensor]:
     """What ``elman::layer`` computes, by the loop of ``elman.scan``: output and h_n.
 
