@@ -277,7 +277,7 @@ def test_what_is_not_finite_goes_through_as_ieee_says(cell, bad):
         assert_same_bits(output[2, 3], np.sign(weight * bad))
     elif cell == "rnn_relu":  # infinite or cut off
         weight = layer.state_dict()["weight_ih_l0"][:, 1]
-        assert_same_bits(output[2, 3], np.where(weight * bad > 0, np.float32(np.inf), 0))
+        assert_same_bits(output[2, 3], np.where(weight * bad > 0, np.inf, 0).astype("float32"))
     else:  # every gate is saturated
         assert np.isfinite(output[touched]).all()
         assert (np.abs(output[touched]) <= np.abs(h_0).max() + 1).all()
