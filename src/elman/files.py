@@ -5,6 +5,7 @@
 
 import os
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any, cast
 
 import numpy as np
@@ -34,6 +35,7 @@ def read_safetensors(title: str, path: Path) -> tuple[dict[str, Array], dict[str
     Raises ValueError, opening with the title, where the file is no safetensors file or holds a type
     that NumPy does not have.
     """
+    _require_safetensors(title)
     from safetensors import SafetensorError, safe_open
 
     where = os.fspath(path)
@@ -51,8 +53,15 @@ def write_safetensors(
     path: Path, tensors: Mapping[str, Array], metadata: dict[str, str] | None = None
 ) -> None:
     """Write the tensors under their names, whole or not at all. Needs the package safetensors."""
+    _require_safetensors("save")
     from safetensors.numpy import save
 
     # Memory is written as it lies, so each array has to lie in order.
     ordered = {name: np.ascontiguousarray(a) for name, a in tensors.items()}
     write_whole(path, save(ordered, metadata))
+
+
+def _require_safetensors(title: str) -> None:
+    if find_spec("safetensors") is None:
+        reason = "needs the package safetensors, which the extra elman[safetensors] brings"
+        raise ModuleNotFoundError(f"{title}: {reason}", name="safetensors")
