@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from reference import assert_close
 
-mx = pytest.importorskip("mlx.core")
+mx = pytest.importorskip("mlx.core", reason="MLX is not installed")
 nn = pytest.importorskip("mlx.nn")
 
 import elman.mlx  # noqa: E402

@@ -591,6 +591,12 @@ def test_cells_errors(name, shapes):
     same_error(lambda door: getattr(door, name)(3, 4)(*map(flow.ones, shapes)).numpy())
 
 
+def test_lengths_out_of_range_on_the_scan_path_too():
+    ours = elman.oneflow.GRU(3, 4).half()
+    with require("scan"), pytest.raises(RuntimeError, match=r"^GRU: lengths.*L = 5, got 6"):
+        ours(flow.zeros(5, 2, 3).half(), lengths=[6, 1])
+
+
 def test_projection_is_refused():
     """OneFlow's constructors take proj_size in its place, their layers then do not run."""
     same_error(lambda door: door.GRU(3, 4, 1, True, False, 0.0, False, 2)(flow.ones(5, 2, 3)))

@@ -31,7 +31,15 @@ import numpy as np
 from elman import stack
 from elman.mlx_operators import Function, ready
 from elman.paths import Paths
-from elman.spec import CELLS, Cell, Shape, Spec, check_lengths, check_reset
+from elman.spec import (
+    CELLS,
+    Cell,
+    Shape,
+    Spec,
+    check_lengths,
+    check_lengths_lie_within,
+    check_reset,
+)
 from elman.swap import swap
 
 __all__ = ["GRU", "RNN", "accelerate", "paths", "require"]
@@ -169,9 +177,8 @@ class _Layer(nn.Module):
             integral = mx.issubdtype(lengths.dtype, mx.integer)
             check_lengths(title, lengths.shape, integral, lead, ValueError)
             lengths = lengths.reshape(-1)
-            for n in lengths.tolist() if ready(lengths) else ():
-                if not 0 <= n <= L:
-                    raise ValueError(f"{title}: lengths must lie between 0 and L = {L}, got {n}")
+            if ready(lengths):
+                check_lengths_lie_within(title, lengths.tolist(), L, ValueError)
         if reset is not None:
             reset = mx.array(reset)
             check_reset(title, reset.shape, reset.dtype == mx.bool_, (*lead, L), ValueError)

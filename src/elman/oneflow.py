@@ -30,7 +30,7 @@ from oneflow.nn.utils.rnn import PackedSequence
 from elman import stack
 from elman.oneflow_operators import is_served, run_engine, run_scan
 from elman.paths import Paths
-from elman.spec import CELLS, Weights, check_lengths, check_reset, takes
+from elman.spec import CELLS, Weights, check_lengths, check_lengths_lie_within, check_reset, takes
 from elman.swap import swap
 
 __all__ = [
@@ -113,7 +113,11 @@ class _Layer:
     ) -> tuple[Tensor, Tensor]:
         batched, x = input.dim() == 3, self._time_major(input)
         h_0 = self._zeros(x, x.shape[1]) if hx is None else hx if batched else hx.unsqueeze(1)
-        output, h_n = self._run(path, x, h_0, *self._extent(input, lengths, reset))
+        lengths, reset = self._extent(input, lengths, reset)
+        # Of global and lazy tensors the values are not here; the engine looks for itself.
+        if path == "scan" and lengths is not None and not (lengths.is_global or lengths.is_lazy):
+            check_lengths_lie_within(self._get_name(), lengths.tolist(), x.shape[0], RuntimeError)
+        output, h_n = self._run(path, x, h_0, lengths, reset)
         if not batched:
             return output.squeeze(1), h_n.squeeze(1)
         return (output.transpose(0, 1) if self.batch_first else output), h_n

@@ -50,6 +50,10 @@ def _are_tensors(x: Any, hx: Any) -> bool:
     return isinstance(x, Tensor) and isinstance(hx, Tensor | None)
 
 
+def _is_differentiated(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
 def _transformed() -> bool:
     """Whether a transform of torch.func or forward mode is at work: they see tensor operations."""
     if torch.compiler.is_compiling():
@@ -179,9 +183,7 @@ class _Layer(nn.RNNBase):
     ) -> tuple[Tensor, Tensor]:
         cell, directions = self.mode.lower(), 2 if self.bidirectional else 1
         each = 4 if self.bias else 2
-        keep = torch.is_grad_enabled() and any(
-            t is not None and t.requires_grad for t in (x, h_0, *weights)
-        )
+        keep = _is_differentiated(x, h_0, *weights)
 
         def layer(k: int, x: Tensor, h_0: Tensor | None) -> tuple[Tensor, Tensor]:
             arguments: list[Tensor | None] = []
@@ -265,9 +267,7 @@ def _step(cell: Any, stock: Any, name: str, input: Any, hx: Any) -> Tensor:
         _paths.take("torch", cell._get_name())
         return stock.forward(cell, input, hx)
     _paths.check("kernel", cell._get_name())
-    keep = torch.is_grad_enabled() and any(
-        t is not None and t.requires_grad for t in (input, hx, *weights)
-    )
+    keep = _is_differentiated(input, hx, *weights)
     x = input.reshape(1, -1, cell.input_size)
     h_0 = None if hx is None else hx.reshape(1, -1, cell.hidden_size)
     nothing = (None,) * 7  # no second direction, no lengths, reset or batch_sizes

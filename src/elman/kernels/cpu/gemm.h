@@ -127,11 +127,10 @@ ELMAN_INLINE void multiply_outer(Vector<T> (&acc)[R][P], const T* a, index a_ste
       [&](int v, index k) { return panel + v * panel_size + k * lanes; });
 }
 
-// Panels of V vectors that a tile of R rows takes at once: 12 sums hide the latency of one, and the
-// tallest tile has as many as there are registers.
+// Panels of V vectors that a tile of R rows takes at once. 12 sums hide the latency of one; the
+// tallest tile has 3 vectors a row, for which there are just the registers.
 template <int R, int V>
-inline constexpr int kPanels =
-    (kAccumulators / R > 3 ? 12 / R : 3) / V > 0 ? (kAccumulators / R > 3 ? 12 / R : 3) / V : 1;
+inline constexpr int kPanels = (R < 4 ? 12 / R : 3) / V;
 
 template <int R, int P, class F>
 ELMAN_INLINE void for_panels(index row, index rows, index panel, index last_panel, F&& f) {
@@ -143,6 +142,7 @@ ELMAN_INLINE void for_panels(index row, index rows, index panel, index last_pane
 
 template <int R, int V, class F>
 ELMAN_INLINE void for_rows(index row, index rows, index panel, index last_panel, F&& f) {
+  static_assert(kPanels<R, V> > 0);
   const index full = row + (rows - row) / R * R;
   if (full > row) for_panels<R, kPanels<R, V>>(row, full, panel, last_panel, f);
   if constexpr (R > 1) for_rows<R / 2, V>(full, rows, panel, last_panel, f);

@@ -2,13 +2,13 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
 #include <limits>
 #include <new>
 #include <numeric>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 #include "threads.h"
 
@@ -28,9 +28,9 @@ extern const Kernels kernels;
 
 namespace {
 
+constexpr index kMostThreads = 1024;
 // Fewer multiplications than this are done before a second thread has woken up.
 constexpr index kWorthAThread = index{1} << 20;
-constexpr index kMostThreads = 1024;
 // Likewise a step of the recurrence, whose threads meet at a barrier.
 constexpr index kWorthABarrier = index{1} << 17;
 // Values of W_ih x held at a time: enough steps to read W_ih seldom, few enough to stay in the
@@ -84,8 +84,7 @@ Division divide(const Kernel<T>& kernel, const Plan& plan, index H, int members)
   if (rows >= 8 * members) return {members, false};
   if (rows * kernel.gates * H * H >= kWorthABarrier && panels >= 2 * members)
     return {members, true};
-  if (rows >= 2)
-    return {static_cast<int>(std::min<index>(members, rows / 2 > 0 ? rows / 2 : 1)), false};
+  if (rows >= 2) return {static_cast<int>(std::min<index>(members, rows / 2)), false};
   return {1, false};
 }
 

@@ -8,16 +8,16 @@ namespace elman::ELMAN_ISA {
 
 ELMAN_INLINE index smaller(index a, index b) { return a < b ? a : b; }
 
-// Where the parts of the packed forward weights begin. Each has one panel for every `lanes` hidden
-// units.
+// Where the parts of the packed forward weights begin, to be written (T) or read (const T). Each
+// has one panel for every `lanes` hidden units.
 template <class C, class T>
 struct ForwardPanels {
   index input_panel, hidden_panel;  // sizes of a panel
-  const T *w_ih, *w_hh;             // (panels, D or H, G, lanes)
-  const T* x_bias;                  // (panels, G, lanes)
-  const T* h_bias;                  // (panels, lanes), of the last gate
+  T *w_ih, *w_hh;                   // (panels, D or H, G, lanes)
+  T* x_bias;                        // (panels, G, lanes)
+  T* h_bias;                        // (panels, lanes), of the last gate
 
-  ForwardPanels(const T* packed, index D, index H) {
+  ForwardPanels(T* packed, index D, index H) {
     const index panels = (H + kLanes<T> - 1) / kLanes<T>;
     input_panel = D * C::gates * kLanes<T>;
     hidden_panel = H * C::gates * kLanes<T>;
@@ -50,19 +50,17 @@ void pack_units(const T* w, index K, index H, T* to) {
 template <class C, class T>
 void pack_forward(const Weights<T>& w, index D, index H, T* packed) {
   const ForwardPanels<C, T> to(packed, D, H);
-  pack_units<C>(w.w_ih, D, H, const_cast<T*>(to.w_ih));
-  pack_units<C>(w.w_hh, H, H, const_cast<T*>(to.w_hh));
-  T* x_bias = const_cast<T*>(to.x_bias);
-  T* h_bias = const_cast<T*>(to.h_bias);
+  pack_units<C>(w.w_ih, D, H, to.w_ih);
+  pack_units<C>(w.w_hh, H, H, to.w_hh);
   for (index unit = 0; unit < (H + kLanes<T> - 1) / kLanes<T> * kLanes<T>; ++unit) {
     const index panel = unit / kLanes<T>, lane = unit % kLanes<T>;
     const bool some = w.b_ih && unit < H;
     for (int g = 0; g < C::gates; ++g) {
       T bias = some ? w.b_ih[g * H + unit] : 0;
       if (some && C::sums_biases[g]) bias += w.b_hh[g * H + unit];
-      x_bias[(panel * C::gates + g) * kLanes<T> + lane] = bias;
+      to.x_bias[(panel * C::gates + g) * kLanes<T> + lane] = bias;
     }
-    h_bias[unit] = some ? w.b_hh[(C::gates - 1) * H + unit] : 0;
+    to.h_bias[unit] = some ? w.b_hh[(C::gates - 1) * H + unit] : 0;
   }
 }
 
@@ -98,7 +96,7 @@ struct ForwardLoop {
   const index H = f.hidden_size, D = f.input_size;
   const index padded = (H + L - 1) / L * L;
   const index panels = share.last_panel - share.first_panel;
-  const ForwardPanels<C, T> packed{f.panels, D, H};
+  const ForwardPanels<C, const T> packed{f.panels, D, H};
 
   T* state(index s, index p) const { return f.state + ((s & 1) * plan.batch + p) * padded; }
 
