@@ -130,12 +130,14 @@ struct Backward {
   T* d_gates[2];      // (chunk_rows, d_gates_row), of this chunk of steps and of the one after it
   index d_gates_row;  // at least d_gates * H
   index chunk_rows;   // at least one step's rows
+  index block_rows;   // summed at once for the weight gradients
 };
 
 // Scratch of one thread in backward.
 template <class T>
 struct BackwardScratch {
-  T* block;   // (kSumBlock, padded D + padded H): rows of x and h beside each other, as panels
+  T* block;   // (block_rows, padded D + padded H): rows of x and h beside each other, as panels
+  T* tiles;   // (padded H, block_rows + 16): gradients of one gate, in tiles
   T* d_bias;  // (d_gates * H)
 };
 

@@ -127,6 +127,9 @@ ELMAN_INLINE void multiply_outer(Vector<T> (&acc)[R][P], const T* a, index a_ste
       [&](int v, index k) { return panel + v * panel_size + k * lanes; });
 }
 
+// Rows of the tallest tile.
+inline constexpr int kTallest = kAccumulators == 24 ? 8 : 4;
+
 // Panels of V vectors that a tile of R rows takes at once. 12 sums hide the latency of one; the
 // tallest tile has 3 vectors a row, for which there are just the registers.
 template <int R, int V>
@@ -137,7 +140,7 @@ ELMAN_INLINE void for_panels(index row, index rows, index panel, index last_pane
   for (; panel + P <= last_panel; panel += P) {
     for (index i = row; i < rows; i += R) f.template operator()<R, P>(i, panel);
   }
-  if constexpr (P > 1) for_panels<R, P / 2>(row, rows, panel, last_panel, f);
+  if constexpr (P > 1) for_panels<R, P == 3 ? 2 : P / 2>(row, rows, panel, last_panel, f);
 }
 
 template <int R, int V, class F>
@@ -152,7 +155,7 @@ ELMAN_INLINE void for_rows(index row, index rows, index panel, index last_panel,
 // rows inside, so that a panel is read from memory once for all the rows.
 template <int V, class F>
 ELMAN_INLINE void for_tiles(index rows, index panel, index last_panel, F&& f) {
-  for_rows<kAccumulators == 24 ? 8 : 4, V>(0, rows, panel, last_panel, f);
+  for_rows<kTallest, V>(0, rows, panel, last_panel, f);
 }
 
 }  // namespace elman::ELMAN_ISA

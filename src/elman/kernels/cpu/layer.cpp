@@ -243,12 +243,13 @@ void run_backward(const Kernel<T>& kernel, const Schedule& schedule, Backward<T>
   // Rows a power of two apart would fall on one another in the cache, where weight gradients read
   // down a column.
   const index d_gates_row = (kernel.d_gates * H + 15) / 16 * 16 + 16;
-  const index chunk_size = chunk_rows * d_gates_row;
+  const index chunk_size = chunk_rows * d_gates_row, block_rows = std::min(chunk_rows, kSumBlock);
   Buffer<T> carry(plan.batch * kernel.padded(H) * count);
   Buffer<T> d_gates(2 * chunk_size * count);
-  std::vector<Buffer<T>> block, d_bias;
+  std::vector<Buffer<T>> block, tiles, d_bias;
   for (int m = 0; m < team.size(); ++m) {
-    block.emplace_back(kSumBlock * (kernel.padded(D) + kernel.padded(H)));
+    block.emplace_back(block_rows * (kernel.padded(D) + kernel.padded(H)));
+    tiles.emplace_back(kernel.padded(H) * (block_rows + 16));
     d_bias.emplace_back(kernel.d_gates * H);
   }
   for (int d = 0; d < count; ++d) {
@@ -258,10 +259,12 @@ void run_backward(const Kernel<T>& kernel, const Schedule& schedule, Backward<T>
     directions[d].d_gates[1] = directions[d].d_gates[0] + chunk_size;
     directions[d].d_gates_row = d_gates_row;
     directions[d].chunk_rows = chunk_rows;
+    directions[d].block_rows = block_rows;
   }
   run_directions(kernel, plan, H, count, team, [&](int d, const Share& share) {
     const int thread = team.size() < 2 ? 0 : share.member * count + d;
-    kernel.backward(directions[d], {block[thread].get(), d_bias[thread].get()}, share);
+    kernel.backward(directions[d], {block[thread].get(), tiles[thread].get(), d_bias[thread].get()},
+                    share);
   });
 }
 

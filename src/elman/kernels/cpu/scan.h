@@ -265,6 +265,10 @@ struct BackwardLoop {
   const index row_size = f.d_gates_row;
   const T* const w_hh = f.panels;
   const T* const w_ih = f.panels + panel_size * (padded / L);
+  // Does what is kept lie beyond the second cache, and take the product long enough to fetch it?
+  const bool far_away = H >= 128 && plan.first[plan.longest] * H * (C::kept + 2) > (index{1} << 21);
+  // A cache line past a power of two, or the tiles would fall on one another in the cache.
+  const index tile_size = kTallest * f.block_rows + 64 / sizeof(T);
 
   // Rows of `d_gates` of steps from .. to-1; the buffers take turns from chunk to chunk.
   struct Chunk {
@@ -279,8 +283,7 @@ struct BackwardLoop {
   void run() const {
     const index rows = share.rows(plan.batch);
     for (index i = 0; i < rows; ++i) begin_row(share.position(i));
-    if (f.d_w_ih && share.member == 0) clear_weight_gradients();
-    share.wait();
+    if (f.d_w_ih && plan.longest == 0 && share.member == 0) clear_weight_gradients();
     Chunk next;
     for (int turn = 0; turn == 0 || next.from > 0; ++turn) {
       const Chunk chunk = chunk_before(next, f.d_gates[turn & 1]);
@@ -358,6 +361,8 @@ struct BackwardLoop {
                  const Chunk& after) const {
     for_tiles<1>(
         to - from, share.first_panel, share.last_panel, [&]<int R, int P>(index row, index panel) {
+          for (int r = 0; far_away && r < R; ++r)
+            fetch<P>(s, share.position(from + row + r), panel * L, chunk);
           Vector<T> acc[R][P];
           arriving<R, P>(acc, s, from + row, panel, continues, after);
           for (int r = 0; r < R; ++r) {
@@ -369,6 +374,23 @@ struct BackwardLoop {
               emit(s, p, (panel + i) * L, acc[r][i], d_output, d_gates(chunk, s, p));
           }
         });
+  }
+
+  // Asks for the memory that emit() is going to read and write for P vectors of units.
+  template <int P>
+  ELMAN_INLINE void fetch(index s, index p, index unit, const Chunk& chunk) const {
+    const T* gates = f.gates + (plan.first[s] + p) * C::kept * H;
+    const T* before = f.states + (plan.first[s] + p) * H;
+    const T* d_output =
+        f.d_output.data ? f.d_output.at(plan.time(s, p, f.reverse), plan.order[p]) : before;
+    const T* d_row = d_gates(chunk, s, p);
+    for (int i = 0; i < P; ++i, unit += L) {
+      for (int g = 0; g < C::kept; ++g) __builtin_prefetch(gates + g * H + unit);
+      for (int g = 0; g < kGates; ++g) __builtin_prefetch(d_row + g * H + unit, 1);
+      __builtin_prefetch(before + unit);
+      __builtin_prefetch(d_output + unit);
+      for (int g = 0; g < kGates; ++g) __builtin_prefetch(d_row + g * H + unit, 1);
+    }
   }
 
   // The cell itself, for one vector of units of one row.
@@ -454,49 +476,80 @@ struct BackwardLoop {
     const index from = H * share.member / share.members,
                 to = H * (share.member + 1) / share.members;
     const index d_panels = (D + L - 1) / L;
-    T* const h_block = scratch.block + d_panels * kSumBlock * L;
+    T* const h_block = scratch.block + d_panels * f.block_rows * L;
     for (index begin = 0; begin < chunk.rows; begin += kSumBlock) {
       const index rows = smaller(kSumBlock, chunk.rows - begin);
+      const bool first = chunk.to == plan.longest && begin == 0;
       const T* d_rows = chunk.d_gates + begin * row_size;
       for_chunk_rows(chunk, begin, begin + rows, [&](index row, index t, index n) {
         pack_row(f.x.at(t, n), D, scratch.block, row - begin);
       });
       const T* states = f.states + (plan.first[chunk.from] + begin) * H;
       for (index row = 0; row < rows; ++row) pack_row(states + row * H, H, h_block, row);
-      for (int g = 0; g < G; ++g) {
-        add_outer(d_rows + g * H, rows, scratch.block, D, f.d_w_ih + C::input_gate[g] * H * D, from,
-                  to);
-        add_outer(d_rows + (kGates - G + g) * H, rows, h_block, H,
-                  f.d_w_hh + C::hidden_gate[g] * H * H, from, to);
+      for (int i = 0; i < kGates; ++i) {
+        pack_tiles(d_rows + i * H + from, rows, to - from);
+        const int g = i - (kGates - G);
+        if (i < G)
+          add_outer(rows, scratch.block, D, f.d_w_ih + C::input_gate[i] * H * D, from, to, first);
+        if (g >= 0)
+          add_outer(rows, h_block, H, f.d_w_hh + C::hidden_gate[g] * H * H, from, to, first);
       }
-      if (f.d_b_ih) add_bias_gradients(d_rows, rows, from, to);
+      if (f.d_b_ih) add_bias_gradients(d_rows, rows, from, to, first);
     }
   }
 
-  static ELMAN_INLINE void pack_row(const T* from, index columns, T* block, index row) {
-    for (index c = 0; c < columns; c += L, block += kSumBlock * L) {
+  ELMAN_INLINE void pack_row(const T* from, index columns, T* block, index row) const {
+    for (index c = 0; c < columns; c += L, block += f.block_rows * L) {
       store<T>(block + row * L, load_part(from + c, smaller(L, columns - c)));
     }
   }
 
-  // d_w[unit][column] += sum over rows of d[row][unit] * block[row][column].
-  void add_outer(const T* d, index rows, const T* block, index columns, T* d_w, index from,
-                 index to) const {
-    for_tiles<1>(to - from, 0, (columns + L - 1) / L, [&]<int R, int P>(index unit, index panel) {
-      Vector<T> acc[R][P] = {};
-      multiply_outer<T, R, P>(acc, d + from + unit, row_size, block + panel * kSumBlock * L,
-                              kSumBlock * L, rows);
-      for (int r = 0; r < R; ++r) {
-        for (int p = 0; p < P; ++p) {
-          const index column = (panel + p) * L, count = smaller(L, columns - column);
-          T* to_w = d_w + (from + unit + r) * columns + column;
-          store_part(to_w, load_part(to_w, count) + acc[r][p], count);
+  // Units, kTallest at a time, row behind row, for the tiles of add_outer to walk along.
+  void pack_tiles(const T* d, index rows, index units) const {
+    for (index row = 0; row < rows; ++row, d += row_size) {
+      T* to = scratch.tiles + row * kTallest;
+      for (index u = 0; u < units; u += kTallest, to += tile_size) {
+        if (u + kTallest <= units) {
+          __builtin_memcpy(to, d + u, kTallest * sizeof(T));
+        } else {
+          for (index i = 0; u + i < units; ++i) to[i] = d[u + i];
         }
       }
-    });
+    }
   }
 
-  void add_bias_gradients(const T* d_rows, index rows, index from, index to) const {
+  // d_w[unit][column] += sum over rows of the packed d[unit][row] * block[row][column]; `first`
+  // finds nothing there yet. The columns go by in groups that stay in the cache.
+  void add_outer(index rows, const T* block, index columns, T* d_w, index from, index to,
+                 bool first) const {
+    constexpr index kGroup = 24;
+    const index panels = (columns + L - 1) / L;
+    for (index group = 0; group < panels; group += kGroup) {
+      const T* tile = scratch.tiles;
+      for (index begin = from; begin < to; begin += kTallest, tile += tile_size) {
+        for_tiles<1>(
+            smaller(kTallest, to - begin), group, smaller(group + kGroup, panels),
+            [&]<int R, int P>(index unit, index panel) {
+              T* to_w = d_w + (begin + unit) * columns + panel * L;
+              for (int r = 0; r < R; ++r) {
+                for (int p = 0; p < P; ++p) __builtin_prefetch(to_w + r * columns + p * L);
+              }
+              Vector<T> acc[R][P] = {};
+              multiply_outer<T, R, P>(acc, tile + unit, kTallest, block + panel * f.block_rows * L,
+                                      f.block_rows * L, rows);
+              for (int r = 0; r < R; ++r, to_w += columns) {
+                for (int p = 0; p < P; ++p) {
+                  const index count = smaller(L, columns - (panel + p) * L);
+                  const Vector<T> sum = first ? Vector<T>{} : load_part(to_w + p * L, count);
+                  store_part(to_w + p * L, sum + acc[r][p], count);
+                }
+              }
+            });
+      }
+    }
+  }
+
+  void add_bias_gradients(const T* d_rows, index rows, index from, index to, bool first) const {
     for (int i = 0; i < kGates; ++i) {
       T* sums = scratch.d_bias + i * H;
       for (index u = from; u < to; ++u) sums[u] = 0;
@@ -506,8 +559,10 @@ struct BackwardLoop {
     }
     for (int g = 0; g < G; ++g) {
       for (index u = from; u < to; ++u) {
-        f.d_b_ih[C::input_gate[g] * H + u] += scratch.d_bias[g * H + u];
-        f.d_b_hh[C::hidden_gate[g] * H + u] += scratch.d_bias[(kGates - G + g) * H + u];
+        T& d_b_ih = f.d_b_ih[C::input_gate[g] * H + u];
+        T& d_b_hh = f.d_b_hh[C::hidden_gate[g] * H + u];
+        d_b_ih = (first ? 0 : d_b_ih) + scratch.d_bias[g * H + u];
+        d_b_hh = (first ? 0 : d_b_hh) + scratch.d_bias[(kGates - G + g) * H + u];
       }
     }
   }
