@@ -132,8 +132,10 @@ struct ForwardLoop {
     } else {
       copy_units(state(0, p), plan.resets(0, p, f.reverse) ? nullptr : h_0);
     }
-    for (index t = plan.length[p]; plan.padded && t < plan.steps; ++t)
+    for (index t = plan.length[p]; plan.padded && t < plan.steps; ++t) {
+      share.look();
       copy_units(f.output.at(t, n), nullptr);
+    }
   }
 
   // As many steps as the scratch has room for.
@@ -157,6 +159,7 @@ struct ForwardLoop {
     }
     for_tiles<G>(
         rows, share.first_panel, share.last_panel, [&]<int R, int P>(index row, index panel) {
+          share.look();
           const T* x[R];
           for (int r = 0; r < R; ++r) x[r] = scratch.x_rows[row + r];
           Vector<T> acc[R][P * G];
@@ -180,6 +183,7 @@ struct ForwardLoop {
   void step(index s, index active, const T* x_gates) const {
     for_tiles<G>(
         active, share.first_panel, share.last_panel, [&]<int R, int P>(index row, index panel) {
+          share.look();
           const T* h[R];
           for (int r = 0; r < R; ++r) h[r] = state(s, share.position(row + r));
           const T* x = x_gates + (row * panels + panel - share.first_panel) * G * L;
@@ -304,6 +308,7 @@ struct BackwardLoop {
     }
     if (!f.d_x.data || !plan.padded || share.first_panel > 0) return;
     for (index t = plan.length[p]; t < plan.steps; ++t) {
+      share.look();
       for (index d = 0; d < D; ++d) f.d_x.at(t, n)[d] = 0;
     }
   }
@@ -358,6 +363,7 @@ struct BackwardLoop {
                  const Chunk& after) const {
     for_tiles<1>(
         to - from, share.first_panel, share.last_panel, [&]<int R, int P>(index row, index panel) {
+          share.look();
           Vector<T> acc[R][P];
           arriving<R, P>(acc, s, from + row, panel, continues, after);
           for (int r = 0; r < R; ++r) {
@@ -394,6 +400,7 @@ struct BackwardLoop {
   void finish_rows(index from, index to, bool continues, const Chunk& first) const {
     for_tiles<1>(to - from, share.first_panel, share.last_panel,
                  [&]<int R, int P>(index row, index panel) {
+                   share.look();
                    Vector<T> acc[R][P];
                    arriving<R, P>(acc, -1, from + row, panel, continues, first);
                    for (int r = 0; r < R; ++r) {
@@ -435,6 +442,7 @@ struct BackwardLoop {
       for_chunk_rows(chunk, begin, begin + rows,
                      [&](index row, index t, index n) { d_x[row - begin] = f.d_x.at(t, n); });
       for_tiles<1>(rows, 0, (D + L - 1) / L, [&]<int R, int P>(index row, index panel) {
+        share.look();
         const T* d_rows[R];
         for (int r = 0; r < R; ++r) d_rows[r] = chunk.d_gates + (begin + row + r) * row_size;
         Vector<T> acc[R][P] = {};
@@ -483,6 +491,7 @@ struct BackwardLoop {
   void add_outer(const T* d, index rows, const T* block, index columns, T* d_w, index from,
                  index to) const {
     for_tiles<1>(to - from, 0, (columns + L - 1) / L, [&]<int R, int P>(index unit, index panel) {
+      share.look();
       Vector<T> acc[R][P] = {};
       multiply_outer<T, R, P>(acc, d + from + unit, row_size, block + panel * kSumBlock * L,
                               kSumBlock * L, rows);
