@@ -71,17 +71,26 @@ struct Weights {
 // first_row + row_step, ... or the panels of hidden units first_panel .. last_panel of every row,
 // with a barrier after each step.
 class Barrier;
+class Team;
 struct Share {
   index first_row, row_step;
   index first_panel, last_panel;
   int member, members;
   Barrier* barrier;  // of this direction's threads; null when alone
+  Team* team;
+  bool caller;  // the thread that made the call, which looks out for all of them
+  mutable unsigned looks = 0;
 
   index rows(index active) const {
     return active > first_row ? (active - first_row + row_step - 1) / row_step : 0;
   }
   index position(index i) const { return first_row + i * row_step; }
   void wait() const;  // for the direction's other threads
+  // Called before each piece of work of microseconds: throws where the call is to end early.
+  __attribute__((always_inline)) void look() const {
+    if (++looks % 256 == 0) look_closely();
+  }
+  void look_closely() const;
   void wait_if_units_are_split() const {
     if (row_step == 1) wait();
   }

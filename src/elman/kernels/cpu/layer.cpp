@@ -102,7 +102,7 @@ void run_directions(const Kernel<T>& kernel, const Plan& plan, index H, int coun
                     const Work& work) {
   const index panels = kernel.padded(H) / kernel.lanes;
   if (team.size() < 2) {
-    for (int d = 0; d < count; ++d) work(d, Share{0, 1, 0, panels, 0, 1, nullptr});
+    for (int d = 0; d < count; ++d) work(d, Share{0, 1, 0, panels, 0, 1, nullptr, &team, true});
     return;
   }
   Division division[2] = {};
@@ -114,11 +114,12 @@ void run_directions(const Kernel<T>& kernel, const Plan& plan, index H, int coun
   team.run([&](int member) {
     const int d = member % count, m = member / count, members = division[d].members;
     if (m >= members) return;
+    const bool caller = member == 0;
     if (division[d].by_units) {
-      work(d,
-           Share{0, 1, panels * m / members, panels * (m + 1) / members, m, members, &*barrier[d]});
+      work(d, Share{0, 1, panels * m / members, panels * (m + 1) / members, m, members,
+                    &*barrier[d], &team, caller});
     } else {
-      work(d, Share{m, members, 0, panels, m, members, &*barrier[d]});
+      work(d, Share{m, members, 0, panels, m, members, &*barrier[d], &team, caller});
     }
   });
 }
@@ -126,8 +127,10 @@ void run_directions(const Kernel<T>& kernel, const Plan& plan, index H, int coun
 }  // namespace
 
 void Share::wait() const {
-  if (barrier) barrier->wait();
+  if (barrier) barrier->wait(*team, caller);
 }
+
+void Share::look_closely() const { team->look(caller); }
 
 const Kernels& kernels() {
   static const Kernels& chosen = choose_kernels();
@@ -207,11 +210,11 @@ void Schedule::finish(index steps, Reset reset, bool padded) {
 
 template <class T>
 void run_forward(const Kernel<T>& kernel, const Schedule& schedule, Forward<T>* directions,
-                 int count, index threads) {
+                 int count, index threads, void (*watch)()) {
   const Plan& plan = schedule.plan();
   const index D = directions[0].input_size, H = directions[0].hidden_size,
               padded = kernel.padded(H);
-  Team team(worthwhile_threads(kernel, schedule.rows(), D, H, count, threads));
+  Team team(worthwhile_threads(kernel, schedule.rows(), D, H, count, threads), watch);
   const index active = plan.longest > 0 ? plan.active[0] : 0;
   const index chunk_rows =
       std::min(schedule.rows(), std::max(active, kInputGates / (kernel.gates * padded)));
@@ -234,10 +237,10 @@ void run_forward(const Kernel<T>& kernel, const Schedule& schedule, Forward<T>* 
 
 template <class T>
 void run_backward(const Kernel<T>& kernel, const Schedule& schedule, Backward<T>* directions,
-                  int count, index threads) {
+                  int count, index threads, void (*watch)()) {
   const Plan& plan = schedule.plan();
   const index D = directions[0].input_size, H = directions[0].hidden_size;
-  Team team(worthwhile_threads(kernel, schedule.rows(), D, H, 2 * count, threads));
+  Team team(worthwhile_threads(kernel, schedule.rows(), D, H, 2 * count, threads), watch);
   const index active = plan.longest > 0 ? plan.active[0] : 0;
   const index chunk_rows = std::min(schedule.rows(), std::max(active, kGradientRows));
   // Rows a power of two apart would fall on one another in the cache, where weight gradients read
@@ -270,9 +273,13 @@ void run_backward(const Kernel<T>& kernel, const Schedule& schedule, Backward<T>
 
 template class Buffer<float>;
 template class Buffer<double>;
-template void run_forward(const Kernel<float>&, const Schedule&, Forward<float>*, int, index);
-template void run_forward(const Kernel<double>&, const Schedule&, Forward<double>*, int, index);
-template void run_backward(const Kernel<float>&, const Schedule&, Backward<float>*, int, index);
-template void run_backward(const Kernel<double>&, const Schedule&, Backward<double>*, int, index);
+template void run_forward(const Kernel<float>&, const Schedule&, Forward<float>*, int, index,
+                          void (*)());
+template void run_forward(const Kernel<double>&, const Schedule&, Forward<double>*, int, index,
+                          void (*)());
+template void run_backward(const Kernel<float>&, const Schedule&, Backward<float>*, int, index,
+                           void (*)());
+template void run_backward(const Kernel<double>&, const Schedule&, Backward<double>*, int, index,
+                           void (*)());
 
 }  // namespace elman

@@ -55,12 +55,14 @@ class Schedule {
   Plan plan_;
 };
 
-// The directions run side by side; they share the plan, which is that of `schedule`.
+// The directions run side by side; they share the plan, which is that of `schedule`. During a long
+// call `watch` is called several times a second on the calling thread: what it throws ends the
+// call, with its results half written.
 template <class T>
 void run_forward(const Kernel<T>& kernel, const Schedule& schedule, Forward<T>* directions,
-                 int count, index threads);
+                 int count, index threads, void (*watch)());
 template <class T>
 void run_backward(const Kernel<T>& kernel, const Schedule& schedule, Backward<T>* directions,
-                  int count, index threads);
+                  int count, index threads, void (*watch)());
 
 }  // namespace elman

@@ -8,7 +8,9 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
+#include <pthread.h>
 
+#include <atomic>
 #include <mutex>
 #include <optional>
 #include <stdexcept>
@@ -26,6 +28,22 @@ using In = nb::ndarray<nb::ro, nb::device::cpu>;
 using Out = nb::ndarray<nb::device::cpu>;
 using Lengths = nb::ndarray<const index, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Resets = nb::ndarray<const bool, nb::ndim<2>, nb::device::cpu>;
+
+// The thread on which Python runs the handlers of signals.
+std::atomic<unsigned long> main_thread;
+
+void find_main_thread() {
+  main_thread = nb::cast<unsigned long>(
+      nb::module_::import_("threading").attr("main_thread")().attr("ident"));
+  pthread_atfork(nullptr, nullptr, [] { main_thread = PyThread_get_thread_ident(); });
+}
+
+// During a long call: Ctrl-C, or what another signal's handler raises.
+void handle_signals() {
+  if (PyThread_get_thread_ident() != main_thread) return;
+  nb::gil_scoped_acquire locked;
+  if (PyErr_CheckSignals() != 0) throw nb::python_error();
+}
 
 void require(bool condition, const char* what) {
   if (!condition) throw std::invalid_argument(std::string("elman._engine: ") + what);
@@ -243,7 +261,7 @@ void forward_as(const Call& call, const In& x, const Out& output, const Out& h_n
   }
   nb::gil_scoped_release unlocked;
   for (int d = 0; d < w.directions(); ++d) f[d].panels = w.forward_panels<T>(d);
-  run_forward(k, call.schedule, f, w.directions(), threads);
+  run_forward(k, call.schedule, f, w.directions(), threads, handle_signals);
 }
 
 void forward(LayerWeights& weights, const In& x, const Out& output, const Out& h_n,
@@ -312,7 +330,7 @@ void backward_as(const Call& call, const In& x, const In& gates, const In& state
   }
   nb::gil_scoped_release unlocked;
   for (int d = 0; d < w.directions(); ++d) b[d].panels = w.backward_panels<T>(d);
-  run_backward(k, call.schedule, b, w.directions(), threads);
+  run_backward(k, call.schedule, b, w.directions(), threads, handle_signals);
 }
 
 void backward(LayerWeights& weights, const In& x, const In& gates, const In& states,
@@ -342,6 +360,7 @@ NB_MODULE(_engine, m) {
   } catch (const std::exception& e) {
     throw nb::import_error(e.what());
   }
+  find_main_thread();
   m.def(
       "isa", [] { return kernels().name; },
       "The instruction set in use: portable, avx2 or avx512.");

@@ -132,8 +132,10 @@ struct ForwardLoop {
     } else {
       copy_units(state(0, p), plan.resets(0, p, f.reverse) ? nullptr : h_0);
     }
-    for (index t = plan.length[p]; plan.padded && t < plan.steps; ++t)
+    for (index t = plan.length[p]; plan.padded && t < plan.steps; ++t) {
+      share.look();
       copy_units(f.output.at(t, n), nullptr);
+    }
   }
 
   // As many steps as the scratch has room for.
@@ -157,6 +159,7 @@ struct ForwardLoop {
     }
     for_tiles<G>(
         rows, share.first_panel, share.last_panel, [&]<int R, int P>(index row, index panel) {
+          share.look();
           const T* x[R];
           for (int r = 0; r < R; ++r) x[r] = scratch.x_rows[row + r];
           Vector<T> acc[R][P * G];
@@ -180,6 +183,7 @@ struct ForwardLoop {
   void step(index s, index active, const T* x_gates) const {
     for_tiles<G>(
         active, share.first_panel, share.last_panel, [&]<int R, int P>(index row, index panel) {
+          share.look();
           const T* h[R];
           for (int r = 0; r < R; ++r) h[r] = state(s, share.position(row + r));
           const T* x = x_gates + (row * panels + panel - share.first_panel) * G * L;
@@ -307,6 +311,7 @@ struct BackwardLoop {
     }
     if (!f.d_x.data || !plan.padded || share.first_panel > 0) return;
     for (index t = plan.length[p]; t < plan.steps; ++t) {
+      share.look();
       for (index d = 0; d < D; ++d) f.d_x.at(t, n)[d] = 0;
     }
   }
@@ -361,6 +366,7 @@ struct BackwardLoop {
                  const Chunk& after) const {
     for_tiles<1>(
         to - from, share.first_panel, share.last_panel, [&]<int R, int P>(index row, index panel) {
+          share.look();
           for (int r = 0; far_away && r < R; ++r)
             fetch<P>(s, share.position(from + row + r), panel * L, chunk);
           Vector<T> acc[R][P];
@@ -389,7 +395,6 @@ struct BackwardLoop {
       for (int g = 0; g < kGates; ++g) __builtin_prefetch(d_row + g * H + unit, 1);
       __builtin_prefetch(before + unit);
       __builtin_prefetch(d_output + unit);
-      for (int g = 0; g < kGates; ++g) __builtin_prefetch(d_row + g * H + unit, 1);
     }
   }
 
@@ -416,6 +421,7 @@ struct BackwardLoop {
   void finish_rows(index from, index to, bool continues, const Chunk& first) const {
     for_tiles<1>(to - from, share.first_panel, share.last_panel,
                  [&]<int R, int P>(index row, index panel) {
+                   share.look();
                    Vector<T> acc[R][P];
                    arriving<R, P>(acc, -1, from + row, panel, continues, first);
                    for (int r = 0; r < R; ++r) {
@@ -457,6 +463,7 @@ struct BackwardLoop {
       for_chunk_rows(chunk, begin, begin + rows,
                      [&](index row, index t, index n) { d_x[row - begin] = f.d_x.at(t, n); });
       for_tiles<1>(rows, 0, (D + L - 1) / L, [&]<int R, int P>(index row, index panel) {
+        share.look();
         const T* d_rows[R];
         for (int r = 0; r < R; ++r) d_rows[r] = chunk.d_gates + (begin + row + r) * row_size;
         Vector<T> acc[R][P] = {};
@@ -530,6 +537,7 @@ struct BackwardLoop {
         for_tiles<1>(
             smaller(kTallest, to - begin), group, smaller(group + kGroup, panels),
             [&]<int R, int P>(index unit, index panel) {
+              share.look();
               T* to_w = d_w + (begin + unit) * columns + panel * L;
               for (int r = 0; r < R; ++r) {
                 for (int p = 0; p < P; ++p) __builtin_prefetch(to_w + r * columns + p * L);

@@ -4,7 +4,6 @@
 #include <sched.h>
 
 #include <condition_variable>
-#include <exception>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -20,22 +19,26 @@ void pause() {
 #endif
 }
 
-template <class Done>
-void spin_until(Done done) {
+// Calls meanwhile() now and then where it takes long.
+template <class Done, class Meanwhile>
+void spin_until(Done done, Meanwhile meanwhile) {
   for (int i = 0; !done(); ++i) {
     if (i < 4096) {
       pause();
     } else {
       sched_yield();  // more threads than processors
+      meanwhile();
     }
   }
 }
+
+constexpr std::chrono::milliseconds kBetweenWatches{100};
 
 }  // namespace
 
 class Pool {
  public:
-  std::mutex taken;  // held by the team at work
+  std::atomic<bool> taken{false};  // by the team at work
 
   // At least `workers` of them, or as many as the system grants.
   int grow(int workers) {
@@ -50,7 +53,8 @@ class Pool {
                                                        : workers;
   }
 
-  void run(int members, void (*work)(const void*, int), const void* context) {
+  // Calls work(context, member) on all members but the first, which is the caller.
+  void start(int members, void (*work)(const void*, int), const void* context) {
     {
       std::lock_guard lock(mutex_);
       work_ = work;
@@ -60,9 +64,9 @@ class Pool {
       job_.fetch_add(1, std::memory_order_release);
     }
     wake_.notify_all();
-    work(context, 0);
-    spin_until([this] { return running_.load(std::memory_order_acquire) == 0; });
   }
+
+  bool done() const { return running_.load(std::memory_order_acquire) == 0; }
 
  private:
   [[noreturn]] void serve(int member, unsigned seen) {
@@ -111,32 +115,56 @@ Pool& pool() {
 
 }  // namespace
 
-void Barrier::wait() {
+void Barrier::wait(Team& team, bool caller) {
   const unsigned round = round_.load(std::memory_order_relaxed);
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == members_) {
     arrived_.store(0, std::memory_order_relaxed);
     round_.store(round + 1, std::memory_order_release);
   } else {
-    spin_until([&] { return round_.load(std::memory_order_acquire) != round; });
+    spin_until([&] { return round_.load(std::memory_order_acquire) != round; },
+               [&] { team.look(caller); });
   }
 }
 
-Team::Team(int wanted) {
-  if (wanted <= 1 || !pool().taken.try_lock()) return;
+Team::Team(int wanted, void (*watch)()) : watch_(watch) {
+  if (wanted <= 1 || pool().taken.exchange(true)) return;
   pool_ = &pool();
   size_ = 1 + pool_->grow(wanted - 1);
 }
 
 Team::~Team() {
-  if (pool_) pool_->taken.unlock();
+  if (pool_) pool_->taken.store(false);
+}
+
+void Team::look(bool caller) {
+  if (stopped_.load(std::memory_order_relaxed)) throw Stopped();
+  if (!caller || !watch_) return;
+  const Clock::time_point now = Clock::now();
+  if (now < next_watch_) return;
+  const bool first = next_watch_ == Clock::time_point{};
+  next_watch_ = now + kBetweenWatches;
+  if (!first) watch_();
+}
+
+template <class F>
+void Team::attempt(const F& work) {
+  try {
+    work();
+  } catch (...) {
+    if (!stopped_.exchange(true)) error_ = std::current_exception();
+  }
 }
 
 void Team::run(void (*work)(const void*, int), const void* context) {
-  if (size_ == 1) {
-    work(context, 0);
-  } else {
-    pool_->run(size_, work, context);
-  }
+  if (size_ == 1) return work(context, 0);
+  const auto take_part = [&](int member) { attempt([&] { work(context, member); }); };
+  using TakePart = decltype(take_part);
+  pool_->start(
+      size_, [](const void* f, int member) { (*static_cast<const TakePart*>(f))(member); },
+      &take_part);
+  take_part(0);
+  spin_until([this] { return pool_->done(); }, [this] { attempt([this] { look(true); }); });
+  if (error_) std::rethrow_exception(error_);
 }
 
 }  // namespace elman

@@ -2,14 +2,19 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
+#include <exception>
 
 namespace elman {
+
+class Team;
 
 // Threads meet here again and again. They spin, since a step of the recurrence lasts microseconds.
 class Barrier {
  public:
   explicit Barrier(int members) : members_(members) {}
-  void wait();
+  // For the others. Throws where the team has stopped, since they may never come.
+  void wait(Team& team, bool caller);
 
  private:
   const int members_;
@@ -22,25 +27,42 @@ class Pool;
 // Holds up to `wanted` threads, the caller among them, for as long as it lives. There is one pool a
 // process: whoever finds it taken works alone, so that two calls at once neither wait for one
 // another nor crowd the machine.
+//
+// What one member throws, or the `watch` that the caller's thread calls several times a second,
+// stops them all.
 class Team {
  public:
-  explicit Team(int wanted);
+  Team(int wanted, void (*watch)());
   ~Team();
   Team(const Team&) = delete;
   Team& operator=(const Team&) = delete;
 
   int size() const { return size_; }
 
-  // Calls work(member) on every member at once, and returns when all have.
+  // Calls work(member) on every member at once, and returns when all have. Throws what the first
+  // to throw did.
   template <class F>
   void run(const F& work) {
     run([](const void* f, int member) { (*static_cast<const F*>(f))(member); }, &work);
   }
 
+  // To be called now and then by every member: throws where the team has stopped or is to stop.
+  void look(bool caller);
+
  private:
+  using Clock = std::chrono::steady_clock;
+  struct Stopped {};
+
   void run(void (*work)(const void*, int), const void* context);
+  template <class F>
+  void attempt(const F& work);
+
   Pool* pool_ = nullptr;  // null: working alone
   int size_ = 1;
+  void (*const watch_)();
+  Clock::time_point next_watch_{};
+  std::atomic<bool> stopped_{false};
+  std::exception_ptr error_;  // what stopped it
 };
 
 }  // namespace elman
