@@ -2,6 +2,9 @@
 
 Every door that computes on the CPU comes through here. Arrays are read in place, whatever their
 strides, as long as the features of a row lie side by side.
+
+Weights may be in half precision. Then x and output, and their gradients, may be too, but all that
+is computed is float32, and so are the state and its gradient.
 """
 
 # pyright: reportUnknownMemberType=false
@@ -68,21 +71,36 @@ class Extent(NamedTuple):
 class Kept(NamedTuple):
     """What forward keeps for backward, rows = L*N or those of packed input."""
 
-    gates: Array  # (directions, rows, cell.kept * H)
+    gates: Array | None  # (directions, rows, cell.kept * H); None: backward computes them again
     states: Array  # (directions, rows, H): the state before each step
 
 
 def pack(cell: Cell, weights: Sequence[Array | None]) -> _engine.Weights:
     """Weights for the calls below: w_ih, w_hh, b_ih, b_hh of each direction, None for no bias.
 
-    The arrays must not change while they are in use.
+    They are float32, float64, float16, or bfloat16, which may come as its bits in uint16. The arrays
+    must not change while they are in use.
     """
-    arrays = [None if w is None else np.ascontiguousarray(w) for w in weights]
+    arrays = [None if w is None else _bits(np.ascontiguousarray(w)) for w in weights]
     return _engine.Weights(cell.name, arrays)
 
 
+def _bits(a: Array) -> Array:
+    return a.view(np.uint16) if a.dtype.name == "bfloat16" else a
+
+
+def computed_in(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The type of the state, and of all arithmetic, for weights of a type."""
+    return np.dtype(np.float32) if dtype.itemsize == 2 else dtype
+
+
 def rows_together(a: Array) -> Array:
-    """The array, copied only if the last axis does not lie side by side, at an address for it."""
+    """The array, copied only if the last axis does not lie side by side, at an address for it.
+
+    Half precision becomes float32.
+    """
+    if a.dtype.itemsize == 2:
+        return a.astype(np.float32)
     if a.flags.aligned and (a.flags.c_contiguous or a.strides[-1] == a.itemsize):
         return a
     return np.array(a, order="C")
@@ -96,23 +114,26 @@ def forward(
     extent: Extent,
     threads: int,
     keep: bool = False,
+    recompute: bool = False,
 ) -> tuple[Array, Array, Kept | None]:
     """Run a layer.
 
     x is (L, N, D), or (rows, D) packed; h_0 is (directions, N, H), or None for zeros. Returns
     output (L, N, directions*H) or (rows, directions*H), h_n (directions, N, H), and what backward
-    needs if `keep`. Raises ValueError for lengths outside 0..L.
+    needs if `keep`: of the gates nothing with `recompute`. Raises ValueError for lengths outside
+    0..L.
     """
     directions, H = weights.directions, weights.hidden_size
     batch = x.shape[1] if extent.batch_sizes is None else int(extent.batch_sizes[0])
-    output = np.empty((*x.shape[:-1], directions * H), x.dtype)
-    h_n = np.empty((directions, batch, H), x.dtype)
+    dtype = computed_in(x.dtype)
+    output = np.empty((*x.shape[:-1], directions * H), dtype)
+    h_n = np.empty((directions, batch, H), dtype)
     kept = None
     if keep:
         rows = output.size // (directions * H)
         kept = Kept(
-            np.empty((directions, rows, cell.kept * H), x.dtype),
-            np.empty((directions, rows, H), x.dtype),
+            None if recompute else np.empty((directions, rows, cell.kept * H), dtype),
+            np.empty((directions, rows, H), dtype),
         )
     _engine.forward(
         weights,
@@ -124,7 +145,7 @@ def forward(
         *(kept or (None, None)),
         threads,
     )
-    return output, h_n, kept
+    return output.astype(x.dtype, copy=False), h_n, kept
 
 
 def backward(
@@ -146,11 +167,12 @@ def backward(
     """
     directions, _, H = kept.states.shape
     batch = x.shape[1] if extent.batch_sizes is None else int(extent.batch_sizes[0])
-    d_x = np.empty((directions, *x.shape), x.dtype) if need_x else None
-    d_h_0 = np.empty((directions, batch, H), x.dtype)
+    dtype = computed_in(x.dtype)
+    d_x = np.empty((directions, *x.shape), dtype) if need_x else None
+    d_h_0 = np.empty((directions, batch, H), dtype)
     d_weights = None
     if need_weights:
-        d_weights = [None if shape is None else np.empty(shape, x.dtype) for shape in shapes]
+        d_weights = [None if shape is None else np.empty(shape, dtype) for shape in shapes]
     _engine.backward(
         weights,
         rows_together(x),
@@ -164,5 +186,7 @@ def backward(
         threads,
     )
     if d_x is not None:
-        d_x = d_x[0] if directions == 1 else d_x[0] + d_x[1]
+        d_x = (d_x[0] if directions == 1 else d_x[0] + d_x[1]).astype(x.dtype, copy=False)
+    if d_weights is not None and dtype != x.dtype:
+        d_weights = [None if d is None else d.astype(x.dtype) for d in d_weights]
     return d_x, d_h_0, d_weights

@@ -12,6 +12,14 @@ using index = std::int64_t;
 enum class Cell { rnn_tanh, rnn_relu, gru };
 inline constexpr int kCells = 3;
 
+// Weights in half precision; all that is computed from them is float.
+struct bfloat16 {
+  std::uint16_t bits;
+};
+struct float16 {
+  std::uint16_t bits;
+};
+
 // A sequence in the caller's memory, read and written in place. Row n of step t begins at
 //   data + t * step + n * row             (dense, any strides), or
 //   data + (first_row[t] + n) * row       (packed: the steps lie one behind the other).
@@ -61,10 +69,9 @@ struct Plan {
 };
 
 // One direction's weights as PyTorch lays them out: (G*H, D), (G*H, H), (G*H) or null, all
-// contiguous.
-template <class T>
+// contiguous, of the kernel's weight type.
 struct Weights {
-  const T *w_ih, *w_hh, *b_ih, *b_hh;
+  const void *w_ih, *w_hh, *b_ih, *b_hh;
 };
 
 // The part of a direction's work that falls to one thread: the rows at positions first_row,
@@ -101,7 +108,7 @@ struct Forward {
   const Plan* plan;
   index input_size, hidden_size;
   bool reverse;
-  const T* panels;  // packed weights
+  const void* panels;  // packed weights
   Sequence<const T> x;
   Rows<const T> h_0;
   Sequence<T> output;  // this direction's H columns
@@ -124,9 +131,10 @@ struct Backward {
   const Plan* plan;
   index input_size, hidden_size;
   bool reverse;
-  const T* panels;  // packed weights
+  const T* panels;             // packed weights
+  const void* forward_panels;  // likewise, as forward has them: where gates are not kept
   Sequence<const T> x;
-  const T* gates;
+  const T* gates;  // null: to be computed again
   const T* states;
   Sequence<const T> d_output;  // this direction's H columns, or absent
   Rows<const T> d_h_n;         // or absent
@@ -135,6 +143,9 @@ struct Backward {
   T *d_w_ih, *d_w_hh, *d_b_ih,
       *d_b_hh;  // as Weights; d_w_ih null: no weight gradients; biases may be null
   // Scratch shared by the direction's threads.
+  void (*recompute)(const void* forward_panels, index D, index H, index rows, const T* const* x,
+                    const T* states, T* gates);
+  T* chunk_gates;     // (chunk_rows, kept * H), where gates are computed again
   T* carry;           // (N, padded H): the gradient that reaches h without passing a gate
   T* d_gates[2];      // (chunk_rows, d_gates_row), of this chunk of steps and of the one after it
   index d_gates_row;  // at least d_gates * H
@@ -157,34 +168,35 @@ inline constexpr index kSumBlock = 256;
 // The kernels of one cell, number type and instruction set.
 template <class T>
 struct Kernel {
-  int lanes;    // values in a vector; a panel holds the weights of that many hidden units
-  int gates;    // G: rows of weights a hidden unit
-  int kept;     // values kept for backward a unit and row, the state before the step apart
-  int d_gates;  // gradients of gates a unit and row
-  void (*pack_forward)(const Weights<T>&, index input_size, index hidden_size, T* panels);
-  void (*pack_backward)(const Weights<T>&, index input_size, index hidden_size, T* panels);
+  int lanes;        // values in a vector; a panel holds the weights of that many hidden units
+  int gates;        // G: rows of weights a hidden unit
+  int kept;         // values kept for backward a unit and row, the state before the step apart
+  int d_gates;      // gradients of gates a unit and row
+  int weight_size;  // bytes of a weight
+  void (*pack_forward)(const Weights&, index input_size, index hidden_size, void* panels);
+  void (*pack_backward)(const Weights&, index input_size, index hidden_size, T* panels);
   void (*forward)(const Forward<T>&, const ForwardScratch<T>&, const Share&);
+  void (*recompute)(const void* panels, index input_size, index hidden_size, index rows,
+                    const T* const* x, const T* states, T* gates);
   void (*backward)(const Backward<T>&, const BackwardScratch<T>&, const Share&);
 
   index padded(index n) const { return (n + lanes - 1) / lanes * lanes; }
-  // Sizes of the packed weights, in values.
-  index forward_panels(index D, index H) const { return padded(H) * (gates * (D + H) + gates + 1); }
-  index backward_panels(index D, index H) const { return gates * H * (padded(D) + padded(H)); }
+  // Bytes of the packed weights.
+  index forward_panels(index D, index H) const {
+    const index biases = (gates + 1) * static_cast<index>(sizeof(T));
+    return padded(H) * (gates * (D + H) * weight_size + biases);
+  }
+  index backward_panels(index D, index H) const {
+    return gates * H * (padded(D) + padded(H)) * static_cast<index>(sizeof(T));
+  }
 };
 
 struct Kernels {
   const char* name;
   Kernel<float> float32[kCells];
   Kernel<double> float64[kCells];
+  Kernel<float> bfloat16[kCells];
+  Kernel<float> float16[kCells];
 };
-
-template <class T>
-const Kernel<T>& kernel(const Kernels& kernels, Cell cell) {
-  if constexpr (sizeof(T) == 4) {
-    return kernels.float32[static_cast<int>(cell)];
-  } else {
-    return kernels.float64[static_cast<int>(cell)];
-  }
-}
 
 }  // namespace elman

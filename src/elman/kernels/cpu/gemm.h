@@ -77,8 +77,8 @@ ELMAN_INLINE void sum(Vector<T> (&acc)[R][V], index terms, A a, B b) {
 }
 
 // acc[r][p * G + g] += rows[r][k] * panel p, gate g, over k < terms: gates that share their input.
-template <class T, int R, int P, int G>
-ELMAN_INLINE void multiply(Vector<T> (&acc)[R][P * G], const T* const (&rows)[R], const T* panel,
+template <class T, int R, int P, int G, class W>
+ELMAN_INLINE void multiply(Vector<T> (&acc)[R][P * G], const T* const (&rows)[R], const W* panel,
                            index panel_size, index terms) {
   constexpr index lanes = kLanes<T>;
   sum<T>(

@@ -249,6 +249,8 @@ void run_backward(const Kernel<T>& kernel, const Schedule& schedule, Backward<T>
   const index chunk_size = chunk_rows * d_gates_row, block_rows = std::min(chunk_rows, kSumBlock);
   Buffer<T> carry(plan.batch * kernel.padded(H) * count);
   Buffer<T> d_gates(2 * chunk_size * count);
+  const index gates_size = directions[0].gates ? 0 : chunk_rows * kernel.kept * H;
+  Buffer<T> gates(gates_size * count);
   std::vector<Buffer<T>> block, tiles, d_bias;
   for (int m = 0; m < team.size(); ++m) {
     block.emplace_back(block_rows * (kernel.padded(D) + kernel.padded(H)));
@@ -261,6 +263,8 @@ void run_backward(const Kernel<T>& kernel, const Schedule& schedule, Backward<T>
     directions[d].d_gates[0] = d_gates.get() + d * 2 * chunk_size;
     directions[d].d_gates[1] = directions[d].d_gates[0] + chunk_size;
     directions[d].d_gates_row = d_gates_row;
+    directions[d].recompute = kernel.recompute;
+    directions[d].chunk_gates = gates.get() + d * gates_size;
     directions[d].chunk_rows = chunk_rows;
     directions[d].block_rows = block_rows;
   }

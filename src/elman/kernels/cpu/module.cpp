@@ -94,9 +94,9 @@ class LayerWeights {
     D_ = arrays_[0]->shape(1);
     H_ = arrays_[1]->shape(1);
     dtype_ = arrays_[0]->dtype();
-    require(dtype_ == nb::dtype<float>() || dtype_ == nb::dtype<double>(),
-            "weights are float32 or float64");
-    const index rows = H_ * kernel<float>(kernels(), cell_).gates;
+    require(dtype_ == nb::dtype<double>() || float_kernels(),
+            "weights are float32, float64, float16, or bfloat16 as uint16");
+    const index rows = H_ * kernels().float32[static_cast<int>(cell_)].gates;
     const bool bias = arrays_[2].has_value();
     for (std::size_t i = 0; i < arrays_.size(); ++i) {
       const auto& a = arrays_[i];
@@ -114,12 +114,24 @@ class LayerWeights {
   index hidden_size() const { return H_; }
   int directions() const { return static_cast<int>(arrays_.size() / 4); }
   bool bias() const { return arrays_[2].has_value(); }
-  nb::dlpack::dtype dtype() const { return dtype_; }
+  // Of all that is not a weight: float64, or float32.
+  nb::dlpack::dtype dtype() const {
+    return dtype_ == nb::dtype<double>() ? dtype_ : nb::dtype<float>();
+  }
 
   template <class T>
-  const T* forward_panels(int direction) {
+  const Kernel<T>& kernel() const {
+    if constexpr (sizeof(T) == sizeof(double)) {
+      return kernels().float64[static_cast<int>(cell_)];
+    } else {
+      return float_kernels()[static_cast<int>(cell_)];
+    }
+  }
+
+  template <class T>
+  const void* forward_panels(int direction) {
     std::call_once(forward_once_, [this] { pack<T>(forward_, true); });
-    return static_cast<const T*>(static_cast<void*>(forward_[direction].get()));
+    return forward_[direction].get();
   }
 
   template <class T>
@@ -131,22 +143,31 @@ class LayerWeights {
  private:
   template <class T>
   void pack(Buffer<double> (&to)[2], bool forward) {
-    const Kernel<T>& k = kernel<T>(kernels(), cell_);
-    const index size = forward ? k.forward_panels(D_, H_) : k.backward_panels(D_, H_);
+    const Kernel<T>& k = kernel<T>();
+    const index bytes = forward ? k.forward_panels(D_, H_) : k.backward_panels(D_, H_);
     for (int d = 0; d < directions(); ++d) {
-      Buffer<double> panels((size * static_cast<index>(sizeof(T)) + 7) / 8);
-      const Weights<T> w{data<T>(4 * d), data<T>(4 * d + 1), data<T>(4 * d + 2),
-                         data<T>(4 * d + 3)};
-      (forward ? k.pack_forward : k.pack_backward)(
-          w, D_, H_, static_cast<T*>(static_cast<void*>(panels.get())));
+      Buffer<double> panels((bytes + 7) / 8);
+      const Weights w{data(4 * d), data(4 * d + 1), data(4 * d + 2), data(4 * d + 3)};
+      if (forward) {
+        k.pack_forward(w, D_, H_, panels.get());
+      } else {
+        k.pack_backward(w, D_, H_, static_cast<T*>(static_cast<void*>(panels.get())));
+      }
       to[d] = std::move(panels);
     }
   }
 
-  template <class T>
-  const T* data(std::size_t i) const {
-    return arrays_[i] ? static_cast<const T*>(arrays_[i]->data()) : nullptr;
+  // Null where weights are none of those.
+  const Kernel<float>* float_kernels() const {
+    if (dtype_ == nb::dtype<float>()) return kernels().float32;
+    if (dtype_ ==
+        nb::dlpack::dtype{static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float), 16, 1})
+      return kernels().float16;
+    if (dtype_ == nb::dtype<std::uint16_t>()) return kernels().bfloat16;
+    return nullptr;
   }
+
+  const void* data(std::size_t i) const { return arrays_[i] ? arrays_[i]->data() : nullptr; }
 
   Cell cell_;
   std::vector<std::optional<In>> arrays_;
@@ -246,7 +267,7 @@ void forward_as(const Call& call, const In& x, const Out& output, const Out& h_n
                 const std::optional<In>& h_0, const std::optional<Out>& gates,
                 const std::optional<Out>& states, index threads) {
   LayerWeights& w = call.weights;
-  const Kernel<T>& k = kernel<T>(kernels(), w.cell());
+  const Kernel<T>& k = w.kernel<T>();
   Forward<T> f[2] = {};
   for (int d = 0; d < w.directions(); ++d) {
     f[d].input_size = call.D;
@@ -277,19 +298,19 @@ void forward(LayerWeights& weights, const In& x, const Out& output, const Out& h
 }
 
 template <class T>
-void backward_as(const Call& call, const In& x, const In& gates, const In& states,
+void backward_as(const Call& call, const In& x, const std::optional<In>& gates, const In& states,
                  const std::optional<In>& d_output, const std::optional<In>& d_h_n,
                  const std::optional<Out>& d_x, const Out& d_h_0,
                  const std::optional<std::vector<std::optional<Out>>>& d_weights, index threads) {
   LayerWeights& w = call.weights;
-  const Kernel<T>& k = kernel<T>(kernels(), w.cell());
+  const Kernel<T>& k = w.kernel<T>();
   Backward<T> b[2] = {};
   for (int d = 0; d < w.directions(); ++d) {
     b[d].input_size = call.D;
     b[d].hidden_size = call.H;
     b[d].reverse = d == 1;
     b[d].x = call.sequence<const T>(x, call.D, "x");
-    b[d].gates = call.kept<const T>(gates, k.kept, d, "gates");
+    if (gates) b[d].gates = call.kept<const T>(*gates, k.kept, d, "gates");
     b[d].states = call.kept<const T>(states, 1, d, "states");
     if (d_output) {
       b[d].d_output = columns(
@@ -329,11 +350,14 @@ void backward_as(const Call& call, const In& x, const In& gates, const In& state
     }
   }
   nb::gil_scoped_release unlocked;
-  for (int d = 0; d < w.directions(); ++d) b[d].panels = w.backward_panels<T>(d);
+  for (int d = 0; d < w.directions(); ++d) {
+    b[d].panels = w.backward_panels<T>(d);
+    if (!gates) b[d].forward_panels = w.forward_panels<T>(d);
+  }
   run_backward(k, call.schedule, b, w.directions(), threads, handle_signals);
 }
 
-void backward(LayerWeights& weights, const In& x, const In& gates, const In& states,
+void backward(LayerWeights& weights, const In& x, const std::optional<In>& gates, const In& states,
               const std::optional<In>& d_output, const std::optional<In>& d_h_n,
               const std::optional<Out>& d_x, const Out& d_h_0,
               const std::optional<std::vector<std::optional<Out>>>& d_weights,
@@ -376,9 +400,9 @@ NB_MODULE(_engine, m) {
         "where asked: gates "
         "(directions, rows, kept*H) and states (directions, rows, H), rows = L*N or those of the "
         "packed x.");
-  m.def("backward", &backward, "weights"_a, "x"_a, "gates"_a, "states"_a, "d_output"_a.none(),
-        "d_h_n"_a.none(), "d_x"_a.none(), "d_h_0"_a, "d_weights"_a.none(), "lengths"_a.none(),
-        "reset"_a.none(), "batch_sizes"_a.none(), "threads"_a,
+  m.def("backward", &backward, "weights"_a, "x"_a, "gates"_a.none(), "states"_a,
+        "d_output"_a.none(), "d_h_n"_a.none(), "d_x"_a.none(), "d_h_0"_a, "d_weights"_a.none(),
+        "lengths"_a.none(), "reset"_a.none(), "batch_sizes"_a.none(), "threads"_a,
         "Fills d_x (directions, *x.shape), d_h_0 (directions, N, H) and d_weights, arrays as the "
         "weights are.");
   m.def("poison_buffers", &poison_buffers, "on"_a,

@@ -22,6 +22,13 @@
 
 #define ELMAN_INLINE inline __attribute__((always_inline))
 
+// Long emulations are not repeated in every line of every tile.
+#if defined(__FMA__) || defined(__aarch64__)
+#define ELMAN_EMULATED ELMAN_INLINE
+#else
+#define ELMAN_EMULATED static __attribute__((noinline))
+#endif
+
 namespace elman::ELMAN_ISA {
 
 #if defined(__AVX512F__)
@@ -133,6 +140,96 @@ ELMAN_INLINE void store_part(double* to, Vector<double> v, index count) {
 #endif
 }
 
+template <class T>
+ELMAN_INLINE Vector<T> load_units(const T* from, index count) {
+  return count >= kLanes<T> ? load<T>(from) : load_part(from, count);
+}
+
+template <class T>
+ELMAN_INLINE void store_units(T* to, Vector<T> v, index count) {
+  if (count >= kLanes<T>) {
+    store<T>(to, v);
+  } else {
+    store_part(to, v, count);
+  }
+}
+
+// Half precision. A float has every value of it, so nothing is rounded here.
+typedef std::uint16_t Halves __attribute__((vector_size(kVectorBytes / 2)));
+
+template <class Half>
+ELMAN_INLINE Halves load_halves(const Half* from, index count) {
+  Halves v = {};
+  if (count == kLanes<float>) {
+    __builtin_memcpy(&v, from, sizeof v);
+  } else {
+    for (index i = 0; i < count; ++i) v[i] = from[i].bits;
+  }
+  return v;
+}
+
+ELMAN_EMULATED Vector<float> widen(Halves v, bfloat16) {
+#if defined(__AVX512F__)
+  return (Vector<float>)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)v), 16);
+#elif defined(__AVX2__)
+  return (Vector<float>)_mm256_slli_epi32(_mm256_cvtepu16_epi32((__m128i)v), 16);
+#else
+  return (Vector<float>)(__builtin_convertvector(v, Bits<float>) << 16);
+#endif
+}
+
+ELMAN_EMULATED Vector<float> widen(Halves v, float16) {
+#if defined(__AVX512F__)
+  return _mm512_cvtph_ps((__m256i)v);
+#elif defined(__AVX2__)
+  return _mm256_cvtph_ps((__m128i)v);
+#else
+  // The exponent and mantissa of a float, times 2^112 for the difference of the biases, which also
+  // makes subnormal numbers normal.
+  const Bits<float> bits = __builtin_convertvector(v, Bits<float>);
+  const Bits<float> magnitude = (bits & 0x7fff) << 13;
+  const Bits<float> finite = (Bits<float>)((Vector<float>)magnitude * 0x1p112f);
+  const Bits<float> all = magnitude < (31 << 23) ? finite : magnitude | (255 << 23);
+  return (Vector<float>)(all | (bits & 0x8000) << 16);
+#endif
+}
+
+template <class T, class Half>
+  requires requires(Half h) { h.bits; }
+ELMAN_INLINE Vector<T> load(const Half* from) {
+  return widen(load_halves(from, kLanes<T>), Half{});
+}
+
+template <class Half>
+  requires requires(Half h) { h.bits; }
+ELMAN_INLINE Vector<float> load_part(const Half* from, index count) {
+  return widen(load_halves(from, count), Half{});
+}
+
+// Values that are only moved: a lane each, whatever they mean.
+template <class T>
+ELMAN_INLINE Vector<T> load_raw(const T* from, index count) {
+  return load_part(from, count);
+}
+
+template <class Half>
+  requires requires(Half h) { h.bits; }
+ELMAN_INLINE Vector<float> load_raw(const Half* from, index count) {
+  return (Vector<float>)__builtin_convertvector(load_halves(from, count), Bits<float>);
+}
+
+template <class T>
+ELMAN_INLINE void store_raw(T* to, Vector<T> v) {
+  store<T>(to, v);
+}
+
+template <class Half>
+  requires requires(Half h) { h.bits; }
+ELMAN_INLINE void store_raw(Half* to, Vector<float> v) {
+  const Halves halves = __builtin_convertvector((Bits<float>)v, Halves);
+  __builtin_memcpy(to, &halves, sizeof halves);
+}
+
 ELMAN_INLINE Vector<float> broadcast(float x) {
 #if defined(__AVX512F__)
   return _mm512_set1_ps(x);
@@ -154,7 +251,7 @@ ELMAN_INLINE Vector<double> broadcast(double x) {
 }
 
 // a * b + c with one rounding.
-ELMAN_INLINE Vector<float> fma(Vector<float> a, Vector<float> b, Vector<float> c) {
+ELMAN_EMULATED Vector<float> fma(Vector<float> a, Vector<float> b, Vector<float> c) {
 #if defined(__AVX512F__)
   return _mm512_fmadd_ps(a, b, c);
 #elif defined(__FMA__)
@@ -181,7 +278,7 @@ ELMAN_INLINE Vector<float> fma(Vector<float> a, Vector<float> b, Vector<float> c
 #endif
 }
 
-ELMAN_INLINE Vector<double> fma(Vector<double> a, Vector<double> b, Vector<double> c) {
+ELMAN_EMULATED Vector<double> fma(Vector<double> a, Vector<double> b, Vector<double> c) {
 #if defined(__AVX512F__)
   return _mm512_fmadd_pd(a, b, c);
 #elif defined(__FMA__)

@@ -1,258 +1,9 @@
-// The loop over time, forward and backward, of one direction of one layer; packing of its weights.
+// The loop over time, backwards, and the gradients of one direction of one layer.
 #pragma once
 
-#include "cells.h"
-#include "gemm.h"
+#include "panels.h"
 
 namespace elman::ELMAN_ISA {
-
-ELMAN_INLINE index smaller(index a, index b) { return a < b ? a : b; }
-
-// Where the parts of the packed forward weights begin, to be written (T) or read (const T). Each
-// has one panel for every `lanes` hidden units.
-template <class C, class T>
-struct ForwardPanels {
-  index input_panel, hidden_panel;  // sizes of a panel
-  T *w_ih, *w_hh;                   // (panels, D or H, G, lanes)
-  T* x_bias;                        // (panels, G, lanes)
-  T* h_bias;                        // (panels, lanes), of the last gate
-
-  ForwardPanels(T* packed, index D, index H) {
-    const index panels = (H + kLanes<T> - 1) / kLanes<T>;
-    input_panel = D * C::gates * kLanes<T>;
-    hidden_panel = H * C::gates * kLanes<T>;
-    w_ih = packed;
-    w_hh = w_ih + panels * input_panel;
-    x_bias = w_hh + panels * hidden_panel;
-    h_bias = x_bias + panels * C::gates * kLanes<T>;
-  }
-};
-
-// (G * H, K) -> (panels of hidden units, K, G, lanes), zeros where H ends inside a panel.
-template <class C, class T>
-void pack_units(const T* w, index K, index H, T* to) {
-  constexpr index L = kLanes<T>;
-  for (index unit = 0; unit < H; unit += L, to += K * C::gates * L) {
-    for (int g = 0; g < C::gates; ++g) {
-      for (index from = 0; from < K; from += L) {
-        const index count = smaller(L, K - from);
-        Vector<T> block[L] = {};
-        for (index i = 0; i < smaller(L, H - unit); ++i) {
-          block[i] = load_part(w + (g * H + unit + i) * K + from, count);
-        }
-        transpose<T>(block);
-        for (index i = 0; i < count; ++i) store<T>(to + ((from + i) * C::gates + g) * L, block[i]);
-      }
-    }
-  }
-}
-
-template <class C, class T>
-void pack_forward(const Weights<T>& w, index D, index H, T* packed) {
-  const ForwardPanels<C, T> to(packed, D, H);
-  pack_units<C>(w.w_ih, D, H, to.w_ih);
-  pack_units<C>(w.w_hh, H, H, to.w_hh);
-  for (index unit = 0; unit < (H + kLanes<T> - 1) / kLanes<T> * kLanes<T>; ++unit) {
-    const index panel = unit / kLanes<T>, lane = unit % kLanes<T>;
-    const bool some = w.b_ih && unit < H;
-    for (int g = 0; g < C::gates; ++g) {
-      T bias = some ? w.b_ih[g * H + unit] : 0;
-      if (some && C::sums_biases[g]) bias += w.b_hh[g * H + unit];
-      to.x_bias[(panel * C::gates + g) * kLanes<T> + lane] = bias;
-    }
-    to.h_bias[unit] = some ? w.b_hh[(C::gates - 1) * H + unit] : 0;
-  }
-}
-
-// (G * H, K), its gates taken in the given order -> (panels of K's columns, H, G, lanes).
-template <class C, class T>
-void pack_columns(const T* w, index K, index H, const int (&gate)[C::gates], T* to) {
-  for (index column = 0; column < K; column += kLanes<T>) {
-    const index count = smaller(kLanes<T>, K - column);
-    for (index unit = 0; unit < H; ++unit) {
-      for (int g = 0; g < C::gates; ++g, to += kLanes<T>) {
-        store<T>(to, load_part(w + (gate[g] * H + unit) * K + column, count));
-      }
-    }
-  }
-}
-
-template <class C, class T>
-void pack_backward(const Weights<T>& w, index D, index H, T* packed) {
-  pack_columns<C>(w.w_hh, H, H, C::hidden_gate, packed);
-  const index hidden = C::gates * H * ((H + kLanes<T> - 1) / kLanes<T> * kLanes<T>);
-  pack_columns<C>(w.w_ih, D, H, C::input_gate, packed + hidden);
-}
-
-template <class C, class T>
-struct ForwardLoop {
-  static constexpr index L = kLanes<T>;
-  static constexpr int G = C::gates;
-
-  const Forward<T>& f;
-  const ForwardScratch<T>& scratch;
-  const Share& share;
-  const Plan& plan = *f.plan;
-  const index H = f.hidden_size, D = f.input_size;
-  const index padded = (H + L - 1) / L * L;
-  const index panels = share.last_panel - share.first_panel;
-  const ForwardPanels<C, const T> packed{f.panels, D, H};
-
-  T* state(index s, index p) const { return f.state + ((s & 1) * plan.batch + p) * padded; }
-
-  // Copies this share's units of a row, or zeros.
-  void copy_units(T* to, const T* from) const {
-    const index last = smaller(H, share.last_panel * L);
-    for (index u = share.first_panel * L; u < last; ++u) to[u] = from ? from[u] : 0;
-  }
-
-  void run() const {
-    const index rows = share.rows(plan.batch);
-    for (index i = 0; i < rows; ++i) begin_row(share.position(i));
-    share.wait_if_units_are_split();
-    for (index s = 0; s < plan.longest;) {
-      const index end = chunk_end(s);
-      multiply_input(s, end);
-      const T* x_gates = scratch.x_gates;
-      for (; s < end; ++s) {
-        const index active = share.rows(plan.active[s]);
-        step(s, active, x_gates);
-        x_gates += active * panels * G * L;
-        finish_step(s);
-        share.wait_if_units_are_split();
-      }
-    }
-  }
-
-  void begin_row(index p) const {
-    const index n = plan.order[p];
-    const T* h_0 = f.h_0.data ? f.h_0.at(n) : nullptr;
-    if (plan.length[p] == 0) {
-      copy_units(f.h_n.at(n), h_0);
-    } else {
-      copy_units(state(0, p), plan.resets(0, p, f.reverse) ? nullptr : h_0);
-    }
-    for (index t = plan.length[p]; plan.padded && t < plan.steps; ++t) {
-      share.look();
-      copy_units(f.output.at(t, n), nullptr);
-    }
-  }
-
-  // As many steps as the scratch has room for.
-  index chunk_end(index s) const {
-    for (index rows = 0; s < plan.longest; ++s) {
-      rows += share.rows(plan.active[s]);
-      if (rows > scratch.chunk_rows) break;
-    }
-    return s;
-  }
-
-  // W_ih x + b for this share's rows and units, over steps from .. to-1.
-  void multiply_input(index from, index to) const {
-    index rows = 0;
-    for (index s = from; s < to; ++s) {
-      const index active = share.rows(plan.active[s]);
-      for (index i = 0; i < active; ++i) {
-        const index p = share.position(i);
-        scratch.x_rows[rows++] = f.x.at(plan.time(s, p, f.reverse), plan.order[p]);
-      }
-    }
-    for_tiles<G>(
-        rows, share.first_panel, share.last_panel, [&]<int R, int P>(index row, index panel) {
-          share.look();
-          const T* x[R];
-          for (int r = 0; r < R; ++r) x[r] = scratch.x_rows[row + r];
-          Vector<T> acc[R][P * G];
-#pragma GCC unroll 16
-          for (int v = 0; v < P * G; ++v) {
-            const Vector<T> bias = load<T>(packed.x_bias + (panel * G + v) * L);
-#pragma GCC unroll 16
-            for (int r = 0; r < R; ++r) acc[r][v] = bias;
-          }
-          multiply<T, R, P, G>(acc, x, packed.w_ih + panel * packed.input_panel, packed.input_panel,
-                               D);
-#pragma GCC unroll 16
-          for (int r = 0; r < R; ++r) {
-            T* to = scratch.x_gates + ((row + r) * panels + panel - share.first_panel) * G * L;
-#pragma GCC unroll 16
-            for (int v = 0; v < P * G; ++v) store<T>(to + v * L, acc[r][v]);
-          }
-        });
-  }
-
-  void step(index s, index active, const T* x_gates) const {
-    for_tiles<G>(
-        active, share.first_panel, share.last_panel, [&]<int R, int P>(index row, index panel) {
-          share.look();
-          const T* h[R];
-          for (int r = 0; r < R; ++r) h[r] = state(s, share.position(row + r));
-          const T* x = x_gates + (row * panels + panel - share.first_panel) * G * L;
-          Vector<T> acc[R][P * G];
-#pragma GCC unroll 16
-          for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 16
-            for (int p = 0; p < P; ++p) {
-              Vector<T> x_gate[G];
-              for (int g = 0; g < G; ++g) x_gate[g] = load<T>(x + (r * panels + p) * G * L + g * L);
-              C::template start<T>(x_gate, load<T>(packed.h_bias + (panel + p) * L),
-                                   acc[r] + p * G);
-            }
-          }
-          multiply<T, R, P, G>(acc, h, packed.w_hh + panel * packed.hidden_panel,
-                               packed.hidden_panel, H);
-          for (int r = 0; r < R; ++r) {
-            const index position = share.position(row + r);
-            T* output = f.output.at(plan.time(s, position, f.reverse), plan.order[position]);
-            const index kept_row = plan.first[s] + position;
-#pragma GCC unroll 16
-            for (int p = 0; p < P; ++p) {
-              Vector<T> x_gate[G];
-              for (int g = 0; g < G; ++g) x_gate[g] = load<T>(x + (r * panels + p) * G * L + g * L);
-              emit(s, position, (panel + p) * L, kept_row, x_gate, acc[r] + p * G, h[r], output);
-            }
-          }
-        });
-  }
-
-  // The cell itself, for one vector of units of one row.
-  ELMAN_INLINE void emit(index s, index p, index unit, index kept_row, const Vector<T>* x_gate,
-                         const Vector<T>* u, const T* h, T* output) const {
-    const Vector<T> before = load<T>(h + unit);
-    Vector<T> keep[C::kept];
-    const Vector<T> after = C::template forward<T>(x_gate, u, before, keep);
-    store<T>(state(s + 1, p) + unit, after);
-    const index count = smaller(L, H - unit);
-    store_units(output + unit, after, count);
-    if (f.gates) {
-      for (int i = 0; i < C::kept; ++i)
-        store_units(f.gates + (kept_row * C::kept + i) * H + unit, keep[i], count);
-    }
-    if (f.states) store_units(f.states + kept_row * H + unit, before, count);
-  }
-
-  static ELMAN_INLINE void store_units(T* to, Vector<T> v, index count) {
-    if (count == L) {
-      store<T>(to, v);
-    } else {
-      store_part(to, v, count);
-    }
-  }
-
-  // Hands out the final states of the rows that end here, and starts the episodes that begin at the
-  // next step.
-  void finish_step(index s) const {
-    const index active = share.rows(plan.active[s]), remain = share.rows(plan.active[s + 1]);
-    for (index i = remain; i < active; ++i) {
-      const index p = share.position(i);
-      copy_units(f.h_n.at(plan.order[p]), state(s + 1, p));
-    }
-    if (!plan.reset) return;
-    for (index i = 0; i < remain; ++i) {
-      const index p = share.position(i);
-      if (plan.resets(s + 1, p, f.reverse)) copy_units(state(s + 1, p), nullptr);
-    }
-  }
-};
 
 template <class C, class T>
 struct BackwardLoop {
@@ -277,6 +28,7 @@ struct BackwardLoop {
   // Rows of `d_gates` of steps from .. to-1; the buffers take turns from chunk to chunk.
   struct Chunk {
     T* d_gates = nullptr;
+    const T* gates = nullptr;
     index from = 0, to = 0, rows = 0;
   };
 
@@ -291,6 +43,7 @@ struct BackwardLoop {
     Chunk next;
     for (int turn = 0; turn == 0 || next.from > 0; ++turn) {
       const Chunk chunk = chunk_before(next, f.d_gates[turn & 1]);
+      if (!f.gates) recompute_gates(chunk);
       for (index s = chunk.to - 1; s >= chunk.from; --s) {
         step(s, chunk, s + 1 < chunk.to ? chunk : next);
         share.wait_if_units_are_split();
@@ -327,7 +80,39 @@ struct BackwardLoop {
     const index to = next.d_gates ? next.from : plan.longest;
     index from = to;
     while (from > 0 && plan.first[to] - plan.first[from - 1] <= f.chunk_rows) --from;
-    return {buffer, from, to, plan.first[to] - plan.first[from]};
+    const T* gates = f.gates ? f.gates + plan.first[from] * C::kept * H : f.chunk_gates;
+    return {buffer, gates, from, to, plan.first[to] - plan.first[from]};
+  }
+
+  const T* gates(const Chunk& c, index s, index p) const {
+    return c.gates + (plan.first[s] - plan.first[c.from] + p) * C::kept * H;
+  }
+
+  // For where forward kept the states alone.
+  void recompute_gates(const Chunk& chunk) const {
+    const index first = plan.first[chunk.from];
+    for_rows_of_x(chunk, [&](index row, index rows, const T* const* x) {
+      f.recompute(f.forward_panels, D, H, rows, x, f.states + (first + row) * H,
+                  f.chunk_gates + row * C::kept * H);
+    });
+    share.wait();
+  }
+
+  // Calls f(row of the chunk, rows, addresses in x) for this thread's part of the chunk, some rows
+  // at a time.
+  template <class F>
+  void for_rows_of_x(const Chunk& chunk, F&& call) const {
+    constexpr index kRows = 64;
+    const index from = chunk.rows * share.member / share.members;
+    const index to = chunk.rows * (share.member + 1) / share.members;
+    for (index begin = from; begin < to; begin += kRows) {
+      share.look();
+      const T* x[kRows];
+      const index rows = smaller(kRows, to - begin);
+      for_chunk_rows(chunk, begin, begin + rows,
+                     [&](index row, index t, index n) { x[row - begin] = f.x.at(t, n); });
+      call(begin, rows, x);
+    }
   }
 
   // The gradient that arrives at the state after step s, for one tile: the carry, plus that of step
@@ -376,8 +161,7 @@ struct BackwardLoop {
             const T* d_output = f.d_output.data
                                     ? f.d_output.at(plan.time(s, p, f.reverse), plan.order[p])
                                     : nullptr;
-            for (int i = 0; i < P; ++i)
-              emit(s, p, (panel + i) * L, acc[r][i], d_output, d_gates(chunk, s, p));
+            for (int i = 0; i < P; ++i) emit(s, p, (panel + i) * L, acc[r][i], d_output, chunk);
           }
         });
   }
@@ -385,13 +169,13 @@ struct BackwardLoop {
   // Asks for the memory that emit() is going to read and write for P vectors of units.
   template <int P>
   ELMAN_INLINE void fetch(index s, index p, index unit, const Chunk& chunk) const {
-    const T* gates = f.gates + (plan.first[s] + p) * C::kept * H;
+    const T* kept = gates(chunk, s, p);
     const T* before = f.states + (plan.first[s] + p) * H;
     const T* d_output =
         f.d_output.data ? f.d_output.at(plan.time(s, p, f.reverse), plan.order[p]) : before;
     const T* d_row = d_gates(chunk, s, p);
     for (int i = 0; i < P; ++i, unit += L) {
-      for (int g = 0; g < C::kept; ++g) __builtin_prefetch(gates + g * H + unit);
+      for (int g = 0; g < C::kept; ++g) __builtin_prefetch(kept + g * H + unit);
       for (int g = 0; g < kGates; ++g) __builtin_prefetch(d_row + g * H + unit, 1);
       __builtin_prefetch(before + unit);
       __builtin_prefetch(d_output + unit);
@@ -400,13 +184,13 @@ struct BackwardLoop {
 
   // The cell itself, for one vector of units of one row.
   ELMAN_INLINE void emit(index s, index p, index unit, Vector<T> d, const T* d_output,
-                         T* d_row) const {
-    const index count = smaller(L, H - unit), kept_row = plan.first[s] + p;
+                         const Chunk& chunk) const {
+    const index count = smaller(L, H - unit);
     if (d_output) d += load_part(d_output + unit, count);
     Vector<T> kept[C::kept], d_gate[kGates];
-    for (int i = 0; i < C::kept; ++i)
-      kept[i] = load_part(f.gates + (kept_row * C::kept + i) * H + unit, count);
-    const Vector<T> before = load_part(f.states + kept_row * H + unit, count);
+    for (int i = 0; i < C::kept; ++i) kept[i] = load_part(gates(chunk, s, p) + i * H + unit, count);
+    const Vector<T> before = load_part(f.states + (plan.first[s] + p) * H + unit, count);
+    T* d_row = d_gates(chunk, s, p);
     store<T>(f.carry + p * padded + unit, C::template backward<T>(d, before, kept, d_gate));
     for (int i = 0; i < kGates; ++i) store_part(d_row + i * H + unit, d_gate[i], count);
   }
@@ -577,19 +361,8 @@ struct BackwardLoop {
 };
 
 template <class C, class T>
-void forward(const Forward<T>& f, const ForwardScratch<T>& scratch, const Share& share) {
-  ForwardLoop<C, T>{f, scratch, share}.run();
-}
-
-template <class C, class T>
 void backward(const Backward<T>& f, const BackwardScratch<T>& scratch, const Share& share) {
   BackwardLoop<C, T>{f, scratch, share}.run();
-}
-
-template <class C, class T>
-constexpr Kernel<T> kernel_of() {
-  return {kLanes<T>,           C::gates,      C::kept,       C::d_gates, pack_forward<C, T>,
-          pack_backward<C, T>, forward<C, T>, backward<C, T>};
 }
 
 }  // namespace elman::ELMAN_ISA
