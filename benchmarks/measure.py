@@ -1,0 +1,162 @@
+"""What a process of its own does: it builds, checks and times every contender, case by case.
+
+Frameworks look at the processors they may use when they are imported, and so each number of threads
+has its own process, held to as many processors. Only there are frameworks imported.
+"""
+
+import gc
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from typing import Any
+
+from . import peaks
+from .contenders import Contender, LeftOutError, make
+from .grid import Case, Inputs, draw
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How much time to take."""
+
+    turns: int  # at most
+    fewest: int  # turns, however long they take
+    budget: float  # seconds for all turns of a case, unless that is fewer than the fewest
+    patience: float  # seconds: MLX is left out where a call takes longer
+
+
+FULL = Pace(turns=15, fewest=5, budget=5, patience=1)
+QUICK = Pace(turns=5, fewest=3, budget=0.7, patience=0.1)
+
+A_WHILE = 0.005  # seconds: short calls are repeated until a turn lasts as long
+#: Seconds of sleep before each contender on several threads: those of OpenMP, ONNX Runtime and
+#: others go on spinning for some milliseconds after their call, and would be in the next one's way.
+PAUSE = 0.01
+#: A contender this many times as slow as the fastest takes part in two turns only.
+SLOW, TURNS_IF_SLOW = 20, 2
+
+
+def run(
+    connection: Connection,
+    processors: list[int],
+    cases: list[Case],
+    modes: list[str],
+    names: list[str],
+    pace: Pace,
+) -> None:
+    """Send the results of each case, which are as many as there are modes. Runs in a new process."""
+    threads = len(processors)
+    peaks.pin(processors)
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    if threads == 1:
+        os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
+    for case in cases:
+        connection.send(measure(case, modes, names, threads, pace))
+    connection.close()
+
+
+def measure(
+    case: Case, modes: list[str], names: list[str], threads: int, pace: Pace
+) -> list[Result]:
+    """Check and time one case: a result a mode, with the seconds of each contender and turn."""
+    from .check import WrongError, check, reference
+
+    inputs = draw(case)
+    right = reference(case, inputs, modes)
+    results = {mode: new_result(case, mode, threads) for mode in modes}
+    calls: dict[str, dict[str, Callable[[], Any]]] = {mode: {} for mode in modes}
+    for name in names:
+        try:
+            contender = make(name, case, inputs, threads)
+        except LeftOutError as e:
+            for result in results.values():
+                result["left_out"][name] = str(e)
+            continue
+        for mode, result in results.items():
+            try:
+                admit(name, contender, case, mode, inputs, pace)
+                training = mode == "training"
+                given = contender.gradients(contender.train()) if training else None
+                if given is None:
+                    given = contender.answer(contender.infer())
+                else:
+                    given = {f"d_{key}": a for key, a in given.items()}
+                wanted = {k: a for k, a in right.items() if k.startswith("d_") == training}
+                result["error"][name] = check(case, given, wanted)
+                calls[mode][name] = contender.train if training else contender.infer
+            except LeftOutError as e:
+                result["left_out"][name] = str(e)
+            except WrongError as e:
+                result["wrong"][name] = str(e)
+    for mode, result in results.items():
+        result["seconds"] = take_turns(calls[mode], threads, pace)
+    return list(results.values())
+
+
+def new_result(case: Case, mode: str, threads: int) -> Result:
+    """What JSON holds of a case in a mode.
+
+    "seconds" a call by contender, one figure a turn; "error" of what was checked, in tolerances;
+    who was "left_out" and who was "wrong", and why.
+    """
+    empty: Result = {"seconds": {}, "error": {}, "left_out": {}, "wrong": {}}
+    return {"case": case.asdict(), "mode": mode, "threads": threads, **empty}
+
+
+def admit(
+    name: str, contender: Contender, case: Case, mode: str, inputs: Inputs, pace: Pace
+) -> None:
+    """Raise LeftOutError for who cannot train, and who would take too long."""
+    if mode == "training" and not contender.can_train:
+        raise LeftOutError("infers only")
+    if name == "MLX" and case.L > 20:
+        fewer = replace(case, L=case.L // 20)
+        probe = make(name, fewer, draw(fewer), 1)
+        call = probe.train if mode == "training" else probe.infer
+        seconds = estimate(call) * 20
+        if seconds > pace.patience:
+            raise LeftOutError(f"would take about {seconds:.1f} s a call")
+
+
+def take_turns(
+    calls: dict[str, Callable[[], Any]], threads: int, pace: Pace
+) -> dict[str, list[float]]:
+    """Seconds a call, by contender, one figure a turn; each turn begins with another contender."""
+    once = {name: estimate(call) for name, call in calls.items()}
+    repeats = {name: max(1, round(A_WHILE / seconds)) for name, seconds in once.items()}
+    slow = {name for name in once if once[name] > max(A_WHILE, SLOW * min(once.values()))}
+    a_turn = sum(max(A_WHILE, once[name]) for name in once.keys() - slow)
+    turns = min(pace.turns, max(pace.fewest, int(pace.budget / max(a_turn, 1e-9))))
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    order = list(calls)
+    gc.collect()
+    gc.disable()
+    for turn in range(turns):
+        for name in order[turn % len(order) :] + order[: turn % len(order)]:
+            if name in slow and turn >= TURNS_IF_SLOW:
+                continue
+            if threads > 1:
+                time.sleep(PAUSE)
+            if repeats[name] > 1:
+                calls[name]()  # its weights back into the caches, its threads awake
+            seconds[name].append(time_calls(calls[name], repeats[name]))
+    gc.enable()
+    return seconds
+
+
+def estimate(call: Callable[[], Any]) -> float:
+    """About the seconds that a call takes once it has been called."""
+    first = time_calls(call, 1)
+    return first if first > 10 * A_WHILE else min(first, time_calls(call, 1))
+
+
+def time_calls(call: Callable[[], Any], repeats: int) -> float:
+    """Seconds a call, over so many in a row."""
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - start) / repeats
