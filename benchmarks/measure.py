@@ -30,7 +30,7 @@ class Pace:
 
 
 FULL = Pace(turns=15, fewest=5, budget=5, patience=1)
-QUICK = Pace(turns=5, fewest=3, budget=0.7, patience=0.1)
+QUICK = Pace(turns=5, fewest=3, budget=0.5, patience=0.1)
 
 A_WHILE = 0.005  # seconds: short calls are repeated until a turn lasts as long
 #: Seconds of sleep before each contender on several threads: those of OpenMP, ONNX Runtime and
@@ -48,7 +48,7 @@ def run(
     names: list[str],
     pace: Pace,
 ) -> None:
-    """Send the results of each case, which are as many as there are modes. Runs in a new process."""
+    """Send the results of each case, one a mode. Runs in a new process."""
     threads = len(processors)
     peaks.pin(processors)
     os.environ["JAX_PLATFORMS"] = "cpu"

@@ -49,7 +49,7 @@ def build() -> None:
         return
     PROGRAM.parent.mkdir(parents=True, exist_ok=True)
     compiler = shlex.split(os.environ.get("CXX", "c++"))
-    options = "-std=c++20 -O3 -march=native -ffp-contract=fast -pthread".split()
+    options = ["-std=c++20", "-O3", "-march=native", "-ffp-contract=fast", "-pthread"]
     subprocess.run([*compiler, *options, str(SOURCE), "-o", str(PROGRAM)], check=True)
 
 

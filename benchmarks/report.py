@@ -24,12 +24,16 @@ def show(run: Run) -> None:
         console.print(f"WRONG, and so not timed: {line}", style="bold red")
 
 
+def count(threads: int) -> str:
+    return f"{threads} thread" + ("s" if threads > 1 else "")
+
+
 def times(run: Run, threads: int) -> Table:
     """Milliseconds of everyone, and how Elman compares with the best of the others."""
     chosen = [r for r in run["results"] if r["threads"] == threads]
     names = [n for n in OURS | OTHERS if any(n in r["seconds"] for r in chosen)]
     table = Table(
-        title=f"{threads} thread{'s' if threads > 1 else ''}: median milliseconds a call; "
+        title=f"{count(threads)}: median milliseconds a call; "
         "the best of the others over Elman: median (quartiles) of the turns; above 1 is faster",
         box=box.SIMPLE_HEAD,
     )
@@ -93,7 +97,7 @@ def notes(run: Run) -> str:
         for when, peak in zip(("before", "after"), measured, strict=True):
             bandwidth = ", ".join(f"{level} {rate:.0f}" for level, rate in peak["gbytes"].items())
             lines.append(
-                f"{threads} threads, {when}: {peak['gflops']:.0f} GFLOP/s; GB/s read: {bandwidth}"
+                f"{count(threads)}, {when}: {peak['gflops']:.0f} GFLOP/s; GB/s read: {bandwidth}"
             )
     for cell, seconds in results.overheads(run).items():
         each = ", ".join(f"{name} {1e6 * s:.1f}" for name, s in seconds.items())
