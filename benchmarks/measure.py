@@ -136,7 +136,7 @@ def take_turns(
     gc.collect()
     gc.disable()
     for turn in range(turns):
-        for name in order[turn % len(order) :] + order[: turn % len(order)]:
+        for name in order:
             if name in slow and turn >= TURNS_IF_SLOW:
                 continue
             if threads > 1:
@@ -144,6 +144,7 @@ def take_turns(
             if repeats[name] > 1:
                 calls[name]()  # its weights back into the caches, its threads awake
             seconds[name].append(time_calls(calls[name], repeats[name]))
+        order = order[1:] + order[:1]
     gc.enable()
     return seconds
 
