@@ -140,9 +140,10 @@ def draw(case: Case) -> Inputs:
 
 #: The time of a call that has next to nothing to compute.
 OVERHEAD = (1, 1, 1, 1)
+STREAMING = (1, 1, 64, 64)
 
 SHAPES: list[tuple[tuple[int, int, int, int], dict[str, Any]]] = [
-    ((1, 1, 64, 64), {}),  # one streaming step
+    (STREAMING, {}),
     ((100, 1, 32, 64), {}),
     ((100, 1, 128, 256), {}),
     ((100, 1, 512, 512), {}),

@@ -7,14 +7,13 @@ has its own process, held to as many processors. Only there are frameworks impor
 import gc
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any
 
 from . import peaks
 from .contenders import Contender, LeftOutError, make
-from .grid import Case, Inputs, draw
+from .grid import Case, draw
 
 Result = dict[str, Any]
 
@@ -30,9 +29,10 @@ class Pace:
 
 
 FULL = Pace(turns=15, fewest=5, budget=5, patience=1)
-QUICK = Pace(turns=5, fewest=3, budget=0.5, patience=0.1)
+QUICK = Pace(turns=5, fewest=2, budget=0.4, patience=0.1)
 
 A_WHILE = 0.005  # seconds: short calls are repeated until a turn lasts as long
+LONG = 0.5  # seconds: of longer calls the first one tells how long they take
 #: Seconds of sleep before each contender on several threads: those of OpenMP, ONNX Runtime and
 #: others go on spinning for some milliseconds after their call, and would be in the next one's way.
 PAUSE = 0.01
@@ -68,7 +68,7 @@ def measure(
     inputs = draw(case)
     right = reference(case, inputs, modes)
     results = {mode: new_result(case, mode, threads) for mode in modes}
-    calls: dict[str, dict[str, Callable[[], Any]]] = {mode: {} for mode in modes}
+    timers: dict[str, dict[str, Timer]] = {mode: {} for mode in modes}
     for name in names:
         try:
             contender = make(name, case, inputs, threads)
@@ -78,23 +78,41 @@ def measure(
             continue
         for mode, result in results.items():
             try:
-                admit(name, contender, case, mode, inputs, pace)
-                training = mode == "training"
-                given = contender.gradients(contender.train()) if training else None
-                if given is None:
-                    given = contender.answer(contender.infer())
-                else:
-                    given = {f"d_{key}": a for key, a in given.items()}
-                wanted = {k: a for k, a in right.items() if k.startswith("d_") == training}
-                result["error"][name] = check(case, given, wanted)
-                calls[mode][name] = contender.train if training else contender.infer
+                admit(name, contender, case, mode, pace)
+                timer = Timer(contender, mode)
+                result["error"][name] = check(case, timer.arrays, right)
+                timers[mode][name] = timer
             except LeftOutError as e:
                 result["left_out"][name] = str(e)
             except WrongError as e:
                 result["wrong"][name] = str(e)
     for mode, result in results.items():
-        result["seconds"] = take_turns(calls[mode], threads, pace)
+        result["seconds"] = take_turns(timers[mode], threads, pace)
     return list(results.values())
+
+
+class Timer:
+    """A contender's call in a mode: the arrays that its first one gave, and about its seconds."""
+
+    def __init__(self, contender: Contender, mode: str) -> None:
+        training = mode == "training"
+        self.call = contender.train if training else contender.infer
+        start = time.perf_counter()
+        result = self.call()
+        self.about = time.perf_counter() - start
+        if training:
+            self.arrays = {f"d_{name}": a for name, a in contender.gradients(result).items()}
+        else:
+            self.arrays = contender.answer(result)
+        if contender.compiles or self.about < LONG:
+            self.about = min(self.seconds(1) for _ in range(2))
+
+    def seconds(self, repeats: int) -> float:
+        """Seconds a call, over so many in a row."""
+        start = time.perf_counter()
+        for _ in range(repeats):
+            self.call()
+        return (time.perf_counter() - start) / repeats
 
 
 def new_result(case: Case, mode: str, threads: int) -> Result:
@@ -107,32 +125,26 @@ def new_result(case: Case, mode: str, threads: int) -> Result:
     return {"case": case.asdict(), "mode": mode, "threads": threads, **empty}
 
 
-def admit(
-    name: str, contender: Contender, case: Case, mode: str, inputs: Inputs, pace: Pace
-) -> None:
+def admit(name: str, contender: Contender, case: Case, mode: str, pace: Pace) -> None:
     """Raise LeftOutError for who cannot train, and who would take too long."""
     if mode == "training" and not contender.can_train:
         raise LeftOutError("infers only")
     if name == "MLX" and case.L > 20:
         fewer = replace(case, L=case.L // 20)
-        probe = make(name, fewer, draw(fewer), 1)
-        call = probe.train if mode == "training" else probe.infer
-        seconds = estimate(call) * 20
+        seconds = 20 * Timer(make(name, fewer, draw(fewer), 1), mode).about
         if seconds > pace.patience:
             raise LeftOutError(f"would take about {seconds:.1f} s a call")
 
 
-def take_turns(
-    calls: dict[str, Callable[[], Any]], threads: int, pace: Pace
-) -> dict[str, list[float]]:
+def take_turns(timers: dict[str, Timer], threads: int, pace: Pace) -> dict[str, list[float]]:
     """Seconds a call, by contender, one figure a turn; each turn begins with another contender."""
-    once = {name: estimate(call) for name, call in calls.items()}
-    repeats = {name: max(1, round(A_WHILE / seconds)) for name, seconds in once.items()}
-    slow = {name for name in once if once[name] > max(A_WHILE, SLOW * min(once.values()))}
-    a_turn = sum(max(A_WHILE, once[name]) for name in once.keys() - slow)
-    turns = min(pace.turns, max(pace.fewest, int(pace.budget / max(a_turn, 1e-9))))
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    order = list(calls)
+    about = {name: timer.about for name, timer in timers.items()}
+    repeats = {name: max(1, round(A_WHILE / seconds)) for name, seconds in about.items()}
+    slow = {name for name in about if about[name] > max(A_WHILE, SLOW * min(about.values()))}
+    a_turn = sum(max(A_WHILE, about[name]) for name in about.keys() - slow)
+    turns = min(pace.turns, max(pace.fewest, int(pace.budget / max(a_turn, A_WHILE))))
+    seconds: dict[str, list[float]] = {name: [] for name in timers}
+    order = list(timers)
     gc.collect()
     gc.disable()
     for turn in range(turns):
@@ -142,22 +154,8 @@ def take_turns(
             if threads > 1:
                 time.sleep(PAUSE)
             if repeats[name] > 1:
-                calls[name]()  # its weights back into the caches, its threads awake
-            seconds[name].append(time_calls(calls[name], repeats[name]))
+                timers[name].call()  # its weights back into the caches, its threads awake
+            seconds[name].append(timers[name].seconds(repeats[name]))
         order = order[1:] + order[:1]
     gc.enable()
     return seconds
-
-
-def estimate(call: Callable[[], Any]) -> float:
-    """About the seconds that a call takes once it has been called."""
-    first = time_calls(call, 1)
-    return first if first > 10 * A_WHILE else min(first, time_calls(call, 1))
-
-
-def time_calls(call: Callable[[], Any], repeats: int) -> float:
-    """Seconds a call, over so many in a row."""
-    start = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    return (time.perf_counter() - start) / repeats

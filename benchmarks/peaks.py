@@ -26,16 +26,20 @@ def measure(processors: list[int]) -> Peak:
     """Arithmetic and bandwidth of so many processors at once."""
     build()
     command = [str(PROGRAM.resolve()), str(len(processors)), *map(str, WORKING_SETS.values())]
-    found = json.loads(
-        subprocess.run(
-            command,
-            check=True,
-            capture_output=True,
-            text=True,
-            preexec_fn=lambda: pin(processors),
-        ).stdout
-    )
+    ours = available()
+    pin(processors)  # and so the program, which inherits it
+    try:
+        found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    finally:
+        pin(ours)
     return {**found, "gbytes": dict(zip(LEVELS, found["gbytes"].values(), strict=True))}
+
+
+def available() -> list[int]:
+    """The processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 def pin(processors: list[int]) -> None:

@@ -6,9 +6,12 @@ from rich.table import Table
 
 from . import results
 from .contenders import OTHERS, OURS
-from .grid import OVERHEAD, Case
+from .grid import CELLS, MEMORY, MODES, OVERHEAD, Case
 from .measure import Result
 from .results import Run
+
+#: Whose time on one thread and on several is compared.
+DOOR = {"inference": "elman", "training": "elman.torch"}
 
 
 def show(run: Run) -> None:
@@ -16,8 +19,9 @@ def show(run: Run) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)
-    for threads in run["options"]["threads"]:
-        console.print(times(run, threads))
+    for mode in MODES:
+        for threads in run["options"]["threads"]:
+            console.print(times(run, mode, threads))
     console.print(summary(run))
     console.print(notes(run), highlight=False)
     for line in results.wrong(run):
@@ -28,30 +32,26 @@ def count(threads: int) -> str:
     return f"{threads} thread" + ("s" if threads > 1 else "")
 
 
-def times(run: Run, threads: int) -> Table:
+def times(run: Run, mode: str, threads: int) -> Table:
     """Milliseconds of everyone, and how Elman compares with the best of the others."""
-    chosen = [r for r in run["results"] if r["threads"] == threads]
+    chosen = [r for r in run["results"] if (r["mode"], r["threads"]) == (mode, threads)]
     names = [n for n in OURS | OTHERS if any(n in r["seconds"] for r in chosen)]
     table = Table(
-        title=f"{count(threads)}: median milliseconds a call; "
-        "the best of the others over Elman: median (quartiles) of the turns; above 1 is faster",
+        title=f"{mode.title()}, {count(threads)}: milliseconds a call, median of the turns; then "
+        "the best of the others over Elman, median (quartiles): above 1, Elman is faster",
         box=box.SIMPLE_HEAD,
     )
     table.add_column("(L, N, D, H)", no_wrap=True)
-    for name in names:
-        table.add_column(name, justify="right")
-    for title in ("elman", "elman.torch", "of the limit"):
-        table.add_column(title, justify="right", no_wrap=True, style="bold")
-    section = None
-    for mode in ("inference", "training"):
+    for name in [*names, "over elman", "over elman.torch", "elman's share of the limit"]:
+        table.add_column(name, justify="right", no_wrap=name.startswith("over"))
+    if threads > 1:
+        table.add_column(f"{DOOR[mode]}, 1 thread over {threads}", justify="right")
+    for cell in CELLS:
         for result in chosen:
             case = Case.read(result["case"])
-            if result["mode"] != mode or case.shape == OVERHEAD:
-                continue
-            if section not in (None, (mode, case.cell)):
-                table.add_section()
-            section = (mode, case.cell)
-            table.add_row(f"{case} {mode}", *row(run, result, names))
+            if case.cell == cell and case.shape != OVERHEAD:
+                table.add_row(str(case), *row(run, result, names))
+        table.add_section()
     return table
 
 
@@ -64,6 +64,9 @@ def row(run: Run, result: Result, names: list[str]) -> list[str]:
     cells += ["" if r is None else str(r) for r in found]
     timed = "elman" in result["seconds"]
     cells.append(f"{results.share(run, result, 'elman'):.2f}" if timed else "")
+    if result["threads"] > 1:
+        gain = results.one_over_many(DOOR[result["mode"]])(run, result)
+        cells.append("" if gain is None else f"{gain:.2f}")
     return cells
 
 
@@ -97,13 +100,14 @@ def notes(run: Run) -> str:
         for when, peak in zip(("before", "after"), measured, strict=True):
             bandwidth = ", ".join(f"{level} {rate:.0f}" for level, rate in peak["gbytes"].items())
             lines.append(
-                f"{count(threads)}, {when}: {peak['gflops']:.0f} GFLOP/s; GB/s read: {bandwidth}"
+                f"{count(int(threads))}, {when}: {peak['gflops']:.0f} GFLOP/s; "
+                f"GB/s read: {bandwidth}"
             )
     for cell, seconds in results.overheads(run).items():
         each = ", ".join(f"{name} {1e6 * s:.1f}" for name, s in seconds.items())
         lines.append(f"a call of {cell} (1, 1, 1, 1), microseconds: {each}")
     for name, found in run["memory"].items():
-        line = f"memory of {name}: {found['peak'] / 2**20:.0f} MiB at most, "
+        line = f"training {MEMORY}, memory of {name}: {found['peak'] / 2**20:.0f} MiB at most, "
         line += f"{(found['peak'] - found['before']) / 2**20:.0f} of them by training"
         if "kept_a_row" in found:
             line += f"; {found['kept_a_row']:.0f} bytes a row kept for backward"

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import peaks
 from .contenders import OTHERS
-from .grid import OVERHEAD, Case
+from .grid import OVERHEAD, STREAMING, Case
 from .measure import Result
 
 Run = dict[str, Any]  # the whole file
@@ -105,16 +105,36 @@ def against(other: str, ours: str) -> Measure:
     return measure
 
 
-def share_if(ours: str, wanted: Callable[[Case], bool]) -> Measure:
+def share_of_arithmetic(ours: str) -> Measure:
+    """Of the FMA peak, where there are enough rows to come near it."""
+
     def measure(run: Run, result: Result) -> float | None:
-        if ours not in result["seconds"] or not wanted(Case.read(result["case"])):
-            return None
-        return share(run, result, ours)
+        enough = Case.read(result["case"]).N >= 16
+        return share(run, result, ours) if enough and ours in result["seconds"] else None
 
     return measure
 
 
-def two_threads(ours: str) -> Measure:
+def share_of_bandwidth(ours: str) -> Measure:
+    """Of the rate at which a lone row's weights can be read."""
+
+    def measure(run: Run, result: Result) -> float | None:
+        alone = Case.read(result["case"]).N == 1
+        return share(run, result, ours) if alone and ours in result["seconds"] else None
+
+    return measure
+
+
+def at(shape: tuple[int, ...], measure: Measure) -> Measure:
+    """The same, of one shape."""
+
+    def measure_there(run: Run, result: Result) -> float | None:
+        return measure(run, result) if Case.read(result["case"]).shape == shape else None
+
+    return measure_there
+
+
+def one_over_many(ours: str) -> Measure:
     """One thread's time over that of so many."""
 
     def measure(run: Run, result: Result) -> float | None:
@@ -132,6 +152,7 @@ def two_threads(ours: str) -> Measure:
 FIGURES: list[tuple[str, str, Measure]] = [
     ("NumPy door against the best of the others", "inference", against_best("elman")),
     ("PyTorch door against the best of the others", "inference", against_best("elman.torch")),
+    ("PyTorch door, a streaming step", "inference", at(STREAMING, against_best("elman.torch"))),
     ("PyTorch door against the best of the others", "training", against_best("elman.torch")),
     ("NumPy door against the best of the others", "training", against_best("elman")),
     ("PyTorch door against torch", "inference", against("torch", "elman.torch")),
@@ -140,11 +161,23 @@ FIGURES: list[tuple[str, str, Measure]] = [
     ("PyTorch door against torch packed", "training", against("torch packed", "elman.torch")),
     ("MLX door against MLX", "inference", against("MLX", "elman.mlx")),
     ("MLX door against MLX", "training", against("MLX", "elman.mlx")),
-    ("share of the FMA peak, N >= 16", "inference", share_if("elman", lambda c: c.N >= 16)),
-    ("share of the FMA peak, N >= 16", "training", share_if("elman", lambda c: c.N >= 16)),
-    ("share of the bandwidth, N = 1", "inference", share_if("elman", lambda c: c.N == 1)),
-    ("threads over one, NumPy door", "inference", two_threads("elman")),
-    ("threads over one, PyTorch door", "training", two_threads("elman.torch")),
+    (
+        "NumPy door, share of the FMA peak, N >= 16",
+        "inference",
+        share_of_arithmetic("elman"),
+    ),
+    (
+        "NumPy door, share of the FMA peak, N >= 16",
+        "training",
+        share_of_arithmetic("elman"),
+    ),
+    (
+        "NumPy door, share of the bandwidth, N = 1",
+        "inference",
+        share_of_bandwidth("elman"),
+    ),
+    ("NumPy door, one thread over so many", "inference", one_over_many("elman")),
+    ("PyTorch door, one thread over so many", "training", one_over_many("elman.torch")),
 ]
 
 

@@ -12,7 +12,6 @@ import argparse
 import importlib.metadata
 import json
 import multiprocessing
-import os
 import platform
 import sys
 import time
@@ -84,20 +83,14 @@ def parse() -> argparse.Namespace:
     if options.contender is None:
         # Quickly: MLX's door shows in the PyTorch one's figures, except for its own overhead.
         options.contender = [n for n in OURS | OTHERS if not (options.quick and n == "elman.mlx")]
-    if max(options.threads) > len(processors()):
-        parser.error(f"there are {len(processors())} processors")
+    if max(options.threads) > len(peaks.available()):
+        parser.error(f"there are {len(peaks.available())} processors")
     return options
 
 
 def shape(text: str) -> tuple[int, ...]:
     L, N, D, H = (int(size) for size in text.split(","))
     return L, N, D, H
-
-
-def processors() -> list[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
 
 
 def measure_all(options: argparse.Namespace) -> results.Run:
@@ -118,7 +111,7 @@ def measure_all(options: argparse.Namespace) -> results.Run:
     start = time.monotonic()
     with Steps(steps) as progress:
         for threads in options.threads:
-            held = processors()[:threads]
+            held = peaks.available()[:threads]
             run["peaks"][str(threads)] = [peaks.measure(held)]
             arguments = (held, options.cases, options.mode, options.contender, pace)
             for case, found in zip(
@@ -128,7 +121,7 @@ def measure_all(options: argparse.Namespace) -> results.Run:
                 progress.done(f"{case}, {threads} threads")
             run["peaks"][str(threads)].append(peaks.measure(held))
         for name, contender, own in who:
-            (found,) = in_new_process(memory.run, processors()[0], MEMORY, contender, own)
+            (found,) = in_new_process(memory.run, peaks.available()[0], MEMORY, contender, own)
             run["memory"][name] = found
             progress.done(f"memory of {name}")
     run["seconds"] = round(time.monotonic() - start)
@@ -160,7 +153,11 @@ class Steps:
         columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         console = Console(stderr=True)
         self.bar = Progress(
-            *columns, TextColumn("{task.description}"), console=console, transient=True
+            *columns,
+            TextColumn("{task.description}"),
+            console=console,
+            transient=True,
+            refresh_per_second=1,  # it takes time from what is measured
         )
         self.task = self.bar.add_task("", total=steps)
 
@@ -187,7 +184,7 @@ def machine() -> dict[str, Any]:
         cpu = next((line.split(": ")[1] for line in lines if line.startswith("model name")), cpu)
     return {
         "cpu": cpu,
-        "processors": len(processors()),
+        "processors": len(peaks.available()),
         "caches": peaks.cache_sizes(),
         "system": platform.platform(),
         "python": platform.python_version(),

@@ -182,10 +182,10 @@ def test_shares_are_of_arithmetic_for_a_batch_and_of_reading_for_a_row():
         result(BATCH, "training", 1, elman=[3 * flops / 25e9]),
         result(ROW, "inference", 1, elman=[4 * ROW.recurrent_bytes * 10 / 200e9]),
     )
-    title = "share of the FMA peak, N >= 16"
+    title = "NumPy door, share of the FMA peak, N >= 16"
     assert figure(run, f"inference: {title}").least == pytest.approx(0.5)
     assert figure(run, f"training: {title}").least == pytest.approx(0.25)
-    assert figure(run, "inference: share of the bandwidth, N = 1").values == {
+    assert figure(run, "inference: NumPy door, share of the bandwidth, N = 1").values == {
         ROW.name: pytest.approx(0.25)
     }
 
@@ -212,7 +212,7 @@ def test_threads_over_one():
         result(BATCH, "inference", 2, elman=[2.0]),
         threads=(1, 2),
     )
-    assert figure(run, "inference: threads over one, NumPy door", 2).least == 1.5
+    assert figure(run, "inference: NumPy door, one thread over so many", 2).least == 1.5
 
 
 def test_best_of_the_others_near_the_peak_is_named():

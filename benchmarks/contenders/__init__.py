@@ -37,7 +37,7 @@ class LeftOutError(Exception):
 
 
 class Contender(Protocol):
-    """One way to run a case.
+    """One way to run a case; ``compiles`` where the first call takes longer than any other.
 
     Only ``infer`` and ``train`` are timed; what they return is the contender's own, and computed
     when they return. ``answer`` and ``gradients`` make arrays of it, by name: "output" and "h_n";
@@ -45,6 +45,7 @@ class Contender(Protocol):
     """
 
     can_train: bool
+    compiles: bool
 
     def __init__(self, case: Case, inputs: Inputs, threads: int) -> None: ...
 

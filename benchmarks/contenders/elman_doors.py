@@ -15,6 +15,7 @@ class NumpyDoor:
     """``elman.GRU`` or ``RNN`` on NumPy arrays, weights loaded once."""
 
     can_train = True
+    compiles = False
 
     def __init__(self, case: Case, inputs: Inputs, threads: int) -> None:
         elman.set_num_threads(threads)

@@ -72,7 +72,7 @@ def stack(form: Form, weights: list[Any], x: Any, h_0: Any) -> Any:
 class JaxScan:
     """The scan above, jitted, and its jitted vjp."""
 
-    can_train = True
+    can_train = compiles = True
 
     def __init__(self, case: Case, inputs: Inputs, threads: int) -> None:
         inside = None

@@ -17,6 +17,7 @@ class MlxLayer:
     """``mlx.nn.GRU`` or ``RNN``."""
 
     can_train = True
+    compiles = False
     layers: Any = nn
 
     def __init__(self, case: Case, inputs: Inputs, threads: int) -> None:

@@ -79,6 +79,7 @@ class _Runtime:
     """What both share: they infer only."""
 
     can_train = False
+    compiles = False
 
     def __init__(self, case: Case, inputs: Inputs, threads: int) -> None:
         self.output_shape = inputs.d_output.shape

@@ -14,6 +14,7 @@ class Padded:
     """``torch.nn.GRU`` or ``RNN``."""
 
     can_train = True
+    compiles = False
     layers: Any = torch.nn
 
     def __init__(
