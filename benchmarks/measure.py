@@ -16,6 +16,7 @@ from .contenders import Contender, LeftOutError, make
 from .grid import Case, draw
 
 Result = dict[str, Any]
+TOO_LONG = "would take about "  # how a reason to leave someone out begins
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Pace:
     patience: float  # seconds: MLX is left out where a call takes longer
 
 
-FULL = Pace(turns=15, fewest=5, budget=5, patience=1)
+FULL = Pace(turns=15, fewest=5, budget=5, patience=1.5)
 QUICK = Pace(turns=5, fewest=2, budget=0.4, patience=0.1)
 
 A_WHILE = 0.005  # seconds: short calls are repeated until a turn lasts as long
@@ -133,7 +134,7 @@ def admit(name: str, contender: Contender, case: Case, mode: str, pace: Pace) ->
         fewer = replace(case, L=case.L // 20)
         seconds = 20 * Timer(make(name, fewer, draw(fewer), 1), mode).about
         if seconds > pace.patience:
-            raise LeftOutError(f"would take about {seconds:.1f} s a call")
+            raise LeftOutError(f"{TOO_LONG}{seconds:.1f} s a call")
 
 
 def take_turns(timers: dict[str, Timer], threads: int, pace: Pace) -> dict[str, list[float]]:

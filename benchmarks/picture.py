@@ -53,6 +53,8 @@ def draw(run: Run, path: Path) -> Path:
     """Draw the picture there."""
     chosen = {mode: select(run, mode) for mode in UNIT}
     shapes = [s for s in CHOSEN if any(s in results for results in chosen.values())]
+    if not shapes:
+        raise SystemExit("benchmarks.picture: needs the GRU on one thread")
     # Groups lie side by side in both panels, each as high as the larger of the two.
     heights = [max(len(bars(by_shape.get(s))) for by_shape in chosen.values()) for s in shapes]
     tops = [sum(heights[:i]) + GAP * i for i in range(len(shapes))]

@@ -7,7 +7,7 @@ from rich.table import Table
 from . import results
 from .contenders import OTHERS, OURS
 from .grid import CELLS, MEMORY, MODES, OVERHEAD, Case
-from .measure import Result
+from .measure import TOO_LONG, Result
 from .results import Run
 
 #: Whose time on one thread and on several is compared.
@@ -21,7 +21,8 @@ def show(run: Run) -> None:
         console = Console(width=200)
     for mode in MODES:
         for threads in run["options"]["threads"]:
-            console.print(times(run, mode, threads))
+            if any((r["mode"], r["threads"]) == (mode, threads) for r in run["results"]):
+                console.print(times(run, mode, threads))
     console.print(summary(run))
     console.print(notes(run), highlight=False)
     for line in results.wrong(run):
@@ -73,7 +74,10 @@ def row(run: Run, result: Result, names: list[str]) -> list[str]:
 def milliseconds(result: Result, name: str) -> str:
     if name in result["seconds"]:
         return f"{1e3 * results.seconds(result, name):.3g}"
-    return "wrong" if name in result["wrong"] else "-"
+    if name in result["wrong"]:
+        return "wrong"
+    why = result["left_out"].get(name, "")
+    return why.removeprefix(TOO_LONG).removesuffix(" a call") if why.startswith(TOO_LONG) else "-"
 
 
 def summary(run: Run) -> Table:
@@ -112,6 +116,7 @@ def notes(run: Run) -> str:
         if "kept_a_row" in found:
             line += f"; {found['kept_a_row']:.0f} bytes a row kept for backward"
         lines.append(line)
+    lines += [f"left out: {line}" for line in results.left_out(run)]
     near = results.near_the_peak(run)
     lines += [f"the best of the others above 0.9 of the peak: {line}" for line in near]
     return "\n".join(lines)

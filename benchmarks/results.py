@@ -12,7 +12,7 @@ import numpy as np
 from . import peaks
 from .contenders import OTHERS
 from .grid import OVERHEAD, STREAMING, Case
-from .measure import Result
+from .measure import TOO_LONG, Result
 
 Run = dict[str, Any]  # the whole file
 
@@ -161,21 +161,9 @@ FIGURES: list[tuple[str, str, Measure]] = [
     ("PyTorch door against torch packed", "training", against("torch packed", "elman.torch")),
     ("MLX door against MLX", "inference", against("MLX", "elman.mlx")),
     ("MLX door against MLX", "training", against("MLX", "elman.mlx")),
-    (
-        "NumPy door, share of the FMA peak, N >= 16",
-        "inference",
-        share_of_arithmetic("elman"),
-    ),
-    (
-        "NumPy door, share of the FMA peak, N >= 16",
-        "training",
-        share_of_arithmetic("elman"),
-    ),
-    (
-        "NumPy door, share of the bandwidth, N = 1",
-        "inference",
-        share_of_bandwidth("elman"),
-    ),
+    ("NumPy door, share of the FMA peak, N >= 16", "inference", share_of_arithmetic("elman")),
+    ("NumPy door, share of the FMA peak, N >= 16", "training", share_of_arithmetic("elman")),
+    ("NumPy door, share of the bandwidth, N = 1", "inference", share_of_bandwidth("elman")),
     ("NumPy door, one thread over so many", "inference", one_over_many("elman")),
     ("PyTorch door, one thread over so many", "training", one_over_many("elman.torch")),
 ]
@@ -219,6 +207,17 @@ def near_the_peak(run: Run) -> list[str]:
             threads = result["threads"]
             found.append(f"{case}, {result['mode']}, {threads} threads: {best} at {reached:.2f}")
     return found
+
+
+def left_out(run: Run) -> list[str]:
+    """Who did not run what, and why; MLX's patience apart, which the table shows."""
+    found = {
+        f"{name} in {result['mode']}: {why}"
+        for result in run["results"]
+        for name, why in result["left_out"].items()
+        if not why.startswith(TOO_LONG)
+    }
+    return sorted(found)
 
 
 def wrong(run: Run) -> list[str]:

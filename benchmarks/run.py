@@ -32,6 +32,7 @@ def main() -> int:
     """Measure, print, save; 1 if any contender was wrong."""
     options = parse()
     run = measure_all(options)
+    run["summary"] = [figure._asdict() for figure in results.summary(run)]
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(run, indent=1))
     report.show(run)
