@@ -150,13 +150,15 @@ def digits(number: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    unit, factor = ("µs", 1e6) if seconds < 1e-3 else ("ms", 1e3)
-    return f"{seconds * factor:.3g} {unit}"
+    for unit, size in (("s", 1), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} µs"
 
 
 def title(run: Run) -> str:
     versions = ", ".join(
-        f"{name} {run['versions'][package]}"
+        f"{name} {run['versions'][package].partition('+')[0]}"
         for name, package in (
             ("torch", "torch"),
             ("ONNX Runtime", "onnxruntime"),
