@@ -116,6 +116,7 @@ def notes(run: Run) -> str:
         if "kept_a_row" in found:
             line += f"; {found['kept_a_row']:.0f} bytes a row kept for backward"
         lines.append(line)
+    lines.append("left out: who stands with seconds (s) among the milliseconds would take too long")
     lines += [f"left out: {line}" for line in results.left_out(run)]
     near = results.near_the_peak(run)
     lines += [f"the best of the others above 0.9 of the peak: {line}" for line in near]

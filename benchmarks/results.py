@@ -42,7 +42,7 @@ def ratio(result: Result, other: str, ours: str) -> Ratio | None:
 
 def best_other(result: Result, among: list[str] | None = None) -> str | None:
     """Who is the fastest of all the others."""
-    names = [n for n in (among or OTHERS) if n in OTHERS and n in result["seconds"]]
+    names = [n for n in (OTHERS if among is None else among) if n in result["seconds"]]
     return min(names, key=lambda name: seconds(result, name), default=None)
 
 
