@@ -110,9 +110,8 @@ int main(int count, char** arguments) {
     const long bytes = std::atol(arguments[i]);
     const std::vector<Vector> zeros(bytes / vector_bytes);
     const std::vector<std::vector<Vector>> data(threads, zeros);
-    const double rate = best_rate(threads, static_cast<double>(bytes), [&](int thread, long passes) {
-      read(data[thread], passes);
-    });
+    const double rate = best_rate(threads, static_cast<double>(bytes),
+                                  [&](int thread, long passes) { read(data[thread], passes); });
     std::printf("%s\"%ld\": %.1f", i > 2 ? ", " : "", bytes, rate / 1e9);
   }
   std::printf("}}\n");
