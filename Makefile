@@ -14,7 +14,7 @@ PYTHON310 ?= $(shell for p in python3.10 $$HOME/.pyenv/versions/3.10.*/bin/pytho
 R_PACKAGES := r-base-core r-cran-reticulate r-cran-testthat
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 
-.PHONY: help setup test test-oneflow test-r demo bench lint format types stubs clean
+.PHONY: help setup test test-oneflow test-r demo bench bench-quick bench-compare lint format types stubs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s%s\n", $$1, $$2 }' Makefile
@@ -39,8 +39,14 @@ test-r: $(INSTALLED) ## run the R package's tests; installs R and reticulate on 
 demo: $(INSTALLED) ## train and serve on Japanese Vowels; results go to build/demo
 	$(BIN)/python -m examples.japanese_vowels.demo
 
-bench: $(INSTALLED) ## measure and print the table of benchmarks
-	$(BIN)/python -m benchmarks.run
+bench: $(INSTALLED) ## measure Elman and everyone else; tables, JSON and a picture in build/bench
+	$(BIN)/python -m benchmarks.run --picture build/bench/bench.png
+
+bench-quick: $(INSTALLED) ## the same but for the largest shape, in fewer turns; under three minutes
+	$(BIN)/python -m benchmarks.run --quick --output build/bench/quick.json
+
+bench-compare: $(INSTALLED) ## compare two results by ratio: make bench-compare OLD=... NEW=...
+	$(BIN)/python -m benchmarks.compare $(OLD) $(NEW)
 
 lint: $(INSTALLED) ## check style and layout
 	$(BIN)/ruff check

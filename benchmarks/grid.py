@@ -1,9 +1,11 @@
-"""What is measured: the layers, their sizes, and the inputs, which every contender shares."""
+"""What is measured: the layers, their sizes, and the arrays that every contender is given."""
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
+
+FLOAT = 4  # bytes of a float32
 
 
 @dataclass(frozen=True)
@@ -19,71 +21,145 @@ class Case:
     bidirectional: bool = False
     lengths: tuple[int, int] | None = None  # rows' lengths are drawn from this range
 
-    def __str__(self) -> str:
-        name = f"{self.cell} ({self.L}, {self.N}, {self.D}, {self.H})"
+    @classmethod
+    def read(cls, fields: dict[str, Any]) -> "Case":
+        """The case that :meth:`asdict` wrote, also after it went through JSON."""
+        lengths = fields["lengths"]
+        return cls(**{**fields, "lengths": tuple(lengths) if lengths else None})
+
+    def asdict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return self.L, self.N, self.D, self.H
+
+    @property
+    def name(self) -> str:
+        """Everything but the cell."""
+        name = "({}, {}, {}, {})".format(*self.shape)
+        if self.lengths:
+            name += " lengths {}-{}".format(*self.lengths)
         if self.num_layers > 1 or self.bidirectional:
             name += f" {self.num_layers} layers" + (", both ways" if self.bidirectional else "")
-        return name + (" lengths {}..{}".format(*self.lengths) if self.lengths else "")
+        return name
+
+    def __str__(self) -> str:
+        return f"{self.cell} {self.name}"
+
+    @property
+    def directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    @property
+    def gates(self) -> int:
+        return 3 if self.cell == "GRU" else 1
+
+    @property
+    def rows(self) -> int:
+        """Steps that are computed: those past a row's length are not."""
+        drawn = draw_lengths(self)
+        return self.L * self.N if drawn is None else int(drawn.sum())
+
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The weights under torch's names."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for layer in range(self.num_layers):
+            size = self.D if layer == 0 else self.H * self.directions
+            for direction in range(self.directions):
+                suffix = f"_l{layer}" + ("_reverse" if direction else "")
+                for name, of in (("ih", size), ("hh", self.H)):
+                    shapes[f"weight_{name}{suffix}"] = (self.gates * self.H, of)
+                for name in ("ih", "hh"):
+                    shapes[f"bias_{name}{suffix}"] = (self.gates * self.H,)
+        return shapes
+
+    def flops(self, mode: str) -> int:
+        """Additions and multiplications of the matrix products, 2*rows*G*H*(D + H) a layer.
+
+        Training takes three times as many: each product has two in the backward pass, one for the
+        gradient of its input and one for that of its weight.
+        """
+        matrices = [s for s in self.weight_shapes().values() if len(s) == 2]
+        forward = 2 * self.rows * sum(rows * columns for rows, columns in matrices)
+        return forward * (3 if mode == "training" else 1)
+
+    @property
+    def recurrent_bytes(self) -> int:
+        """The bytes of W_hh, of all layers and directions."""
+        shapes = self.weight_shapes()
+        return FLOAT * sum(s[0] * s[1] for name, s in shapes.items() if "weight_hh" in name)
+
+    def bytes_read(self, mode: str) -> int:
+        """What a lone row has to read of W_hh: all of it at every step, in training also back."""
+        return self.recurrent_bytes * self.L * (2 if mode == "training" else 1)
 
 
 class Inputs(NamedTuple):
-    """The arrays of a case, float32."""
+    """The arrays of a case, float32; K = num_layers * directions."""
 
     x: np.ndarray  # (L, N, D)
-    lengths: np.ndarray | None  # (N,)
-    d_output: np.ndarray  # (L, N, directions*H), the gradient that training starts from
+    h_0: np.ndarray  # (K, N, H)
+    lengths: np.ndarray | None  # (N,) int64
+    d_output: np.ndarray  # (L, N, directions*H): what training starts its way back from
+    d_h_n: np.ndarray  # (K, N, H)
+    weights: dict[str, np.ndarray]  # by torch's names
 
 
-def inputs(case: Case) -> Inputs:
-    """Draw a case's arrays, the same at every call."""
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((case.L, case.N, case.D), dtype=np.float32)
-    width = case.H * (2 if case.bidirectional else 1)
-    d_output = rng.standard_normal((case.L, case.N, width), dtype=np.float32)
+def draw_lengths(case: Case) -> np.ndarray | None:
+    """The rows' lengths, the same at every call; one row takes all steps."""
     if case.lengths is None:
-        return Inputs(x, None, d_output)
+        return None
     low, high = case.lengths
-    lengths = rng.integers(low, high + 1, case.N)
+    lengths = np.random.default_rng(1).integers(low, high + 1, case.N)
     lengths[0] = case.L
-    return Inputs(x, lengths, d_output)
+    return lengths
 
 
-#: One step at a time, reinforcement learning, audio, time series, and larger models.
-SHAPES = [
-    (1, 1, 64, 64),
-    (100, 1, 32, 64),
-    (100, 1, 128, 256),
-    (100, 1, 512, 512),
-    (16000, 1, 1, 24),
-    (20, 256, 16, 32),
-    (1000, 8, 64, 64),
-    (100, 16, 128, 128),
-    (100, 32, 256, 256),
-    (100, 64, 512, 512),
-    (50, 128, 512, 1024),
+def draw(case: Case) -> Inputs:
+    """A case's arrays, the same at every call."""
+    rng = np.random.default_rng(0)
+    state = (case.num_layers * case.directions, case.N, case.H)
+    bound = case.H**-0.5
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape, dtype=np.float32)
+
+    return Inputs(
+        x=normal(case.L, case.N, case.D),
+        h_0=normal(*state) / 2,
+        lengths=draw_lengths(case),
+        d_output=normal(case.L, case.N, case.directions * case.H),
+        d_h_n=normal(*state),
+        weights={
+            name: rng.uniform(-bound, bound, shape).astype(np.float32)
+            for name, shape in case.weight_shapes().items()
+        },
+    )
+
+
+#: The time of a call that has next to nothing to compute.
+OVERHEAD = (1, 1, 1, 1)
+STREAMING = (1, 1, 64, 64)
+
+SHAPES: list[tuple[tuple[int, int, int, int], dict[str, Any]]] = [
+    (STREAMING, {}),
+    ((100, 1, 32, 64), {}),
+    ((100, 1, 128, 256), {}),
+    ((100, 1, 512, 512), {}),
+    ((16000, 1, 1, 24), {}),  # a second of audio
+    ((20, 256, 16, 32), {}),  # reinforcement learning
+    ((1000, 8, 64, 64), {}),
+    ((100, 16, 128, 128), {}),
+    ((100, 16, 128, 128), {"num_layers": 2, "bidirectional": True}),
+    ((500, 32, 64, 128), {"lengths": (50, 500)}),
+    ((100, 32, 256, 256), {}),
+    ((100, 64, 512, 512), {}),
+    (LARGEST := (50, 128, 512, 1024), {}),
 ]
 
-GRID = [
-    *(Case(cell, *shape) for cell in ("GRU", "RNN") for shape in SHAPES),
-    *(
-        case
-        for cell in ("GRU", "RNN")
-        for case in (
-            Case(cell, 100, 16, 128, 128, num_layers=2, bidirectional=True),
-            Case(cell, 500, 32, 64, 128, lengths=(50, 500)),
-        )
-    ),
-]
-
-QUICK = [
-    Case("GRU", 1, 1, 64, 64),
-    Case("GRU", 100, 1, 32, 64),
-    Case("GRU", 100, 16, 128, 128),
-    Case("GRU", 100, 64, 512, 512),
-    Case("RNN", 100, 16, 128, 128),
-    Case("GRU", 100, 16, 128, 128, num_layers=2, bidirectional=True),
-    Case("GRU", 500, 32, 64, 128, lengths=(50, 500)),
-]
-
-#: mlx.nn has one layer, one direction and no lengths, and takes its time.
-MLX = [Case("GRU", 100, 1, 32, 64), Case("GRU", 100, 32, 256, 256)]
+CELLS = ("GRU", "RNN")
+MODES = ("inference", "training")
+GRID = [Case(cell, *shape, **options) for cell in CELLS for shape, options in SHAPES]
+#: What one process per contender trains, for its peak of resident memory.
+MEMORY = Case("GRU", 100, 64, 512, 512)

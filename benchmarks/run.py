@@ -1,102 +1,206 @@
-"""Measure Elman against a framework's own layer: seconds a call and their ratios, in one run.
+"""Measure Elman and everyone else on one grid of layers, in one run; print a table, save JSON.
 
-Every contender's output and gradient are checked against float64 before anything is timed. The
-contenders take turns, so that a slow moment of the machine strikes all of them; a ratio is the
-median over the turns, with its quartiles.
+Every contender's output and gradients are checked against float64 before it is timed. Then the
+contenders take turns, so that a slow moment of the machine strikes all of them, and ratios are
+taken turn by turn. The limits of the machine are measured before and after.
 
 Example:
-    python -m benchmarks.run --quick --threads 1
+    python -m benchmarks.run --shape 100,1,32,64 --cell GRU --mode inference --threads 1
 """
 
 import argparse
+import importlib.metadata
 import json
+import multiprocessing
+import platform
+import sys
 import time
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
 from rich.console import Console
-from rich.progress import track
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-import elman
-
-from .contenders import AGAINST, check
-from .grid import GRID, MLX, QUICK, Case, inputs
-
-TURNS = 15
-SECONDS_A_TURN = 0.02  # short calls are repeated until a turn lasts this long
+from . import measure, memory, peaks, report, results
+from .contenders import OTHERS, OURS, PACKAGES
+from .grid import CELLS, GRID, LARGEST, MEMORY, MODES, OVERHEAD, Case
 
 
-def main() -> None:
-    """Measure, print, save."""
+def main() -> int:
+    """Measure, print, save; 1 if any contender was wrong."""
+    options = parse()
+    run = measure_all(options)
+    run["summary"] = [figure._asdict() for figure in results.summary(run)]
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(run, indent=1))
+    report.show(run)
+    print(f"saved in {options.output}")
+    if options.picture:
+        from . import picture
+
+        print(f"drawn in {picture.draw(run, options.picture)}")
+    return 1 if results.wrong(run) else 0
+
+
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.run",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--against", choices=AGAINST, default="torch", help="default: torch")
-    parser.add_argument("--quick", action="store_true", help="seven cases instead of the grid")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="default: 1")
-    parser.add_argument("--output", type=Path, default=Path("build/bench/bench.json"))
-    args = parser.parse_args()
-    cases = MLX if args.against == "mlx" else QUICK if args.quick else GRID
-    work = [(threads, case) for threads in args.threads for case in cases]
-    results = [measure(case, args.against, threads) for threads, case in track(work, "measuring")]
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(results, indent=1))
-    print_table(results, *(contender.name for contender in AGAINST[args.against]))
-    print(f"saved in {args.output}")
+    parser.add_argument(
+        "--quick", action="store_true", help="the grid but for its largest shape, in fewer turns"
+    )
+    parser.add_argument(
+        "--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads; default: 1 2"
+    )
+    parser.add_argument(
+        "--shape", nargs="+", type=shape, help="only these: L,N,D,H, whatever the options"
+    )
+    parser.add_argument("--cell", nargs="+", choices=CELLS, default=list(CELLS))
+    parser.add_argument("--mode", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument(
+        "--contender",
+        nargs="+",
+        choices=list(OURS | OTHERS),
+        metavar="NAME",
+        help="only these: " + ", ".join(OURS | OTHERS),
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("build/bench/bench.json"), help="default: %(default)s"
+    )
+    parser.add_argument("--picture", type=Path, help="draw the bars of one thread there")
+    options = parser.parse_args()
+    options.cases = [
+        case
+        for case in [Case(cell, *OVERHEAD) for cell in CELLS] + GRID
+        if case.cell in options.cell and (not options.shape or case.shape in options.shape)
+        if not options.quick or case.shape != LARGEST or options.shape
+    ]
+    if not options.cases:
+        parser.error("the grid has no such case")
+    if options.contender is None:
+        # Quickly: MLX's door shows in the PyTorch one's figures, except for its own overhead.
+        options.contender = [n for n in OURS | OTHERS if not (options.quick and n == "elman.mlx")]
+    if max(options.threads) > len(peaks.available()):
+        parser.error(f"there are {len(peaks.available())} processors")
+    return options
 
 
-def measure(case: Case, against: str, threads: int) -> dict:
-    """Check and time one case; milliseconds by job and contender, one figure a turn."""
-    torch.set_num_threads(threads)
-    elman.set_num_threads(threads)
-    arrays = inputs(case)
-    contenders = [make(case, arrays) for make in AGAINST[against]]
-    check(case, contenders, arrays)
-    jobs = {("infer", c.name): c.infer for c in contenders}
-    jobs |= {("train", c.name): c.train for c in contenders if c.can_train}
-    milliseconds: dict[str, dict[str, list[float]]] = {"infer": {}, "train": {}}
-    repeats = {key: max(1, int(SECONDS_A_TURN / time_call(job, 1))) for key, job in jobs.items()}
-    for _ in range(TURNS):
-        for (job, name), call in jobs.items():
-            seconds = time_call(call, repeats[job, name])
-            milliseconds[job].setdefault(name, []).append(1000 * seconds)
-    return {"case": str(case), "threads": threads, "milliseconds": milliseconds}
+def shape(text: str) -> tuple[int, ...]:
+    L, N, D, H = (int(size) for size in text.split(","))
+    return L, N, D, H
 
 
-def time_call(call, repeats: int) -> float:
-    """Seconds a call, over so many in a row."""
-    start = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    return (time.perf_counter() - start) / repeats
+def measure_all(options: argparse.Namespace) -> results.Run:
+    """Everything that goes into the JSON file."""
+    run: results.Run = {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": machine(),
+        "versions": versions(),
+        "options": {"quick": options.quick, "threads": options.threads},
+        "peaks": {},
+        "results": [],
+        "memory": {},
+    }
+    pace = measure.QUICK if options.quick else measure.FULL
+    asks_memory = MEMORY in options.cases and "training" in options.mode
+    who = [w for w in memory.WHO if asks_memory and w[1] in options.contender]
+    steps = len(options.cases) * len(options.threads) + len(who)
+    start = time.monotonic()
+    with Steps(steps) as progress:
+        for threads in options.threads:
+            held = peaks.available()[:threads]
+            run["peaks"][str(threads)] = [peaks.measure(held)]
+            arguments = (held, options.cases, options.mode, options.contender, pace)
+            for case, found in zip(
+                options.cases, in_new_process(measure.run, *arguments), strict=True
+            ):
+                run["results"] += found
+                progress.done(f"{case}, {threads} threads")
+            run["peaks"][str(threads)].append(peaks.measure(held))
+        for name, contender, own in who:
+            (found,) = in_new_process(memory.run, peaks.available()[0], MEMORY, contender, own)
+            run["memory"][name] = found
+            progress.done(f"memory of {name}")
+    run["seconds"] = round(time.monotonic() - start)
+    return run
 
 
-def print_table(results: list[dict], rival: str, *ours: str) -> None:
-    """The rival's milliseconds, and how many times as fast Elman is."""
-    table = Table(title=f"times as fast as {rival}: median (quartiles)")
-    table.add_column("(L, N, D, H)", no_wrap=True)
-    table.add_column("threads", justify="right")
-    for job in ("infer", "train"):
-        table.add_column(f"{job}: {rival}, ms", justify="right")
-        for name in ours:
-            if name in results[0]["milliseconds"][job]:
-                table.add_column(f"{job}: {name}", justify="right", no_wrap=True)
-    for result in results:
-        cells = [result["case"], str(result["threads"])]
-        for times in (result["milliseconds"][job] for job in ("infer", "train")):
-            cells.append(f"{np.median(times[rival]):.3g}")
-            cells += [ratio(times[rival], times[name]) for name in ours if name in times]
-        table.add_row(*cells)
-    Console(width=140).print(table)
+def in_new_process(target: Callable[..., None], *arguments: Any) -> Iterator[Any]:
+    """What `target(connection, *arguments)` sends."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=target, args=(theirs, *arguments), daemon=True)
+    process.start()
+    theirs.close()
+    while True:
+        try:
+            yield ours.recv()
+        except EOFError:
+            break
+    process.join()
+    if process.exitcode:
+        raise SystemExit(f"benchmarks: a process ended with {process.exitcode}")
 
 
-def ratio(rival: list[float], ours: list[float]) -> str:
-    """How many times as fast as the rival, turn by turn."""
-    low, middle, high = np.percentile(np.array(rival) / np.array(ours), [25, 50, 75])
-    return f"{middle:.1f} ({low:.1f}-{high:.1f})"
+class Steps:
+    """How far it is: a bar on a terminal, a line a step elsewhere."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps, self.count = steps, 0
+        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        console = Console(stderr=True)
+        self.bar = Progress(
+            *columns,
+            TextColumn("{task.description}"),
+            console=console,
+            transient=True,
+            refresh_per_second=1,  # it takes time from what is measured
+        )
+        self.task = self.bar.add_task("", total=steps)
+
+    def __enter__(self) -> "Steps":
+        if sys.stderr.isatty():
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def done(self, what: str) -> None:
+        self.count += 1
+        self.bar.update(self.task, advance=1, description=what)
+        if not sys.stderr.isatty():
+            print(f"[{self.count}/{self.steps}] {what}", file=sys.stderr, flush=True)
+
+
+def machine() -> dict[str, Any]:
+    cpu = platform.processor() or platform.machine()
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        lines = information.read_text().splitlines()
+        cpu = next((line.split(": ")[1] for line in lines if line.startswith("model name")), cpu)
+    return {
+        "cpu": cpu,
+        "processors": len(peaks.available()),
+        "caches": peaks.cache_sizes(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+    }
+
+
+def versions() -> dict[str, str]:
+    installed = {}
+    for package in PACKAGES:
+        try:
+            installed[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return installed
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,0 +1,189 @@
+"""The picture: who takes how long, as a multiple of Elman's time, and where the machine's limit is.
+
+The GRU on one thread. Each bar has its name and figure beside it; only Elman's have a colour.
+
+Example:
+    python -m benchmarks.picture build/bench/bench.json docs/benchmark.png
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from . import results
+from .grid import STREAMING, Case
+from .measure import Result
+from .results import Run
+
+#: The shapes that are drawn, and what they are like.
+CHOSEN = {
+    STREAMING: "one streaming step",
+    (100, 1, 32, 64): "a sensor",
+    (16000, 1, 1, 24): "a second of audio",
+    (100, 1, 512, 512): "a larger model, one row",
+    (20, 256, 16, 32): "reinforcement learning",
+    (100, 16, 128, 128): "a batch of series",
+    (500, 32, 64, 128): "lengths from 50 to 500",
+    (100, 64, 512, 512): "a middle-sized model",
+}
+NAMES = {
+    "elman": "Elman, NumPy",
+    "elman.torch": "Elman, PyTorch",
+    "torch": "torch",
+    "torch packed": "torch, packed",
+    "ONNX Runtime": "ONNX Runtime",
+    "OpenVINO": "OpenVINO",
+    "JAX": "JAX",
+    "MLX": "MLX",
+}
+#: The door whose time is 1, and who is not drawn beside it.
+UNIT = {"inference": "elman", "training": "elman.torch"}
+UNDRAWN = {"inference": (), "training": ("elman",)}
+COLOURS = {"elman": "#e07b39", "elman.torch": "#f2b56b"}
+OTHERS_COLOUR, INK, FAINT = "#b9c0c8", "#22272e", "#7d8590"
+LEFT, RIGHT = 0.1, 700.0
+BAR = 0.82  # of the distance between two bars
+GAP = 1.7  # between two groups, in bars
+
+
+def draw(run: Run, path: Path) -> Path:
+    """Draw the picture there."""
+    chosen = {mode: select(run, mode) for mode in UNIT}
+    shapes = [s for s in CHOSEN if any(s in results for results in chosen.values())]
+    if not shapes:
+        raise SystemExit("benchmarks.picture: needs the GRU on one thread")
+    # Groups lie side by side in both panels, each as high as the larger of the two.
+    heights = [max(len(bars(by_shape.get(s))) for by_shape in chosen.values()) for s in shapes]
+    tops = [sum(heights[:i]) + GAP * i for i in range(len(shapes))]
+    bottom = sum(heights) + GAP * len(shapes)
+    figure, panels = plt.subplots(
+        1, 2, figsize=(9, 1.3 + 0.132 * bottom), sharex=True, sharey=True, layout="constrained"
+    )
+    for axes, (mode, by_shape) in zip(panels, chosen.items(), strict=True):
+        prepare(axes, mode, bottom)
+        for shape, top, height in zip(shapes, tops, heights, strict=True):
+            if shape in by_shape:
+                group(axes, run, by_shape[shape], top, height)
+    figure.suptitle(title(run), fontsize=7.8, color=INK, x=0.008, ha="left", linespacing=1.4)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=200)
+    plt.close(figure)
+    return path
+
+
+def select(run: Run, mode: str) -> dict[tuple[int, ...], Result]:
+    """The GRU's results on one thread, by shape."""
+    found: dict[tuple[int, ...], Result] = {}
+    for result in run["results"]:
+        case = Case.read(result["case"])
+        wanted = case.cell == "GRU" and case.num_layers == 1 and case.shape in CHOSEN
+        timed = result["mode"] == mode and UNIT[mode] in result["seconds"]
+        if wanted and timed and result["threads"] == 1:
+            found[case.shape] = result
+    return found
+
+
+def bars(result: Result | None) -> list[str]:
+    if result is None:
+        return []
+    return [n for n in NAMES if n in result["seconds"] and n not in UNDRAWN[result["mode"]]]
+
+
+def prepare(axes: Axes, mode: str, bottom: float) -> None:
+    axes.set_xscale("log")
+    axes.set_xlim(LEFT, RIGHT)
+    axes.set_ylim(bottom - GAP / 2, -GAP)
+    axes.set_xticks([1, 10, 100], ["1×", "10×", "100×"])
+    axes.tick_params(axis="x", length=0, labelsize=7, labelcolor=FAINT)
+    axes.minorticks_off()
+    axes.set_yticks([])
+    axes.grid(axis="x", color="#e6e9ec", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[:].set_visible(False)
+    door = NAMES[UNIT[mode]].partition(", ")[2]
+    axes.set_title(
+        f"{mode.title()}: the {door} door is 1", fontsize=8.5, color=INK, loc="left", weight="bold"
+    )
+
+
+def group(axes: Axes, run: Run, result: Result, top: float, height: int) -> None:
+    """One shape: its name, its bars, and the limit as a line across them."""
+    case, names, mode = Case.read(result["case"]), bars(result), result["mode"]
+    unit = results.seconds(result, UNIT[mode])
+    size = "({}, {}, {}, {})".format(*case.shape)
+    axes.text(LEFT, top - 0.75, CHOSEN[case.shape], fontsize=7.8, color=INK, va="center")
+    axes.text(RIGHT, top - 0.75, size, fontsize=7, color=FAINT, va="center", ha="right")
+    for i, who in enumerate(names):
+        times = results.seconds(result, who) / unit
+        axes.barh(
+            top + i + 0.3, times - LEFT, BAR, left=LEFT, color=COLOURS.get(who, OTHERS_COLOUR)
+        )
+        figure = duration(unit) if who == UNIT[mode] else f"{digits(times)}×"
+        axes.text(
+            max(times, LEFT),
+            top + i + 0.34,
+            f" {NAMES[who]} {figure} ",
+            fontsize=6.8,
+            color=INK,
+            va="center",
+            ha="right" if times > RIGHT / 8 else "left",  # inside where there is no room
+            weight="bold" if who in COLOURS else "normal",
+        )
+    limit(axes, results.share(run, result, UNIT[mode]), top, len(names))
+
+
+def limit(axes: Axes, at: float, top: float, count: int) -> None:
+    """A line where the machine's limit is, or an arrow at the edge where it is further left."""
+    if at < LEFT:
+        label = f" ◂ limit {digits(at)}×"
+        axes.text(LEFT, top + 0.34, label, fontsize=6.3, color=INK, va="center")
+    else:
+        axes.plot([at, at], [top - 0.2, top + count - 0.2], color=INK, linewidth=1.4)
+
+
+def digits(number: float) -> str:
+    """As many as tell it from its like."""
+    return f"{number:.0f}" if number >= 10 else f"{number:#.2g}" if number < 1 else f"{number:#.3g}"
+
+
+def duration(seconds: float) -> str:
+    for unit, size in (("s", 1), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} µs"
+
+
+def title(run: Run) -> str:
+    versions = ", ".join(
+        f"{name} {run['versions'][package].partition('+')[0]}"
+        for name, package in (
+            ("torch", "torch"),
+            ("ONNX Runtime", "onnxruntime"),
+            ("OpenVINO", "openvino"),
+            ("JAX", "jax"),
+            ("MLX", "mlx"),
+        )
+        if package in run["versions"]
+    )
+    sizes = "L steps, N rows, D features, H units"
+    return (
+        f"GRU ({sizes}), float32, one thread of: {run['machine']['cpu']}\n{versions}\n"
+        "Bars: time a call, as a multiple of Elman's (shorter is better). "
+        "Black line: the least that the machine's measured\n"
+        "arithmetic allows, or, for N = 1, the reading of the recurrent weights at every step."
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.picture",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("results", type=Path)
+    parser.add_argument("picture", type=Path)
+    options = parser.parse_args()
+    print(f"drawn in {draw(json.loads(options.results.read_text()), options.picture)}")
