@@ -5,7 +5,7 @@ float64. Fake tensors, autograd and vmap are registered, so that torch.compile, 
 torch.func see through them.
 
 Both also run M members at once, layers alike with weights of their own: then every tensor but
-batch_sizes has a leading axis M, results and kept values included.
+batch_sizes has a leading axis M, or several, results and kept values included.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -57,7 +57,7 @@ class _Inputs:
         self.lengths, self.reset, self.batch_sizes = self.extent = inputs[10:13]
         self.directions = 1 if self.weights[4] is None else 2
         self.hidden_size = self.weights[1].shape[-1]
-        self.members = self.weights[1].shape[:-2]  # (M,), or ()
+        self.members = self.weights[1].shape[:-2]  # (), (M,) or more
 
     @property
     def by_direction(self) -> list[Weights]:
@@ -360,7 +360,7 @@ def run_scan(*inputs: Any) -> tuple[Tensor, Tensor]:
 # --- vmap ----------------------------------------------------------------------------------------
 
 # Places among the tensor arguments.
-_W_HH, _OF_WEIGHTS, _LENGTHS, _BATCH_SIZES = 3, slice(2, 10), 10, 12
+_OF_WEIGHTS, _LENGTHS, _BATCH_SIZES = slice(2, 10), 10, 12
 # How many axes each tensor has behind its batch axis; weights and batch_sizes have none.
 _BEHIND = (1, 1, *[None] * 8, 0, 0, None, 1, 1, 1, 1)
 
@@ -411,29 +411,16 @@ def _batch_rows(
     if rows[_BATCH_SIZES] is not None:
         rows[_BATCH_SIZES] = rows[_BATCH_SIZES] * size
     results = run(cell, *rows, *options)
-    absent = [r.dim() == 1 for r in results]
-    apart = [r if a else r.unflatten(-2, (-1, size)) for r, a in zip(results, absent, strict=True)]
-    return tuple(apart), tuple(
-        None if a else r.dim() - 2 for r, a in zip(apart, absent, strict=True)
-    )
+    results = [r if r.dim() == 1 else r.unflatten(-2, (-1, size)) for r in results]  # 1: absent
+    return tuple(results), tuple(None if r.dim() == 1 else r.dim() - 2 for r in results)
 
 
 def _batch_members(
     run: Any, size: int, cell: str, tensors: list[Any], dims: Any, *options: bool
 ) -> Any:
-    """Calls with weights, or gradients of weights, of their own; members' members are members."""
-    members = _lead(tensors, dims, size)
-    inner = members[_W_HH].shape[1:-2]  # (M,), or ()
-    if inner:
-        members = [
-            t if t is None or n == _BATCH_SIZES else t.flatten(0, 1) for n, t in enumerate(members)
-        ]
-    results = run(cell, *members, *options)
-    absent = [r.dim() == 1 for r in results]
-    apart = [
-        r if a else r.unflatten(0, (size, *inner)) for r, a in zip(results, absent, strict=True)
-    ]
-    return tuple(apart), tuple(None if a else 0 for a in absent)
+    """Calls with weights, or gradients of weights, of their own."""
+    results = run(cell, *_lead(tensors, dims, size), *options)
+    return tuple(results), tuple(None if r.dim() == 1 else 0 for r in results)
 
 
 # --- Registration --------------------------------------------------------------------------------
