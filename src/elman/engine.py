@@ -78,8 +78,8 @@ class Kept(NamedTuple):
 def pack(cell: Cell, weights: Sequence[Array | None]) -> _engine.Weights:
     """Weights for the calls below: w_ih, w_hh, b_ih, b_hh of each direction, None for no bias.
 
-    They are float32, float64, float16, or bfloat16, which may come as its bits in uint16. The arrays
-    must not change while they are in use.
+    They are float32, float64, float16, or bfloat16, which may come as its bits in uint16. The
+    arrays must not change while they are in use.
     """
     arrays = [None if w is None else _bits(np.ascontiguousarray(w)) for w in weights]
     return _engine.Weights(cell.name, arrays)
