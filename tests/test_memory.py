@@ -17,9 +17,11 @@ STEPS = {
 
 
 @pytest.mark.parametrize("work", STEPS, ids=lambda work: work.__name__)
-def test_memory_stays_flat(work):
+def test_memory_stays_flat(request, work):
     if "torch" in work.__name__:
-        pytest.importorskip("torch")
+        torch = pytest.importorskip("torch")
+        threads = torch.get_num_threads()
+        request.addfinalizer(lambda: torch.set_num_threads(threads))
     grown, python = soak.growth(work, STEPS[work])
     assert grown < 2 << 20
     assert python < 16 << 10

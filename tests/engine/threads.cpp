@@ -64,20 +64,20 @@ void throwing_members() {
 
 void watch() { throw std::runtime_error("watched"); }
 
-// A recurrence of minutes: its rows have nothing but their state, and x and output are one row.
+// A recurrence of minutes: all its steps read the same x and write the same output.
 template <class T>
 void watched_layer(index batch, index H, index threads) {
   const Kernel<T>& k = kernel<T>(kernels(), Cell::gru);
   const Buffer<T> panels(k.forward_panels(1, H));
   std::fill_n(panels.get(), k.forward_panels(1, H), T(0));
   const T x = 0;
-  const Buffer<T> output(H), h_n(batch * H);
+  const Buffer<T> output(batch * H), h_n(batch * H);
   Forward<T> f{};
   f.input_size = 1;
   f.hidden_size = H;
   f.panels = panels.get();
   f.x = {&x, 0, 0};
-  f.output = {output.get(), 0, 0};
+  f.output = {output.get(), 0, H};
   f.h_n = {h_n.get(), H};
   const Schedule schedule = Schedule::dense(10'000'000, batch, nullptr, {});
   expect(thrown_by([&] { run_forward(k, schedule, &f, 1, threads, watch); }) == "watched",
