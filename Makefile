@@ -1,7 +1,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
-NATIVE := $(wildcard src/elman/kernels/*/*.h src/elman/kernels/*/*.cpp)
+NATIVE := $(wildcard src/elman/kernels/*/*.h src/elman/kernels/*/*.cpp tests/engine/*.cpp)
 PIP := -m pip install --quiet --disable-pip-version-check
 
 # OneFlow 0.9.0 runs on Python 3.10 and NumPy 1, and links to CUDA's libraries even on a CPU.
@@ -11,10 +11,27 @@ NVIDIA := $(CURDIR)/$(ONEFLOW)/lib/python3.10/site-packages/nvidia
 PYTHON310 ?= $(shell for p in python3.10 $$HOME/.pyenv/versions/3.10.*/bin/python; do \
 	"$$p" -c '' 2> /dev/null && echo "$$p" && break; done)
 
+# The engine's own tests, which need no Python, and the instruction sets that run here.
+ENGINE_TESTS := engine_hashes engine_threads
+CXX_NAME := $(notdir $(CXX))
+ISAS := portable $(shell grep -qsw avx2 /proc/cpuinfo && echo avx2) $(shell grep -qsw avx512vl /proc/cpuinfo && echo avx512)
+ARM_PACKAGES := g++-aarch64-linux-gnu qemu-user
+QEMU := qemu-aarch64 -L /usr/aarch64-linux-gnu
+
+# What each build of `make sanitize` looks for, and the Python tests it runs. Those that run out of
+# memory are left out, as a sanitizer ends the process there.
+SANITIZE_address := address,undefined
+SANITIZE_thread := thread
+PYTEST_address := tests/test_hashes.py tests/test_engine.py tests/test_exact.py tests/test_threads.py tests/test_layers.py tests/test_bad_input.py tests/test_faults.py
+PYTEST_thread := tests/test_hashes.py tests/test_threads.py tests/test_faults.py
+PRELOAD_address := libasan.so libstdc++.so
+PRELOAD_thread := libtsan.so
+
 R_PACKAGES := r-base-core r-cran-reticulate r-cran-testthat
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 
-.PHONY: help setup test test-oneflow test-r demo bench bench-quick bench-compare lint format types stubs clean
+.PHONY: help setup test test-oneflow test-r test-engine test-arm hashes sanitize soak demo bench bench-quick \
+	bench-compare lint format types stubs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s%s\n", $$1, $$2 }' Makefile
@@ -35,6 +52,34 @@ test-r: $(INSTALLED) ## run the R package's tests; installs R and reticulate on 
 	R CMD INSTALL --library=build/r r
 	R_LIBS=$(CURDIR)/build/r RETICULATE_PYTHON=$(CURDIR)/$(BIN)/python Rscript -e \
 		'testthat::test_dir("r/tests/testthat", reporter = "summary", package = "elman", load_package = "installed")'
+
+test-engine: build/$(CXX_NAME)/built ## run the engine's own tests on every instruction set; CXX=clang++ takes Clang
+	$(call run-engine-tests,build/$(CXX_NAME),)
+
+test-arm: $(INSTALLED) ## the same on ARM, emulated; installs a cross-compiler and QEMU on Debian
+	dpkg -s $(ARM_PACKAGES) > /dev/null 2>&1 || \
+		($(SUDO) apt-get update && $(SUDO) apt-get install --yes --no-install-recommends $(ARM_PACKAGES))
+	$(BIN)/cmake -S . -B build/arm -G Ninja -DCMAKE_BUILD_TYPE=Release -DELMAN_EXTENSION=OFF \
+		-DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DCMAKE_SYSTEM_NAME=Linux \
+		-DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++
+	$(BIN)/cmake --build build/arm --target $(ENGINE_TESTS)
+	$(call run-engine-tests,build/arm,$(QEMU),portable)
+
+hashes: build/$(CXX_NAME)/built ## record tests/engine/hashes.txt anew, after a change to the order of sums
+	build/$(CXX_NAME)/engine_hashes > tests/engine/hashes.txt
+
+sanitize: sanitize-address sanitize-thread ## run the engine's tests under ASan with UBSan, and under TSan
+
+sanitize-%: .venv-%/installed
+	$(call run-engine-tests,build/$*,)
+	for isa in $(ISAS); do \
+		ELMAN_ISA=$$isa LD_PRELOAD="$(foreach l,$(PRELOAD_$*),$(shell $(CXX) -print-file-name=$(l)))" \
+		ASAN_OPTIONS=detect_leaks=0 TSAN_OPTIONS=die_after_fork=0 \
+		.venv-$*/bin/python -m pytest $(PYTEST_$*) -k "not memory" || exit 1; \
+	done
+
+soak: $(INSTALLED) ## a million steps and ten thousand of training must leave memory flat
+	$(BIN)/python tests/soak.py
 
 demo: $(INSTALLED) ## train and serve on Japanese Vowels; results go to build/demo
 	$(BIN)/python -m examples.japanese_vowels.demo
@@ -65,7 +110,7 @@ stubs: $(INSTALLED) ## write src/elman/_engine.pyi anew
 	$(BIN)/python -m nanobind.stubgen -m elman._engine -o src/elman/_engine.pyi
 
 clean: ## remove all that was built, .venv included
-	rm -rf build dist $(VENV) $(ONEFLOW) .hypothesis .pytest_cache .ruff_cache
+	rm -rf build dist $(VENV) $(ONEFLOW) .venv-address .venv-thread .hypothesis .pytest_cache .ruff_cache
 
 # Python files are used where they lie; a change to the native ones installs again, and compiles
 # only what changed, because the build shares this environment. torch comes first and exact: an
@@ -81,4 +126,27 @@ $(ONEFLOW)/installed: pyproject.toml CMakeLists.txt $(NATIVE)
 	test -x $(ONEFLOW)/bin/python || $(PYTHON310) -m venv $(ONEFLOW)
 	$(ONEFLOW)/bin/python $(PIP) $(ONEFLOW_PACKAGES) pytest scikit-build-core nanobind cmake ninja
 	$(ONEFLOW)/bin/python $(PIP) --no-build-isolation --no-deps --editable .
+	touch $@
+
+# Runs what is in the folder $1 by the emulator $2, if any, on the instruction sets $3, or all.
+define run-engine-tests
+	for isa in $(or $3,$(ISAS)); do \
+		ELMAN_ISA=$$isa $2 $1/engine_hashes > $1/hashes.txt && diff tests/engine/hashes.txt $1/hashes.txt && \
+		ELMAN_ISA=$$isa $2 $1/engine_threads && echo "$1 $$isa: passed" || exit 1; \
+	done
+endef
+
+build/$(CXX_NAME)/built: $(INSTALLED) $(NATIVE)
+	CXX=$(CXX) $(BIN)/cmake -S . -B $(@D) -G Ninja -DCMAKE_BUILD_TYPE=Release -DELMAN_EXTENSION=OFF \
+		-DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja
+	$(BIN)/cmake --build $(@D) --target $(ENGINE_TESTS)
+	touch $@
+
+# Elman built with a sanitizer, in an environment of its own. Nothing but NumPy is needed there.
+.venv-%/installed: pyproject.toml CMakeLists.txt $(NATIVE)
+	test -x .venv-$*/bin/python || python3 -m venv .venv-$*
+	.venv-$*/bin/python $(PIP) numpy hypothesis pytest safetensors scikit-build-core nanobind cmake ninja
+	.venv-$*/bin/python $(PIP) --no-build-isolation --no-deps \
+		-C build-dir=build/$* -C cmake.define.ELMAN_SANITIZE=$(SANITIZE_$*) --force-reinstall .
+	.venv-$*/bin/cmake --build build/$* --target $(ENGINE_TESTS)
 	touch $@

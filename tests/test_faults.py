@@ -1,7 +1,11 @@
 """What goes wrong in the middle of a call leaves a library that works, and stops in time."""
 
 import contextlib
+import multiprocessing
+import os
 import signal
+import sys
+import threading
 
 import numpy as np
 import pytest
@@ -10,6 +14,8 @@ from reference import assert_all_same_bits
 import elman
 from elman import _engine, engine, spec
 
+LIMIT = 300  # seconds; a child that hangs would wait for ever
+
 
 def compute():
     """A call that uses several threads, forward and backward."""
@@ -17,6 +23,21 @@ def compute():
     x = np.random.default_rng(0).normal(size=(30, 40, 20)).astype("float32")
     output, h_n, vjp = layer.vjp(x)
     return {"output": output, "h_n": h_n} | vjp(np.cos(output), np.sin(h_n))
+
+
+def in_new_process(function):
+    """What happens there, and how many threads and how much memory it has, is its own affair."""
+    child = multiprocessing.get_context("spawn").Process(target=function)
+    child.start()
+    child.join(LIMIT)
+    try:
+        assert child.exitcode == 0
+    finally:
+        child.kill()
+        child.join()
+
+
+only_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 
 @contextlib.contextmanager
@@ -102,3 +123,143 @@ def test_a_handler_that_does_not_raise_is_run_and_the_call_goes_on():
     assert_all_same_bits(ran[0], want)
     again, h_n_again = layer(x)
     assert_all_same_bits({"output": again, "h_n": h_n_again}, {"output": output, "h_n": h_n})
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_an_error_before_anything_is_computed(threads):
+    elman.set_num_threads(threads)
+    want = compute()
+    layer = elman.GRU(20, 64, seed=0)
+    x = np.ones((30, 40, 20), "float32")
+    with pytest.raises(
+        ValueError, match="lengths must lie between 0 and L = 30, got 31 for row 39"
+    ):
+        layer(x, lengths=[30] * 39 + [31])
+    assert_all_same_bits(compute(), want)
+
+
+@contextlib.contextmanager
+def memory_limit(more):
+    """This process gets no more than so many bytes beyond what it has."""
+    import resource
+
+    with open("/proc/self/statm") as statm:
+        has = int(statm.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (has + more, resource.RLIM_INFINITY))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+def run_out_of_memory():
+    elman.set_num_threads(3)
+    want = compute()
+    rng = np.random.default_rng(0)
+    H, batch = 512, 100_000
+    arrays = [rng.normal(size=(3 * H, n)).astype("float32") for n in (4, H)]
+    weights = engine.pack(spec.CELLS["gru"], [*arrays, None, None])
+    x = np.ones((1, batch, 4), "float32")
+    output, h_n = np.empty((1, batch, H), "float32"), np.empty((1, batch, H), "float32")
+    little = np.empty((1, 1, H), "float32"), np.empty((1, 1, H), "float32")
+    absent = [None] * 6
+
+    for threads in (1, 3):
+        with memory_limit(1 << 20), pytest.raises(MemoryError):  # not even to pack the weights
+            _engine.forward(weights, x[:, :1], *little, *absent, threads)
+    for threads in (1, 3):
+        with memory_limit(64 << 20):
+            _engine.forward(weights, x[:, :1], *little, *absent, threads)
+            with pytest.raises(MemoryError):
+                _engine.forward(weights, x, output, h_n, *absent, threads)
+            assert_all_same_bits(compute(), want)
+    _engine.forward(weights, x, output, h_n, *absent, 3)
+    assert (output == little[0]).all()
+
+
+@only_linux
+def test_out_of_memory():
+    in_new_process(run_out_of_memory)
+
+
+def test_sizes_beyond_any_memory():
+    want = compute()
+    layer = elman.GRU(1, 1, seed=0)
+    one = np.float32(1)
+    for shape in [(2**30, 2**30, 1), (1, 2**45, 1), (2**45, 1, 1)]:
+        with pytest.raises((MemoryError, ValueError)):
+            layer(np.broadcast_to(one, shape))
+    # Even where output is to be had: the same few bytes again and again.
+    weights = layer._packed[0]
+    everywhere = np.lib.stride_tricks.as_strided(np.empty(1, "float32"), (1, 2**45, 1), (0, 0, 4))
+    with pytest.raises(MemoryError):
+        _engine.forward(weights, everywhere, everywhere, everywhere, *[None] * 6, 3)
+    assert_all_same_bits(compute(), want)
+
+
+def call_from_many_threads():
+    want = compute()
+    elman.set_num_threads(3)
+    before = len(os.listdir("/proc/self/task"))
+    callers = 4
+    ready = threading.Barrier(callers)
+    most, wrong = [], []
+
+    def call():
+        ready.wait()
+        for _ in range(20):
+            try:
+                assert_all_same_bits(compute(), want)
+            except AssertionError as error:
+                wrong.append(error)
+            most.append(len(os.listdir("/proc/self/task")))
+
+    threads = [threading.Thread(target=call) for _ in range(callers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert max(most) <= before + callers + 2, "each caller has threads of its own"
+
+
+@only_linux
+def test_calls_at_once_share_the_threads():
+    in_new_process(call_from_many_threads)
+
+
+def run_in_subinterpreter(code):
+    try:
+        import _interpreters as interpreters  # 3.13
+
+        run = interpreters.exec
+    except ImportError:
+        import _xxsubinterpreters as interpreters
+
+        run = interpreters.run_string
+    sub = interpreters.create()
+    failure = run(sub, code)
+    assert failure is None, failure
+    interpreters.destroy(sub)
+
+
+REFUSED = """
+try:
+    import {}
+except ImportError:
+    pass
+else:
+    raise RuntimeError("imported")
+"""
+
+
+def import_in_subinterpreters():
+    # The extension by itself, since NumPy refuses too, and may be first.
+    sys.path.insert(0, os.path.dirname(_engine.__file__))
+    for module in ("_engine", "elman"):
+        run_in_subinterpreter(f"import sys; sys.path = {sys.path!r}" + REFUSED.format(module))
+    compute()
+
+
+def test_a_subinterpreter_is_refused():
+    in_new_process(import_in_subinterpreters)

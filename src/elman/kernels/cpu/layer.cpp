@@ -91,9 +91,10 @@ Division divide(const Kernel<T>& kernel, const Plan& plan, index H, int members)
 template <class T>
 int worthwhile_threads(const Kernel<T>& kernel, index rows, index D, index H, int count,
                        index threads) {
-  const index work = rows * kernel.gates * H * (D + H) * count;
+  // As a real number, since it may be beyond any integer.
+  const double work = 1.0 * rows * kernel.gates * H * (D + H) * count;
   return static_cast<int>(
-      std::clamp<index>(work / kWorthAThread, 1, std::min(threads, kMostThreads)));
+      std::clamp<double>(work / kWorthAThread, 1, std::min(threads, kMostThreads)));
 }
 
 // Runs work(direction, share) on every thread that divide() gives each direction.
@@ -142,6 +143,7 @@ void poison_buffers(bool on) { poisoned = on; }
 template <class T>
 Buffer<T>::Buffer(index size) {
   constexpr std::size_t line = 64;
+  if (size < 0 || size > std::numeric_limits<index>::max() / 16) throw std::bad_alloc();
   const std::size_t bytes = (static_cast<std::size_t>(size) * sizeof(T) + line) / line * line;
   T* const data = static_cast<T*>(std::aligned_alloc(line, bytes));
   if (!data) throw std::bad_alloc();

@@ -374,6 +374,9 @@ void backward(LayerWeights& weights, const In& x, const std::optional<In>& gates
 }  // namespace
 }  // namespace elman
 
+// nanobind's own initialisation, under another name: run in a second interpreter, it would break
+// the module of the first.
+#define PyInit__engine init_in_main_interpreter
 NB_MODULE(_engine, m) {
   using namespace elman;
   nb::set_leak_warnings(false);  // a layer may live until the process ends
@@ -407,4 +410,13 @@ NB_MODULE(_engine, m) {
         "weights are.");
   m.def("poison_buffers", &poison_buffers, "on"_a,
         "For tests: fill scratch memory with NaN before use.");
+}
+#undef PyInit__engine
+
+extern "C" NB_EXPORT PyObject* PyInit__engine() {
+  if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
+    PyErr_SetString(PyExc_ImportError, "elman._engine runs in the main interpreter only");
+    return nullptr;
+  }
+  return init_in_main_interpreter();
 }

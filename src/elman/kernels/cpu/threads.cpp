@@ -1,10 +1,7 @@
 #include "threads.h"
 
 #include <pthread.h>
-#include <sched.h>
 
-#include <condition_variable>
-#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -19,22 +16,41 @@ void pause() {
 #endif
 }
 
-// Calls meanwhile() now and then where it takes long.
-template <class Done, class Meanwhile>
-void spin_until(Done done, Meanwhile meanwhile) {
-  for (int i = 0; !done(); ++i) {
-    if (i < 4096) {
-      pause();
-    } else {
-      sched_yield();  // more threads than processors
-      meanwhile();
-    }
+constexpr int kSpins = 2048;
+constexpr std::chrono::milliseconds kBetweenLooks{100};
+
+template <class Done>
+bool spin_until(Done done) {
+  for (int i = 0; i < kSpins; ++i) {
+    if (done()) return true;
+    pause();
   }
+  return false;
 }
 
-constexpr std::chrono::milliseconds kBetweenWatches{100};
-
 }  // namespace
+
+template <class Done, class Look>
+void WaitingRoom::wait(Done done, Look look) {
+  if (spin_until(done)) return;
+  sleepers_.fetch_add(1);  // before done() is asked again: wake() asks in the other order
+  for (;;) {
+    {
+      std::unique_lock lock(mutex_);
+      if (woken_.wait_for(lock, kBetweenLooks, done)) break;
+    }
+    look();
+  }
+  sleepers_.fetch_sub(1);
+}
+
+void WaitingRoom::wake() {
+  if (sleepers_.load() == 0) return;
+  {
+    std::lock_guard lock(mutex_);
+  }
+  woken_.notify_all();
+}
 
 class Pool {
  public:
@@ -66,13 +82,16 @@ class Pool {
     wake_.notify_all();
   }
 
-  bool done() const { return running_.load(std::memory_order_acquire) == 0; }
+  template <class Look>
+  void wait_for_members(Look look) {
+    room_.wait([this] { return running_.load() == 0; }, look);
+  }
 
  private:
   [[noreturn]] void serve(int member, unsigned seen) {
     for (;;) {
       // The next call often follows at once: look for it a while before going to sleep.
-      for (int i = 0; i < 2048 && job_.load(std::memory_order_acquire) == seen; ++i) pause();
+      spin_until([&] { return job_.load(std::memory_order_acquire) != seen; });
       std::unique_lock lock(mutex_);
       wake_.wait(lock, [&] { return job_.load(std::memory_order_relaxed) != seen; });
       seen = job_.load(std::memory_order_relaxed);
@@ -81,7 +100,7 @@ class Pool {
       const void* const context = context_;
       lock.unlock();
       work(context, member);
-      running_.fetch_sub(1, std::memory_order_release);
+      if (running_.fetch_sub(1) == 1) room_.wake();
     }
   }
 
@@ -90,6 +109,7 @@ class Pool {
   std::vector<std::thread> threads_;
   std::atomic<unsigned> job_{0};
   std::atomic<int> running_{0};
+  WaitingRoom room_;  // of the caller, while others still run
   void (*work_)(const void*, int) = nullptr;
   const void* context_ = nullptr;
   int members_ = 0;
@@ -119,10 +139,10 @@ void Barrier::wait(Team& team, bool caller) {
   const unsigned round = round_.load(std::memory_order_relaxed);
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == members_) {
     arrived_.store(0, std::memory_order_relaxed);
-    round_.store(round + 1, std::memory_order_release);
+    round_.store(round + 1);
+    room_.wake();
   } else {
-    spin_until([&] { return round_.load(std::memory_order_acquire) != round; },
-               [&] { team.look(caller); });
+    room_.wait([&] { return round_.load() != round; }, [&] { team.look(caller); });
   }
 }
 
@@ -142,7 +162,7 @@ void Team::look(bool caller) {
   const Clock::time_point now = Clock::now();
   if (now < next_watch_) return;
   const bool first = next_watch_ == Clock::time_point{};
-  next_watch_ = now + kBetweenWatches;
+  next_watch_ = now + kBetweenLooks;
   if (!first) watch_();
 }
 
@@ -163,7 +183,7 @@ void Team::run(void (*work)(const void*, int), const void* context) {
       size_, [](const void* f, int member) { (*static_cast<const TakePart*>(f))(member); },
       &take_part);
   take_part(0);
-  spin_until([this] { return pool_->done(); }, [this] { attempt([this] { look(true); }); });
+  pool_->wait_for_members([this] { attempt([this] { look(true); }); });
   if (error_) std::rethrow_exception(error_);
 }
 

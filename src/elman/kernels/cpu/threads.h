@@ -3,13 +3,32 @@
 
 #include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <exception>
+#include <mutex>
 
 namespace elman {
 
 class Team;
 
-// Threads meet here again and again. They spin, since a step of the recurrence lasts microseconds.
+// Where threads wait for what others are about to do. They spin at first, since a step of the
+// recurrence lasts microseconds. Then they sleep: there may be more threads than processors, of
+// this library or of others, and a sleeper is woken sooner than one that has spun its time away.
+class WaitingRoom {
+ public:
+  // Until done(). Calls look() several times a second, which may throw.
+  template <class Done, class Look>
+  void wait(Done done, Look look);
+  // To be called after done() has become true.
+  void wake();
+
+ private:
+  std::atomic<int> sleepers_{0};
+  std::mutex mutex_;
+  std::condition_variable woken_;
+};
+
+// Threads meet here again and again.
 class Barrier {
  public:
   explicit Barrier(int members) : members_(members) {}
@@ -20,6 +39,7 @@ class Barrier {
   const int members_;
   std::atomic<int> arrived_{0};
   std::atomic<unsigned> round_{0};
+  WaitingRoom room_;
 };
 
 class Pool;

@@ -1,0 +1,256 @@
+// The engine without Python: prints a digest of what each case gives, forward and backward. Every
+// machine, instruction set, compiler and number of threads must print hashes.txt.
+//
+// Inputs come from integers alone, so that no library's exp or random numbers take part; they are
+// made again in NumPy in test_hashes.py, which holds the extension to the same digests.
+#include <atomic>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <thread>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "layer.h"
+
+namespace elman {
+namespace {
+
+// splitmix64
+std::uint64_t mix(std::uint64_t x) {
+  x += 0x9e3779b97f4a7c15;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
+  return x ^ (x >> 31);
+}
+
+// Each input has numbers of its own.
+enum Stream : std::uint64_t { kX, kScale, kH0, kDOutput, kDHn, kLengths, kReset, kWeights };
+
+std::uint64_t draw(std::uint64_t stream, index i) { return mix((stream << 32) + i); }
+
+// Multiples of 2^-23 in [-1, 1), times 2^exponent.
+template <class T>
+T number(std::uint64_t stream, index i, int exponent = 0) {
+  return std::ldexp(static_cast<T>(static_cast<int>(draw(stream, i) >> 40) - (1 << 23)),
+                    exponent - 23);
+}
+
+// Half precision: any sign and mantissa, one of eight exponents; of each type its bits.
+template <>
+bfloat16 number(std::uint64_t stream, index i, int) {
+  const std::uint64_t x = draw(stream, i);
+  return {static_cast<std::uint16_t>((x & 0x807f) | (116 + (x >> 16) % 8) << 7)};
+}
+
+template <>
+float16 number(std::uint64_t stream, index i, int) {
+  const std::uint64_t x = draw(stream, i);
+  return {static_cast<std::uint16_t>((x & 0x83ff) | (4 + (x >> 16) % 8) << 10)};
+}
+
+template <class T>
+std::vector<T> numbers(std::uint64_t stream, index size, int exponent = 0) {
+  std::vector<T> values(size);
+  for (index i = 0; i < size; ++i) values[i] = number<T>(stream, i, exponent);
+  return values;
+}
+
+// The sum over i of mix(bits of value i, i), so that cases can be put together in any order.
+class Digest {
+ public:
+  template <class T>
+  void add(const std::vector<T>& values) {
+    for (const T& value : values) {
+      std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t> bits;
+      std::memcpy(&bits, &value, sizeof bits);
+      sum_ += mix(bits ^ mix(count_++));
+    }
+  }
+  std::uint64_t sum() const { return sum_; }
+
+ private:
+  std::uint64_t sum_ = 0, count_ = 0;
+};
+
+enum class Extent { whole, ragged, packed };  // ragged: with lengths and reset
+
+struct Case {
+  Cell cell;
+  Extent extent;
+  int directions;
+  index L, N, D, H;
+  std::uint64_t (*digest)(const Case&, index threads);
+  std::string name;
+};
+
+// Sizes that end inside a vector, inside a tile, inside a block of a sum, and past a chunk of
+// steps; and that threads divide by rows, or by units.
+constexpr index kSizes[][4] = {{1, 1, 1, 1},   {7, 3, 5, 17},   {20, 30, 40, 64},
+                               {45, 25, 5, 9}, {70, 5, 8, 200}, {3, 2, 600, 300}};
+
+std::vector<index> lengths(const Case& c) {
+  std::vector<index> n(c.N);
+  for (index i = 0; i < c.N; ++i) n[i] = static_cast<index>(draw(kLengths, i) % (c.L + 1));
+  return n;
+}
+
+Schedule schedule(const Case& c, const std::unique_ptr<bool[]>& reset) {
+  if (c.extent == Extent::whole) return Schedule::dense(c.L, c.N, nullptr, {});
+  const std::vector<index> n = lengths(c);
+  if (c.extent == Extent::ragged) return Schedule::dense(c.L, c.N, n.data(), {reset.get(), c.N, 1});
+  std::vector<index> batch_sizes(c.L, 1);  // the first row never ends
+  for (index t = 0; t < c.L; ++t) {
+    for (index i = 1; i < c.N; ++i) batch_sizes[t] += n[i] > t;
+  }
+  return Schedule::packed(c.L, batch_sizes.data());
+}
+
+// What one direction has to itself.
+template <class T, class W>
+struct Direction {
+  std::vector<W> weights[4];
+  std::vector<char> forward_panels, backward_panels;
+  std::vector<T> d_weights[4], gates, states, d_x;
+};
+
+// The kernels with weights of a type.
+const Kernel<float>* of(const Kernels& all, float) { return all.float32; }
+const Kernel<double>* of(const Kernels& all, double) { return all.float64; }
+const Kernel<float>* of(const Kernels& all, bfloat16) { return all.bfloat16; }
+const Kernel<float>* of(const Kernels& all, float16) { return all.float16; }
+
+template <class T, class W>
+std::uint64_t digest(const Case& c, index threads) {
+  const Kernel<T>& k = of(kernels(), W{})[static_cast<int>(c.cell)];
+  const auto reset = std::make_unique<bool[]>(c.L * c.N);
+  for (index i = 0; i < c.L * c.N; ++i) reset[i] = draw(kReset, i) % 8 == 0;
+  const Schedule s = schedule(c, reset);
+  const Plan& plan = s.plan();
+  const bool packed = c.extent == Extent::packed;
+  const index rows = packed ? s.rows() : c.L * c.N, N = plan.batch, width = c.directions * c.H;
+  const auto sequence = [&](auto& values, index features, index from = 0) {
+    return Sequence<std::remove_pointer_t<decltype(values.data())>>{
+        values.data() + from, packed ? 0 : N * features, features, packed ? plan.first : nullptr};
+  };
+  const auto states = [&](auto& values, int d) {
+    return Rows<std::remove_pointer_t<decltype(values.data())>>{values.data() + d * N * c.H, c.H};
+  };
+
+  // From the smallest to those that saturate every gate.
+  std::vector<T> x = numbers<T>(kX, rows * c.D);
+  for (index i = 0; i < rows * c.D; ++i)
+    x[i] = std::ldexp(x[i], static_cast<int>(draw(kScale, i / c.D) % 32) - 24);
+  const std::vector<T> h_0 = numbers<T>(kH0, c.directions * N * c.H);
+  const std::vector<T> d_output = numbers<T>(kDOutput, rows * width);
+  const std::vector<T> d_h_n = numbers<T>(kDHn, c.directions * N * c.H);
+  std::vector<T> output(rows * width), h_n(h_0.size()), d_h_0(h_0.size());
+
+  Direction<T, W> direction[2];
+  Forward<T> f[2] = {};
+  Backward<T> b[2] = {};
+  for (int d = 0; d < c.directions; ++d) {
+    Direction<T, W>& own = direction[d];
+    const index sizes[] = {c.D, c.H, 1, 1};
+    for (int i = 0; i < 4; ++i) {
+      own.weights[i] = numbers<W>(kWeights + 4 * d + i, k.gates * c.H * sizes[i], -3);
+      own.d_weights[i].resize(own.weights[i].size());
+    }
+    const Weights w{own.weights[0].data(), own.weights[1].data(), own.weights[2].data(),
+                    own.weights[3].data()};
+    own.forward_panels.resize(k.forward_panels(c.D, c.H));
+    own.backward_panels.resize(k.backward_panels(c.D, c.H));
+    k.pack_forward(w, c.D, c.H, own.forward_panels.data());
+    T* const backward_panels = static_cast<T*>(static_cast<void*>(own.backward_panels.data()));
+    k.pack_backward(w, c.D, c.H, backward_panels);
+    own.gates.resize(rows * k.kept * c.H);
+    own.states.resize(rows * c.H);
+    own.d_x.resize(rows * c.D);
+
+    f[d].input_size = b[d].input_size = c.D;
+    f[d].hidden_size = b[d].hidden_size = c.H;
+    f[d].reverse = b[d].reverse = d == 1;
+    f[d].panels = own.forward_panels.data();
+    f[d].x = b[d].x = sequence(std::as_const(x), c.D);
+    f[d].h_0 = states(h_0, d);
+    f[d].output = sequence(output, width, d * c.H);
+    f[d].h_n = states(h_n, d);
+    f[d].gates = own.gates.data();
+    f[d].states = own.states.data();
+    b[d].panels = backward_panels;
+    b[d].gates = own.gates.data();
+    b[d].states = own.states.data();
+    b[d].d_output = sequence(d_output, width, d * c.H);
+    b[d].d_h_n = states(d_h_n, d);
+    b[d].d_x = sequence(own.d_x, c.D);
+    b[d].d_h_0 = states(d_h_0, d);
+    b[d].d_w_ih = own.d_weights[0].data();
+    b[d].d_w_hh = own.d_weights[1].data();
+    b[d].d_b_ih = own.d_weights[2].data();
+    b[d].d_b_hh = own.d_weights[3].data();
+  }
+  run_forward(k, s, f, c.directions, threads, nullptr);
+  run_backward(k, s, b, c.directions, threads, nullptr);
+
+  std::vector<T> d_x = direction[0].d_x;
+  for (index i = 0; c.directions == 2 && i < rows * c.D; ++i) d_x[i] += direction[1].d_x[i];
+  Digest all;
+  for (const auto* values : {&output, &h_n, &d_x, &d_h_0}) all.add(*values);
+  for (int d = 0; d < c.directions; ++d) {
+    for (const auto& d_w : direction[d].d_weights) all.add(d_w);
+  }
+  return all.sum();
+}
+
+template <class T, class W>
+void add_cases(const char* dtype, std::vector<Case>& cases) {
+  constexpr const char* cells[] = {"rnn_tanh", "rnn_relu", "gru"};
+  constexpr const char* extents[] = {"whole", "ragged", "packed"};
+  for (int cell = 0; cell < kCells; ++cell) {
+    for (int extent = 0; extent < 3; ++extent) {
+      for (const auto& [L, N, D, H] : kSizes) {
+        const int directions = extent == 0 ? 1 : 2;
+        std::string name = std::string(dtype) + " " + cells[cell] + " " + extents[extent];
+        for (const index n : {index{directions}, L, N, D, H}) name += " " + std::to_string(n);
+        cases.push_back({static_cast<Cell>(cell), static_cast<Extent>(extent), directions, L, N, D,
+                         H, digest<T, W>, name});
+      }
+    }
+  }
+}
+
+int run() {
+  std::vector<Case> cases;
+  add_cases<float, float>("float32", cases);
+  add_cases<double, double>("float64", cases);
+  add_cases<float, bfloat16>("bfloat16", cases);
+  add_cases<float, float16>("float16", cases);
+
+  std::vector<std::uint64_t> digests;
+  for (const Case& c : cases) {
+    digests.push_back(c.digest(c, 1));
+    std::printf("%s %016llx\n", c.name.c_str(), static_cast<unsigned long long>(digests.back()));
+  }
+  // Several threads, and several calls at once.
+  std::atomic<int> wrong{0};
+  const auto again = [&](std::size_t first, std::size_t step) {
+    for (std::size_t i = first; i < cases.size(); i += step) {
+      if (cases[i].digest(cases[i], 3) == digests[i]) continue;
+      std::fprintf(stderr, "%s: differs on three threads\n", cases[i].name.c_str());
+      ++wrong;
+    }
+  };
+  again(0, 1);
+  std::vector<std::thread> callers;
+  for (std::size_t first = 0; first < 4; ++first) callers.emplace_back(again, first, 4);
+  for (std::thread& caller : callers) caller.join();
+  return wrong == 0 ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace elman
+
+int main() { return elman::run(); }
