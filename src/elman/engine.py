@@ -45,6 +45,8 @@ def set_num_threads(n: int) -> None:
         raise TypeError(f"set_num_threads: expected an int, got {n!r}")
     if n < 1:
         raise ValueError(f"set_num_threads: expected at least 1, got {n}")
+    if n >= 2**63:
+        raise ValueError("set_num_threads: expected fewer than 2**63")
     _threads = n
 
 

@@ -42,7 +42,7 @@ class _Parameters:
         self, spec: Spec, shapes: dict[str, tuple[int, ...]], seed: int | None, dtype: DTypeLike
     ) -> None:
         self.spec = spec
-        self.dtype = np.dtype(dtype)
+        self.dtype = np.dtype("O" if dtype is None else dtype)  # NumPy's own default is float64
         if self.dtype not in (np.dtype("float32"), np.dtype("float64")):
             raise TypeError(f"{self._title}: dtype must be float32 or float64, got {self.dtype}")
         self._shapes = shapes
@@ -72,7 +72,9 @@ class _Parameters:
         Raises ValueError for a name that is missing or unexpected or a shape that is off, TypeError
         for another dtype; then nothing has changed.
         """
-        arrays = {k: np.asarray(w) for k, w in weights.items()}
+        if not isinstance(weights, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"{self._title}: weights must be a mapping, got {type(weights)}")
+        arrays = {k: _read(self._title, k, w) for k, w in weights.items()}
         check_weights(
             self._title, self._shapes, {k: a.shape for k, a in arrays.items()}, ValueError
         )
@@ -84,9 +86,9 @@ class _Parameters:
         if a.dtype != self.dtype:
             raise TypeError(f"{self._title}: {name} must be {self.dtype}, got {a.dtype}")
 
-    def array(self, name: str, a: Any) -> Array:
-        """The array, if it is of the layer's dtype; `name` stands in the error."""
-        a = np.asarray(a)
+    def array(self, name: str, values: Any) -> Array:
+        """The values as an array, if of the layer's dtype; `name` stands in the error."""
+        a = _read(self._title, name, values)
         self._check_dtype(name, a)
         return a
 
@@ -514,11 +516,11 @@ class _Call:
             check_state(spec, h_0.shape, batch, ValueError)
             self.h_0 = self._add_batch(h_0)
         if lengths is not None:
-            lengths = np.asarray(lengths)
+            lengths = _read(title, "lengths", lengths)
             check_lengths(title, lengths.shape, lengths.dtype.kind in "iu", batch, ValueError)
             lengths = np.array(lengths.reshape(-1), np.int64)
         if reset is not None:
-            reset = np.asarray(reset)
+            reset = _read(title, "reset", reset)
             check_reset(title, reset.shape, reset.dtype == bool, x.shape[:-1], ValueError)
             reset = self._time_major(reset.copy())
         self.extent = Extent(lengths, reset)
@@ -563,6 +565,13 @@ class _Call:
             title = self._layer.spec.title
             raise ValueError(f"{title}: {name} must have shape {shape}, got {d.shape}")
         return d
+
+
+def _read(title: str, name: str, values: Any) -> Array:
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise TypeError(f"{title}: {name} is nothing that NumPy reads: {e}") from e
 
 
 def _rnn_cell(title: str, nonlinearity: str) -> str:

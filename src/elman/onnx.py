@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from elman.files import Path, write_whole
+from elman.files import Path, require_regular, write_whole
 from elman.frameworks import ConversionError, Tensors
 from elman.spec import Spec
 from elman.weights import to_canonical
@@ -82,8 +82,9 @@ def _load(path: Path) -> Any:
     import onnx
     from google.protobuf.message import DecodeError
 
+    require_regular(path)
     try:
-        model = onnx.load(path)
+        model = onnx.load(os.fsdecode(path), format="protobuf")
         onnx.checker.check_model(model)
     except (DecodeError, ValueError, onnx.checker.ValidationError) as e:
         reason = str(e).strip().partition("\n")[0]
@@ -93,11 +94,13 @@ def _load(path: Path) -> Any:
 
 def _choose(graph: Any, name: str | None) -> list[Any]:
     """The nodes of one layer after another."""
-    nodes = [n for n in graph.node if n.op_type in ("GRU", "RNN") and name in (None, n.name)]
+    # ONNX's own: what others mean by such names is theirs.
+    own = [n for n in graph.node if n.domain in ("", "ai.onnx")]
+    nodes = [n for n in own if n.op_type in ("GRU", "RNN") and name in (None, n.name)]
     if not nodes:
         wanted = "GRU or RNN node" if name is None else f"GRU or RNN node named {name!r}"
         raise ConversionError(f"onnx: the model has no {wanted}")
-    makers = {output: n for n in graph.node for output in n.output}
+    makers = {output: n for n in own for output in n.output}
     for below, above in itertools.pairwise(nodes):
         if _source(makers, above) != below:
             names = [n.name for n in nodes]

@@ -74,7 +74,11 @@ class _Inputs:
 def _array(tensor: Tensor | None) -> Any:
     if tensor is None:
         return None
-    return (tensor.detach() if tensor.requires_grad else tensor).numpy()
+    tensor = tensor.detach() if tensor.requires_grad else tensor
+    try:
+        return tensor.numpy()
+    except RuntimeError:  # a view that negates, such as the imaginary part of a conjugate
+        return tensor.resolve_neg().numpy()
 
 
 def _layer(*arguments: Any) -> tuple[Tensor, ...]:
@@ -91,7 +95,7 @@ def _layer(*arguments: Any) -> tuple[Tensor, ...]:
             torch.get_num_threads(),
             keep,
         )
-    except ValueError as e:  # lengths out of range
+    except (MemoryError, ValueError) as e:  # ValueError: lengths out of range
         raise RuntimeError(str(e)) from None
     gates, states = map(torch.from_numpy, kept) if kept else (i.x.new_empty(0), i.x.new_empty(0))
     return torch.from_numpy(output), torch.from_numpy(h_n), gates, states
