@@ -91,9 +91,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "file")
         atheris.instrument_all()
-        atheris.Setup(
-            [sys.argv[0], str(corpus), *arguments], lambda data: reader(data, path)
-        )
+        atheris.Setup([sys.argv[0], str(corpus), *arguments], lambda data: reader(data, path))
         atheris.Fuzz()
 
 

@@ -20,7 +20,7 @@ ISAS = ["portable", "avx2", "avx512"]
 SIZES = [(3, 2, 1, 1), (5, 3, 7, 15), (4, 9, 5, 33), (2, 3, 300, 4), (2, 2, 3, 270), (45, 13, 3, 5)]
 
 
-TESTS = ("tests/test_engine.py", "tests/test_exact.py")
+TESTS = ("tests/test_engine.py", "tests/test_exact.py", "tests/test_exact_memory.py")
 
 
 def digests():
@@ -55,7 +55,7 @@ def digests():
 def run(isa, *arguments):
     return subprocess.run(
         [sys.executable, *arguments],
-        env=os.environ | {"ELMAN_ISA": isa},
+        env=os.environ | {"ELMAN_ISA": isa, "HYPOTHESIS_PROFILE": "brief"},
         cwd=Path(__file__).parent.parent,
         capture_output=True,
         text=True,
