@@ -10,7 +10,6 @@ from hypothesis import settings
 import elman
 from elman import _engine, engine
 
-
 # The same examples every time, unless `make fuzz` asks for others, and more of them.
 settings.register_profile("quick", max_examples=50, derandomize=True, deadline=None)
 settings.register_profile("brief", settings.get_profile("quick"), max_examples=15)

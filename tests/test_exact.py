@@ -4,6 +4,7 @@ Each promise in every door, on cases that hypothesis draws. Threads and memory h
 own, ``test_exact_threads.py`` and ``test_exact_memory.py``; instruction sets, ``test_isa.py``.
 """
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -85,7 +86,7 @@ def test_whole_or_in_chunks_with_the_state_carried(door, case, cuts):
     steps = len(case.x)
     edges = [0, *sorted(cut for cut in cuts if cut < steps), steps]
     outputs, h = [], case.h_0
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in itertools.pairwise(edges):
         part = case.steps(slice(start, stop), h)
         if case.lengths is not None:
             part = replace(part, lengths=np.clip(case.lengths - start, 0, stop - start))

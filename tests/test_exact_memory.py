@@ -76,7 +76,6 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.every_isa
 @every_door
 @pytest.mark.parametrize("layout", LAYOUTS)
 @given(data=st.data(), case=cases(num_layers=1))

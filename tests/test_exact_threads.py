@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from doors import CELLS, DOORS, DTYPES, cases, make, numpy_layer, run_numpy, threads
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from reference import assert_all_same_bits
 
 import elman

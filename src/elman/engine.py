@@ -166,5 +166,6 @@ def backward(
         threads,
     )
     if d_x is not None:
-        d_x = d_x[0] if directions == 1 else d_x[0] + d_x[1]
+        with np.errstate(all="ignore"):  # what is not finite goes through
+            d_x = d_x[0] if directions == 1 else d_x[0] + d_x[1]
     return d_x, d_h_0, d_weights
