@@ -147,6 +147,18 @@ def numpy_layer(case):
     return layer
 
 
+def numpy_cell(case):
+    spec = case.spec
+    options = {"bias": spec.bias, "dtype": case.dtype}
+    if spec.cell.name == "gru":
+        cell = elman.GRUCell(spec.input_size, spec.hidden_size, **options)
+    else:
+        options["nonlinearity"] = spec.cell.name.removeprefix("rnn_")
+        cell = elman.RNNCell(spec.input_size, spec.hidden_size, **options)
+    cell.load_state_dict({k.removesuffix("_l0"): w for k, w in case.weights.items()})
+    return cell
+
+
 def run_numpy(case, layer=None):
     layer = layer or numpy_layer(case)
     output, h_n, vjp = layer.vjp(case.x, case.h_0, case.lengths, case.reset)

@@ -9,12 +9,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from doors import CELLS, DOORS, DTYPES, cases, fit_mlx, make, numpy_layer, run_numpy
+from doors import CELLS, DOORS, DTYPES, cases, fit_mlx, make, numpy_cell, numpy_layer, run_numpy
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import assert_all_same_bits, assert_same_bits
-
-import elman
 
 every_door = pytest.mark.parametrize("door", DOORS)
 BY_ROW = ("output", "h_n", "d_x", "d_h_0")
@@ -95,18 +93,6 @@ def test_whole_or_in_chunks_with_the_state_carried(door, case, cuts):
         h = results["h_n"]
     assert_same_bits(np.concatenate(outputs), whole["output"], "output")
     assert_same_bits(h, whole["h_n"], "h_n")
-
-
-def numpy_cell(case):
-    spec = case.spec
-    options = {"bias": spec.bias, "dtype": case.dtype}
-    if spec.cell.name == "gru":
-        cell = elman.GRUCell(spec.input_size, spec.hidden_size, **options)
-    else:
-        options["nonlinearity"] = spec.cell.name.removeprefix("rnn_")
-        cell = elman.RNNCell(spec.input_size, spec.hidden_size, **options)
-    cell.load_state_dict({k.removesuffix("_l0"): w for k, w in case.weights.items()})
-    return cell
 
 
 def torch_cell(case):

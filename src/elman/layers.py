@@ -42,7 +42,9 @@ class _Parameters:
         self, spec: Spec, shapes: dict[str, tuple[int, ...]], seed: int | None, dtype: DTypeLike
     ) -> None:
         self.spec = spec
-        self.dtype = np.dtype("O" if dtype is None else dtype)  # NumPy's own default is float64
+        if dtype is None:  # for NumPy that is float64  # pyright: ignore[reportUnnecessaryComparison]
+            raise TypeError(f"{self._title}: dtype must be float32 or float64, got None")
+        self.dtype = np.dtype(dtype)
         if self.dtype not in (np.dtype("float32"), np.dtype("float64")):
             raise TypeError(f"{self._title}: dtype must be float32 or float64, got {self.dtype}")
         self._shapes = shapes

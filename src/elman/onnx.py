@@ -148,14 +148,16 @@ def _initialisers(graph: Any, node: Any) -> Tensors:
 
     stored = {tensor.name: tensor for tensor in graph.initializer}
     tensors: Tensors = {}
+    title = f"onnx: {node.op_type} node {node.name!r}"
     for name, given in zip(("W", "R", "B"), node.input[1:4], strict=False):
-        if given and given not in stored:
-            raise ConversionError(
-                f"onnx: {node.op_type} node {node.name!r}: {name} is {given!r}, which the model "
-                "does not store"
-            )
-        if given:
+        if not given:
+            continue
+        if given not in stored:
+            raise ConversionError(f"{title}: {name} is {given!r}, which the model does not store")
+        try:
             tensors[name] = onnx.numpy_helper.to_array(stored[given])
+        except (KeyError, TypeError, ValueError) as e:  # what the checker does not look at
+            raise ConversionError(f"{title}: {name} cannot be read: {e!r}") from e
     return tensors
 
 

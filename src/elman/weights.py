@@ -107,7 +107,7 @@ def convert(
 
 
 def _entry(name: str) -> Framework:
-    if name not in tuple(FRAMEWORKS):  # of a tuple one may ask that for anything
+    if not isinstance(name, str) or name not in FRAMEWORKS:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConversionError(f"no framework {name!r}; there are {', '.join(FRAMEWORKS)}")
     return FRAMEWORKS[name]
 
