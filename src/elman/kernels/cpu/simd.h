@@ -253,12 +253,15 @@ ELMAN_INLINE Vector<T> negative(Vector<T> x) {
   return (Vector<T>)((Bits<T>)x | kSign<T>);
 }
 
-// tanh|x| = -m / (2 + m) with m = e^(-2|x|) - 1: no overflow at any x, no cancellation near 0.
+// tanh|x| = -m / (2 + m) with m = e - 1 and e = e^(-2|x|): no overflow at any x, no cancellation
+// near 0. From 1/2 on 1 - 2e / (1 + e), in which the rounding of e and of 1 + e counts for less.
 template <class T>
 ELMAN_INLINE Vector<T> tanh(Vector<T> x) {
   const auto [scale, rest] = scaled_expm1<T>(negative<T>(x + x));
-  const Vector<T> m = fma(scale, rest, scale - 1);
-  const Vector<T> t = m / (m + 2);
+  const Vector<T> e = fma(scale, rest, scale), m = fma(scale, rest, scale - 1);
+  const Vector<T> zero = {}, one = broadcast(static_cast<T>(1));
+  const auto large = e < broadcast(static_cast<T>(1.0 / 3));
+  const Vector<T> t = (large ? one : zero) - (large ? e + e : m) / (e + 1);
   return (Vector<T>)(((Bits<T>)t & ~kSign<T>) | ((Bits<T>)x & kSign<T>));
 }
 
