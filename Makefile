@@ -14,7 +14,7 @@ PYTHON310 ?= $(shell for p in python3.10 $$HOME/.pyenv/versions/3.10.*/bin/pytho
 R_PACKAGES := r-base-core r-cran-reticulate r-cran-testthat
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 
-.PHONY: help setup test test-oneflow test-r demo bench lint format types stubs clean
+.PHONY: help setup test test-oneflow test-r accuracy fuzz demo bench lint format types stubs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s%s\n", $$1, $$2 }' Makefile
@@ -35,6 +35,17 @@ test-r: $(INSTALLED) ## run the R package's tests; installs R and reticulate on 
 	R CMD INSTALL --library=build/r r
 	R_LIBS=$(CURDIR)/build/r RETICULATE_PYTHON=$(CURDIR)/$(BIN)/python Rscript -e \
 		'testthat::test_dir("r/tests/testthat", reporter = "summary", package = "elman", load_package = "installed")'
+
+accuracy: $(INSTALLED) ## measure exp, tanh and sigmoid at every float32, and layers beside torch's
+	$(BIN)/python tests/accuracy
+
+# Each search takes FUZZ_SECONDS; the tests' own, with hypothesis, some minutes.
+FUZZ_SECONDS ?= 120
+fuzz: $(INSTALLED) ## search for input that is answered with anything but a clear error
+	$(BIN)/python $(PIP) atheris
+	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest tests/test_fuzz_calls.py tests/test_fuzz_files.py
+	$(BIN)/python -m fuzz safetensors -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=2048
+	$(BIN)/python -m fuzz onnx -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=2048
 
 demo: $(INSTALLED) ## train and serve on Japanese Vowels; results go to build/demo
 	$(BIN)/python -m examples.japanese_vowels.demo

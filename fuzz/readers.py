@@ -1,12 +1,10 @@
 """What reads files, on any bytes: an answer, or an error of the kind that is documented.
 
-``python -m fuzz.readers safetensors`` or ``onnx`` lets atheris search, which notices new paths
-through the code; further arguments are libFuzzer's. ``tests/test_fuzz_files.py`` calls the same
-functions.
+``python -m fuzz`` lets atheris call them, which notices new paths through the code;
+``tests/test_fuzz_files.py`` calls them too.
 """
 
 import contextlib
-import sys
 import tempfile
 from pathlib import Path
 
@@ -75,25 +73,3 @@ def seeds():
             tensors = weights.convert(layer.state_dict(), "torch", "onnx")
             models.write(path, tensors, nonlinearity)
             yield onnx, path.read_bytes()
-
-
-def main():
-    """Search from the seeds on, and keep in build/fuzz what leads to new places."""
-    import atheris
-
-    name, *arguments = sys.argv[1:]
-    corpus = Path("build", "fuzz", name)
-    corpus.mkdir(parents=True, exist_ok=True)
-    for i, (reader, data) in enumerate(seeds()):
-        if reader.__name__ == name:
-            (corpus / f"seed-{i}").write_bytes(data)
-    reader = globals()[name]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "file")
-        atheris.instrument_all()
-        atheris.Setup([sys.argv[0], str(corpus), *arguments], lambda data: reader(data, path))
-        atheris.Fuzz()
-
-
-if __name__ == "__main__":
-    main()

@@ -13,7 +13,7 @@ from elman import _engine, engine
 # The same examples every time, unless `make fuzz` asks for others, and more of them.
 settings.register_profile("quick", max_examples=50, derandomize=True, deadline=None)
 settings.register_profile("brief", settings.get_profile("quick"), max_examples=15)
-settings.register_profile("long", max_examples=2000, deadline=None, print_blob=True)
+settings.register_profile("long", max_examples=1000, deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 

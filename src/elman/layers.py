@@ -577,6 +577,6 @@ def _read(title: str, name: str, values: Any) -> Array:
 
 
 def _rnn_cell(title: str, nonlinearity: str) -> str:
-    if nonlinearity not in ("tanh", "relu"):
+    if not (isinstance(nonlinearity, str) and nonlinearity in ("tanh", "relu")):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ValueError(f"{title}: nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
     return f"rnn_{nonlinearity}"
