@@ -44,8 +44,8 @@ FUZZ_SECONDS ?= 120
 fuzz: $(INSTALLED) ## search for input that is answered with anything but a clear error
 	$(BIN)/python $(PIP) atheris
 	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest tests/test_fuzz_calls.py tests/test_fuzz_files.py
-	$(BIN)/python -m fuzz safetensors -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=2048
-	$(BIN)/python -m fuzz onnx -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=2048
+	$(BIN)/python -m fuzz safetensors -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=2048 -artifact_prefix=build/fuzz/
+	$(BIN)/python -m fuzz onnx -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=2048 -artifact_prefix=build/fuzz/
 
 demo: $(INSTALLED) ## train and serve on Japanese Vowels; results go to build/demo
 	$(BIN)/python -m examples.japanese_vowels.demo

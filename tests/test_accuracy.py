@@ -12,7 +12,7 @@ import elman
 
 # The worst errors that `make accuracy` found, in units in the last place, and where.
 WORST = {
-    "tanh": (2.498372, float.fromhex("0x1.205368p2")),
+    "tanh": (2.288415, float.fromhex("0x1.ae7a84p-3")),
     "sigmoid": (2.401877, float.fromhex("-0x1.0a111ap2")),
 }
 LOWEST = {"float32": -87.0, "float64": -708.0}  # below, sigmoid stays at e^LOWEST

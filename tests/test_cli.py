@@ -276,6 +276,24 @@ def test_an_error_is_one_line_whatever_is_in_it(folder, capsys):
     assert (status, err.count("\n")) == (1, 1)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="names of any bytes are POSIX's")
+def test_names_that_cannot_be_printed(folder):
+    """On a terminal that takes only what it can, and does what it is told by an escape."""
+    gru().save("a.safetensors")
+    target = os.fsdecode(b"\xff\x1b[2J.safetensors")
+    code = "import sys; from elman.cli import main; sys.exit(main(sys.argv[1:]))"
+    arguments = ["convert", "a.safetensors", target, "--from=torch", "--to=mlx"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"},
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"\\udcff\\x1b[2J.safetensors" in done.stdout
+    assert b"\x1b" not in done.stdout
+    assert os.path.exists(target)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
 def test_others_may_read_the_file_as_they_may_any_other(folder, capsys):
     gru().save("a.safetensors")

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import reference
 from doors import CELLS, DTYPES, make, numpy_cell, numpy_layer
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import elman
 from elman.spec import CELLS as SPECS
 
 L, N, D, H = 4, 3, 2, 5
+many = settings(max_examples=4 * settings.default.max_examples)  # there is much to get wrong
 OWN = (TypeError, ValueError)
 # NumPy's own words where an array cannot be had.
 NO_MEMORY = re.compile(r"Unable to allocate|array is too big|iterator is too large|too many")
@@ -86,6 +87,7 @@ def a_call(data, case):
 
 
 @pytest.mark.parametrize("method", ["__call__", "vjp"])
+@many
 @given(data=st.data(), case=good_cases)
 def test_a_call_of_a_layer(method, data, case):
     layer = numpy_layer(case)
@@ -171,6 +173,12 @@ def test_a_constructor(kind, data):
     assert np.isfinite(output).all()
 
 
+@pytest.mark.parametrize("name", ["input_size", "hidden_size", "num_layers"])
+def test_sizes_beyond_any_machine(name):
+    with pytest.raises(ValueError, match=f"^GRU: {name} must be at most"):
+        elman.GRU(**{"input_size": D, "hidden_size": H, name: 2**31})
+
+
 @given(data=st.data(), case=good_cases)
 def test_weights_that_are_loaded(data, case):
     layer = numpy_layer(case)
@@ -231,6 +239,7 @@ def torch_tensor(value):
 
 
 @pytest.mark.skipif(not find_spec("torch"), reason="PyTorch is not installed")
+@many
 @given(data=st.data(), case=good_cases)
 def test_a_call_of_a_layer_of_torch(data, case):
     """torch's own error where it has one, else RuntimeError that opens with the layer's name."""
@@ -277,6 +286,9 @@ def torchs_error(layer, x, h_0):
     rows=st.integers(1, 9),
     dtype=st.sampled_from(["int64", "int32", "float32"]),
 )
+@example(batch_sizes=[3, 2, 2, 1], rows=8, dtype="int64")
+@example(batch_sizes=[3, 2], rows=8, dtype="int64")
+@example(batch_sizes=[2**40], rows=8, dtype="int64")
 def test_a_packed_sequence_that_lies(batch_sizes, rows, dtype):
     """What is packed well gives what it gives unpacked; what is not, an error."""
     import torch
@@ -288,7 +300,9 @@ def test_a_packed_sequence_that_lies(batch_sizes, rows, dtype):
     packed = PackedSequence(data, torch.tensor(batch_sizes).to(getattr(torch, dtype)))
     try:
         output, h_n = layer(packed)
-    except (RuntimeError, TypeError, ValueError):
+    except (RuntimeError, TypeError, ValueError) as e:
+        stock = torchs_error(layer, packed, None)
+        assert stock is not None or is_clear(e, RuntimeError, "GRU: batch_sizes"), repr(e)
         return
     assert sum(batch_sizes) == rows
     assert batch_sizes == sorted(batch_sizes, reverse=True)
@@ -301,6 +315,7 @@ def test_a_packed_sequence_that_lies(batch_sizes, rows, dtype):
 
 
 @pytest.mark.skipif(not find_spec("mlx"), reason="MLX is not installed")
+@many
 @given(data=st.data(), case=good_cases)
 def test_a_call_of_a_layer_of_mlx(data, case):
     import mlx.core as mx

@@ -15,7 +15,7 @@ from pathlib import Path
 import hostile
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from reference import assert_all_same_bits
 
@@ -125,6 +125,9 @@ def test_the_honest_header_is_read(path):
     metadata=st.one_of(st.just({}), st.dictionaries(names, scalars, max_size=2), scalars),
     size=st.one_of(st.none(), st.none(), numbers),
 )
+@example(entries={}, arguments={"hidden_size": 2**28}, metadata={}, size=None)
+@example(entries={}, arguments={"num_layers": 2**16}, metadata={}, size=None)
+@example(entries={}, arguments={}, metadata={}, size=2**63)
 def test_a_header_that_lies(entries, arguments, metadata, size, path):
     header = honest() | entries
     header["__metadata__"]["elman"] = json.dumps(ARGUMENTS | arguments)
@@ -235,6 +238,19 @@ def test_a_model_that_lies(data, path):
     readers.onnx(proto.SerializeToString(), path)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("direction", b"\xff"), ("direction", "up"), ("activations", [b"\xff", b"Tanh"])],
+)
+def test_attributes_that_are_no_words(name, value, path):
+    proto = model()
+    (node,) = (node for node in proto.graph.node if node.op_type == "GRU")
+    for attribute in [a for a in node.attribute if a.name == name]:
+        node.attribute.remove(attribute)
+    node.attribute.append(onnx.helper.make_attribute(name, value))
+    assert not readers.onnx(proto.SerializeToString(), path)
+
+
 def test_a_node_of_the_same_name_that_is_not_onnxs(path):
     """Whatever com.example means by a GRU, it is not ours to read."""
     proto = model()
@@ -260,6 +276,9 @@ def test_a_node_of_the_same_name_that_is_not_onnxs(path):
     source=st.one_of(st.sampled_from(list(readers.weights.FRAMEWORKS)), hostile.NOTHING),
     target=st.one_of(st.sampled_from(list(readers.weights.FRAMEWORKS)), hostile.NOTHING),
 )
+@example(tensors={1: np.ones((6, 2), "float32")}, source="keras", target="torch")
+@example(tensors={}, source=[], target="torch")
+@example(tensors=None, source="torch", target="mlx")
 def test_weights_that_are_none(tensors, source, target):
     with contextlib.suppress(readers.weights.ConversionError, MemoryError):
         convert(tensors, source, target)

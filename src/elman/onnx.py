@@ -132,10 +132,13 @@ def _attributes(node: Any) -> tuple[str, bool]:
             f"{title}: has linear_before_reset=0, so that it applies its reset gate before the "
             "recurrent product, W_hn (r * h), and PyTorch after it, r * (W_hn h + b_hn)"
         )
-    direction = given.get("direction", b"forward").decode()
+    direction = given.get("direction", b"forward").decode(errors="replace")
+    if direction not in ("forward", "reverse", "bidirectional"):
+        raise ConversionError(f"{title}: has direction {direction!r}, which ONNX does not know")
     directions = 2 if direction == "bidirectional" else 1
     default = [b"Sigmoid", b"Tanh"] if gru else [b"Tanh"]
-    activations = [a.decode().lower() for a in given.get("activations", default * directions)]
+    given_activations = given.get("activations", default * directions)
+    activations = [a.decode(errors="replace").lower() for a in given_activations]
     usual = [["sigmoid", "tanh"]] if gru else [["tanh"], ["relu"]]
     if activations not in [one * directions for one in usual]:
         raise ConversionError(f"{title}: has activations {activations}, expected {usual}")

@@ -46,7 +46,9 @@ def sweep(isa, every):
             "-o",
             program,
         ]
-        subprocess.run([os.environ.get("CXX", "c++"), *FLAGS, *ISAS[isa], *source], check=True)
+        subprocess.run(
+            [os.environ.get("CXX", "c++"), *FLAGS, *ISAS[isa], *source, "-o", program], check=True
+        )
         done = subprocess.run([program, every], check=True, capture_output=True, text=True)
     return done.stdout.splitlines()
 
