@@ -30,8 +30,8 @@ PRELOAD_thread := libtsan.so
 R_PACKAGES := r-base-core r-cran-reticulate r-cran-testthat
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 
-.PHONY: help setup test test-oneflow test-r test-engine test-arm hashes sanitize soak demo bench bench-quick \
-	bench-compare lint format types stubs clean
+.PHONY: help setup test test-oneflow test-r test-engine test-arm hashes sanitize soak accuracy fuzz demo \
+	bench bench-quick bench-compare lint format types stubs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s%s\n", $$1, $$2 }' Makefile
@@ -80,6 +80,17 @@ sanitize-%: .venv-%/installed
 
 soak: $(INSTALLED) ## a million steps and ten thousand of training must leave memory flat
 	$(BIN)/python tests/soak.py
+
+accuracy: $(INSTALLED) ## measure exp, tanh and sigmoid at every float32, and layers beside torch's
+	$(BIN)/python tests/accuracy
+
+# Each search takes FUZZ_SECONDS; the tests' own, with hypothesis, some minutes.
+FUZZ_SECONDS ?= 120
+fuzz: $(INSTALLED) ## search for input that is answered with anything but a clear error
+	$(BIN)/python $(PIP) atheris
+	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest tests/test_fuzz_calls.py tests/test_fuzz_files.py
+	$(BIN)/python -m fuzz safetensors -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=2048 -artifact_prefix=build/fuzz/
+	$(BIN)/python -m fuzz onnx -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=2048 -artifact_prefix=build/fuzz/
 
 demo: $(INSTALLED) ## train and serve on Japanese Vowels; results go to build/demo
 	$(BIN)/python -m examples.japanese_vowels.demo

@@ -1,12 +1,20 @@
 """What holds for every test: memory that nobody has written is NaN, and settings are put back."""
 
+import os
 import types
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 import elman
 from elman import _engine, engine
+
+# The same examples every time, unless `make fuzz` asks for others, and more of them.
+settings.register_profile("quick", max_examples=50, derandomize=True, deadline=None)
+settings.register_profile("brief", settings.get_profile("quick"), max_examples=15)
+settings.register_profile("long", max_examples=1000, deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
 def pytest_configure(config):

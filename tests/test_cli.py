@@ -160,7 +160,7 @@ def test_a_file_may_be_converted_in_place(folder, capsys):
 
 @pytest.mark.parametrize("target", ["b.safetensors", "b.onnx"])
 @pytest.mark.parametrize("there", [False, True])
-@pytest.mark.parametrize("function", ["fdopen", "replace"])
+@pytest.mark.parametrize("function", ["fsync", "replace"])
 def test_a_write_that_fails_leaves_all_as_it_was(
     target, there, function, folder, capsys, monkeypatch
 ):
@@ -274,6 +274,24 @@ def test_an_error_is_one_line_whatever_is_in_it(folder, capsys):
     names = ("no\nsuch.safetensors", "b.safetensors")
     status, _, err = run(capsys, "convert", *names, "--from=torch", "--to=mlx")
     assert (status, err.count("\n")) == (1, 1)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names of any bytes are POSIX's")
+def test_names_that_cannot_be_printed(folder):
+    """On a terminal that takes only what it can, and does what it is told by an escape."""
+    gru().save("a.safetensors")
+    target = os.fsdecode(b"\xff\x1b[2J.safetensors")
+    code = "import sys; from elman.cli import main; sys.exit(main(sys.argv[1:]))"
+    arguments = ["convert", "a.safetensors", target, "--from=torch", "--to=mlx"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"},
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"\\udcff\\x1b[2J.safetensors" in done.stdout
+    assert b"\x1b" not in done.stdout
+    assert os.path.exists(target)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")

@@ -82,7 +82,7 @@ def test_saving_beside_the_working_directory(tmp_path, monkeypatch):
     assert elman.load("layer.safetensors").spec == LAYERS["tanh"]().spec
 
 
-@pytest.mark.parametrize("function", ["fdopen", "replace"])
+@pytest.mark.parametrize("function", ["fsync", "replace"])
 @pytest.mark.parametrize("there", [False, True])
 def test_a_write_that_fails_leaves_all_as_it_was(function, there, tmp_path, monkeypatch):
     path = tmp_path / "layer.safetensors"

@@ -55,7 +55,7 @@ def digests():
 def run(isa, *arguments):
     return subprocess.run(
         [sys.executable, *arguments],
-        env=os.environ | {"ELMAN_ISA": isa},
+        env=os.environ | {"ELMAN_ISA": isa, "HYPOTHESIS_PROFILE": "brief"},
         cwd=Path(__file__).parent.parent,
         capture_output=True,
         text=True,

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 import elman
 from elman import engine
@@ -51,8 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(reason: str) -> int:
-    print(f"elman: {' '.join(reason.split())}", file=sys.stderr)
+    _say(f"elman: {' '.join(reason.split())}", sys.stderr)
     return 1
+
+
+def _say(line: str, file: TextIO | None = None) -> None:
+    """Print a line in which names from files stand: what cannot be printed is escaped."""
+    print("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line), file=file)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -106,13 +112,13 @@ def _convert(given: argparse.Namespace) -> None:
     if os.path.lexists(given.target) and not given.force:
         raise FileExistsError(f"{given.target!r} is there already; --force overwrites it")
     canonical = _read(given, source)
-    print(f"read   {given.source}: {_describe(canonical, source)}")
+    _say(f"read   {given.source}: {_describe(canonical, source)}")
     converted = from_canonical(canonical, target, cell=given.cell)
     _write(given.target, converted, canonical.nonlinearity)
     how = "biases added up, else exact" if converted.folded else "exact"
-    print(f"wrote  {given.target}: {target}, {_count(len(converted), 'tensor')}; {how}")
+    _say(f"wrote  {given.target}: {target}, {_count(len(converted), 'tensor')}; {how}")
     for note in converted.notes:
-        print(f"note   {note}")
+        _say(f"note   {note}")
 
 
 def _framework(given: argparse.Namespace, path: str, name: str | None, option: str) -> str:

@@ -48,6 +48,8 @@ def set_num_threads(n: int) -> None:
         raise TypeError(f"set_num_threads: expected an int, got {n!r}")
     if n < 1:
         raise ValueError(f"set_num_threads: expected at least 1, got {n}")
+    if n >= 2**63:
+        raise ValueError("set_num_threads: expected fewer than 2**63")
     _threads = n
 
 
@@ -186,7 +188,9 @@ def backward(
         threads,
     )
     if d_x is not None:
-        d_x = (d_x[0] if directions == 1 else d_x[0] + d_x[1]).astype(x.dtype, copy=False)
+        with np.errstate(all="ignore"):  # what is not finite goes through
+            d_x = d_x[0] if directions == 1 else d_x[0] + d_x[1]
+            d_x = d_x.astype(x.dtype, copy=False)
     if d_weights is not None and dtype != x.dtype:
         d_weights = [None if d is None else d.astype(x.dtype) for d in d_weights]
     return d_x, d_h_0, d_weights

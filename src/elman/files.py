@@ -1,9 +1,9 @@
 """Files of weights: written whole or not at all, and read with errors that name them."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-# (safe_open is not typed)
-
+import errno
+import json
 import os
+import stat
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any, cast
@@ -16,17 +16,40 @@ Path = str | os.PathLike[str]
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file under another name beside it, then move it into place."""
-    temporary = f"{os.fspath(path)}.{os.urandom(4).hex()}"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(temporary, flags, 0o666)  # less what the umask takes away
+    """Write a file under another name beside it, then move it into place.
+
+    A link stays one: what it leads to is written. Raises OSError where that is no regular file.
+    """
+    target = os.path.realpath(os.fsdecode(path))
+    if os.path.exists(target):
+        require_regular(target)
+    temporary = os.path.join(os.path.dirname(target), f".{os.urandom(8).hex()}")
+    file = open(temporary, "xb")  # noqa: SIM115
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with file:
             file.write(data)
-        os.replace(temporary, path)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def read_whole(path: Path) -> bytes:
+    """The bytes of a regular file."""
+    require_regular(path)
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def require_regular(path: Path) -> None:
+    """Raise OSError unless a regular file is there: a device is none, and a pipe never ends."""
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fsdecode(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "not a regular file", os.fsdecode(path))
 
 
 def read_safetensors(title: str, path: Path) -> tuple[dict[str, Array], dict[str, str]]:
@@ -36,17 +59,20 @@ def read_safetensors(title: str, path: Path) -> tuple[dict[str, Array], dict[str
     that NumPy does not have.
     """
     _require_safetensors(title)
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
 
-    where = os.fspath(path)
+    # All of it at once: a file that is mapped, and cut short meanwhile, ends the process.
+    where, data = os.fsdecode(path), read_whole(path)
     try:
-        with safe_open(path, framework="np") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return cast(dict[str, Array], tensors), cast(dict[str, str], file.metadata() or {})
+        tensors = load(data)
     except SafetensorError as e:
         raise ValueError(f"{title}: {where!r} is not a safetensors file: {e}") from e
-    except (AttributeError, TypeError) as e:  # how safetensors puts it
+    except (AttributeError, KeyError, TypeError) as e:  # how safetensors puts it
         raise ValueError(f"{title}: {where!r} holds a type that NumPy does not have: {e}") from e
+    # A file that loads begins with its header's size and the header.
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return tensors, cast(dict[str, str], header.get("__metadata__") or {})
 
 
 def write_safetensors(

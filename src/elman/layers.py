@@ -73,7 +73,9 @@ class _Parameters:
         Raises ValueError for a name that is missing or unexpected or a shape that is off, TypeError
         for another dtype; then nothing has changed.
         """
-        arrays = {k: np.asarray(w) for k, w in weights.items()}
+        if not isinstance(weights, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"{self._title}: weights must be a mapping, got {type(weights)}")
+        arrays = {k: _read(self._title, k, w) for k, w in weights.items()}
         check_weights(
             self._title, self._shapes, {k: a.shape for k, a in arrays.items()}, ValueError
         )
@@ -85,15 +87,15 @@ class _Parameters:
         if a.dtype != expected:
             raise TypeError(f"{self._title}: {name} must be {expected}, got {a.dtype}")
 
-    def array(self, name: str, a: Any) -> Array:
-        """The array, if it is of the layer's dtype; `name` stands in the error."""
-        a = np.asarray(a)
+    def array(self, name: str, values: Any) -> Array:
+        """The values as an array, if of the layer's dtype; `name` stands in the error."""
+        a = _read(self._title, name, values)
         self._check_dtype(name, a, self.dtype)
         return a
 
-    def state(self, name: str, a: Any) -> Array:
-        """The array, if it is of the state's dtype."""
-        a = np.asarray(a)
+    def state(self, name: str, values: Any) -> Array:
+        """The same, if of the state's dtype."""
+        a = _read(self._title, name, values)
         self._check_dtype(name, a, self.state_dtype)
         return a
 
@@ -535,11 +537,11 @@ class _Call:
             check_state(spec, h_0.shape, batch, ValueError)
             self.h_0 = self._add_batch(h_0)
         if lengths is not None:
-            lengths = np.asarray(lengths)
+            lengths = _read(title, "lengths", lengths)
             check_lengths(title, lengths.shape, lengths.dtype.kind in "iu", batch, ValueError)
             lengths = np.array(lengths.reshape(-1), np.int64)
         if reset is not None:
-            reset = np.asarray(reset)
+            reset = _read(title, "reset", reset)
             check_reset(title, reset.shape, reset.dtype == bool, x.shape[:-1], ValueError)
             reset = self._time_major(reset.copy())
         self.extent = Extent(lengths, reset)
@@ -596,6 +598,8 @@ def _dtype(title: str, dtype: DTypeLike) -> np.dtype[Any]:
         import ml_dtypes
 
         return np.dtype(ml_dtypes.bfloat16)
+    if dtype is None:  # for NumPy that is float64  # pyright: ignore[reportUnnecessaryComparison]
+        raise TypeError(f"{title}: dtype must be float16, bfloat16, float32 or float64, got None")
     known = np.dtype(dtype)
     if known.name not in ("float16", "bfloat16", "float32", "float64"):
         expected = "float16, bfloat16, float32 or float64"
@@ -603,7 +607,14 @@ def _dtype(title: str, dtype: DTypeLike) -> np.dtype[Any]:
     return known
 
 
+def _read(title: str, name: str, values: Any) -> Array:
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise TypeError(f"{title}: {name} is nothing that NumPy reads: {e}") from e
+
+
 def _rnn_cell(title: str, nonlinearity: str) -> str:
-    if nonlinearity not in ("tanh", "relu"):
+    if not (isinstance(nonlinearity, str) and nonlinearity in ("tanh", "relu")):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ValueError(f"{title}: nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
     return f"rnn_{nonlinearity}"

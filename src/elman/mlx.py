@@ -173,14 +173,14 @@ class _Layer(nn.Module):
         """Lengths as (N,) and reset as (L, N), after a check of both."""
         title = type(self).__name__
         if lengths is not None:
-            lengths = mx.array(lengths)
+            lengths = _array(title, "lengths", lengths)
             integral = mx.issubdtype(lengths.dtype, mx.integer)
             check_lengths(title, lengths.shape, integral, lead, ValueError)
             lengths = lengths.reshape(-1)
             if ready(lengths):
                 check_lengths_lie_within(title, lengths.tolist(), L, ValueError)
         if reset is not None:
-            reset = mx.array(reset)
+            reset = _array(title, "reset", reset)
             check_reset(title, reset.shape, reset.dtype == mx.bool_, (*lead, L), ValueError)
             reset = reset.reshape(math.prod(lead), L).T
         return lengths, reset
@@ -317,6 +317,16 @@ class GRU(_Layer, nn.GRU):
     def _weights(self) -> list[Any]:
         biases = [] if self.b is None else [self.b, self.bhn]
         return [self.Wx, self.Wh, *biases]
+
+
+def _array(title: str, name: str, values: Any) -> mx.array:
+    """Lengths or resets as an array of MLX's."""
+    try:
+        if isinstance(values, np.ndarray):  # of any strides and byte order
+            values = values.astype(values.dtype.newbyteorder("="), order="C")
+        return mx.array(values)
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise ValueError(f"{title}: {name} is nothing that MLX reads: {e}") from e
 
 
 def _shaped(a: mx.array, shape: Shape) -> mx.array:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from elman.files import Path, write_whole
+from elman.files import Path, require_regular, write_whole
 from elman.frameworks import ConversionError, Tensors
 from elman.spec import Spec
 from elman.weights import to_canonical
@@ -82,8 +82,9 @@ def _load(path: Path) -> Any:
     import onnx
     from google.protobuf.message import DecodeError
 
+    require_regular(path)
     try:
-        model = onnx.load(path)
+        model = onnx.load(os.fsdecode(path), format="protobuf")
         onnx.checker.check_model(model)
     except (DecodeError, ValueError, onnx.checker.ValidationError) as e:
         reason = str(e).strip().partition("\n")[0]
@@ -93,11 +94,13 @@ def _load(path: Path) -> Any:
 
 def _choose(graph: Any, name: str | None) -> list[Any]:
     """The nodes of one layer after another."""
-    nodes = [n for n in graph.node if n.op_type in ("GRU", "RNN") and name in (None, n.name)]
+    # ONNX's own: what others mean by such names is theirs.
+    own = [n for n in graph.node if n.domain in ("", "ai.onnx")]
+    nodes = [n for n in own if n.op_type in ("GRU", "RNN") and name in (None, n.name)]
     if not nodes:
         wanted = "GRU or RNN node" if name is None else f"GRU or RNN node named {name!r}"
         raise ConversionError(f"onnx: the model has no {wanted}")
-    makers = {output: n for n in graph.node for output in n.output}
+    makers = {output: n for n in own for output in n.output}
     for below, above in itertools.pairwise(nodes):
         if _source(makers, above) != below:
             names = [n.name for n in nodes]
@@ -129,10 +132,13 @@ def _attributes(node: Any) -> tuple[str, bool]:
             f"{title}: has linear_before_reset=0, so that it applies its reset gate before the "
             "recurrent product, W_hn (r * h), and PyTorch after it, r * (W_hn h + b_hn)"
         )
-    direction = given.get("direction", b"forward").decode()
+    direction = given.get("direction", b"forward").decode(errors="replace")
+    if direction not in ("forward", "reverse", "bidirectional"):
+        raise ConversionError(f"{title}: has direction {direction!r}, which ONNX does not know")
     directions = 2 if direction == "bidirectional" else 1
     default = [b"Sigmoid", b"Tanh"] if gru else [b"Tanh"]
-    activations = [a.decode().lower() for a in given.get("activations", default * directions)]
+    given_activations = given.get("activations", default * directions)
+    activations = [a.decode(errors="replace").lower() for a in given_activations]
     usual = [["sigmoid", "tanh"]] if gru else [["tanh"], ["relu"]]
     if activations not in [one * directions for one in usual]:
         raise ConversionError(f"{title}: has activations {activations}, expected {usual}")
@@ -145,14 +151,16 @@ def _initialisers(graph: Any, node: Any) -> Tensors:
 
     stored = {tensor.name: tensor for tensor in graph.initializer}
     tensors: Tensors = {}
+    title = f"onnx: {node.op_type} node {node.name!r}"
     for name, given in zip(("W", "R", "B"), node.input[1:4], strict=False):
-        if given and given not in stored:
-            raise ConversionError(
-                f"onnx: {node.op_type} node {node.name!r}: {name} is {given!r}, which the model "
-                "does not store"
-            )
-        if given:
+        if not given:
+            continue
+        if given not in stored:
+            raise ConversionError(f"{title}: {name} is {given!r}, which the model does not store")
+        try:
             tensors[name] = onnx.numpy_helper.to_array(stored[given])
+        except (KeyError, TypeError, ValueError) as e:  # what the checker does not look at
+            raise ConversionError(f"{title}: {name} cannot be read: {e!r}") from e
     return tensors
 
 

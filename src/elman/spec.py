@@ -51,6 +51,10 @@ def weight_names(layer: int, direction: int) -> list[str]:
     return [f"{name}_l{layer}{'_reverse' if direction else ''}" for name in WEIGHTS]
 
 
+#: Beyond these no layer could be built, and an attempt would take all memory, or for ever.
+MOST = {"input_size": 2**31 - 1, "hidden_size": 2**29 - 1, "num_layers": 2**16}
+
+
 class Weights(NamedTuple):
     """One direction of one layer: (G*H, D), (G*H, H), and two biases (G*H), or None."""
 
@@ -84,6 +88,8 @@ class Spec:
                 raise TypeError(f"{self}: {name} must be an int, got {value!r}")
             if value < 1:
                 raise ValueError(f"{self}: {name} must be at least 1, got {value}")
+            if value > MOST[name]:
+                raise ValueError(f"{self}: {name} must be at most {MOST[name]}")
         for name in ("bias", "batch_first", "bidirectional"):
             value = getattr(self, name)
             if not isinstance(value, bool):
@@ -170,6 +176,8 @@ def takes(layer: Any, x: Shape, h_0: Shape | None, batch: int | None = None) -> 
         return False
     rows = () if len(x) == 2 else (x[1 - time],)
     if batch is not None:
+        if batch > x[0]:
+            return False
         rows = (batch,)
     states = layer.num_layers * (2 if layer.bidirectional else 1)
     return h_0 is None or h_0 == (states, *rows, layer.hidden_size)

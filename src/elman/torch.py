@@ -19,6 +19,7 @@ A call takes one of three paths; :data:`paths` counts which, and :func:`require`
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -71,9 +72,18 @@ def _needs_loop() -> bool:
     return forward_ad._current_level >= 0 or is_transformed(TransformType.Functionalize)  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
 
 
-def _tensor(values: Any) -> Tensor:
+def _tensor(title: str, name: str, values: Any) -> Tensor:
     """Lengths or resets as a tensor, which shares no memory with an array of the caller's."""
-    return values if isinstance(values, Tensor) else torch.tensor(values)
+    if isinstance(values, Tensor):
+        if values.layout != torch.strided:
+            raise RuntimeError(f"{title}: {name} must be dense, got {values.layout}")
+        return values
+    try:
+        if isinstance(values, np.ndarray):  # of any strides and byte order
+            values = values.astype(values.dtype.newbyteorder("="), order="C")
+        return torch.tensor(values)
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise RuntimeError(f"{title}: {name} is nothing that torch reads: {e}") from e
 
 
 def _node(module: Any, input: Any, hx: Any, **extent: Any) -> Any:
@@ -170,7 +180,7 @@ class _Layer(nn.RNNBase):
     ) -> tuple[Tensor, Tensor]:
         batched, name = x.dim() == 3, self._get_name()
         if lengths is not None:
-            lengths = _tensor(lengths)
+            lengths = _tensor(name, "lengths", lengths)
             batch = (x.shape[0 if self.batch_first else 1],) if batched else ()
             integral = not lengths.dtype.is_floating_point and not lengths.dtype.is_complex
             integral = integral and lengths.dtype != torch.bool
@@ -180,7 +190,7 @@ class _Layer(nn.RNNBase):
                 steps = x.shape[1 if batched and self.batch_first else 0]
                 check_lengths_lie_within(name, lengths.tolist(), steps, RuntimeError)
         if reset is not None:
-            reset = _tensor(reset)
+            reset = _tensor(name, "reset", reset)
             boolean = reset.dtype == torch.bool
             check_reset(name, tuple(reset.shape), boolean, tuple(x.shape[:-1]), RuntimeError)
             reset = self._time_major(reset.to(x.device), batched)

@@ -78,7 +78,8 @@ class _Inputs:
 
 
 def _arrays(tensors: Sequence[Tensor | None]) -> list[Any]:
-    return [None if t is None else t.numpy(force=True) for t in tensors]  # whatever needs gradients
+    # By force: whatever needs gradients, and views that negate.
+    return [None if t is None else t.numpy(force=True) for t in tensors]
 
 
 def _tensors(arrays: Sequence[Any]) -> list[Any]:
@@ -115,7 +116,7 @@ def _run_layer(cell: str, *arguments: Any) -> list[Any]:
     paths.counts["kernel"] += 1
     try:
         return _tensors(_forward(cell, _arrays(tensors), keep))
-    except ValueError as e:  # lengths out of range
+    except (MemoryError, ValueError) as e:  # ValueError: lengths out of range
         raise RuntimeError(str(e)) from None
 
 

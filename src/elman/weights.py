@@ -107,7 +107,7 @@ def convert(
 
 
 def _entry(name: str) -> Framework:
-    if name not in FRAMEWORKS:
+    if not isinstance(name, str) or name not in FRAMEWORKS:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConversionError(f"no framework {name!r}; there are {', '.join(FRAMEWORKS)}")
     return FRAMEWORKS[name]
 
@@ -195,8 +195,12 @@ def to_canonical(tensors: Mapping[str, Any], source: str) -> Canonical:
 
 def _arrays(tensors: Mapping[str, Any], source: str) -> Tensors:
     """The tensors as NumPy arrays, which must be of one floating-point dtype."""
+    if not isinstance(tensors, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConversionError(f"{source}: expected arrays by name, got {type(tensors)}")
     arrays: Tensors = {}
     for name, tensor in tensors.items():
+        if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConversionError(f"{source}: names must be strings, got {name!r}")
         try:
             arrays[name] = np.asarray(tensor)
         except (TypeError, ValueError, RuntimeError) as e:

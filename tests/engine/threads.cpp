@@ -67,9 +67,9 @@ void watch() { throw std::runtime_error("watched"); }
 // A recurrence of minutes: all its steps read the same x and write the same output.
 template <class T>
 void watched_layer(index batch, index H, index threads) {
-  const Kernel<T>& k = kernel<T>(kernels(), Cell::gru);
-  const Buffer<T> panels(k.forward_panels(1, H));
-  std::fill_n(panels.get(), k.forward_panels(1, H), T(0));
+  const Kernel<T>& k = kernels().float32[static_cast<int>(Cell::gru)];
+  const Buffer<T> panels(k.forward_panels(1, H) / static_cast<index>(sizeof(T)));
+  std::fill_n(panels.get(), k.forward_panels(1, H) / static_cast<index>(sizeof(T)), T(0));
   const T x = 0;
   const Buffer<T> output(batch * H), h_n(batch * H);
   Forward<T> f{};

@@ -16,6 +16,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "arithmetic.h"
 #include "layer.h"
 
 namespace nb = nanobind;
@@ -205,12 +206,27 @@ struct Call {
     }
   }
 
+  static Schedule packed_schedule(const Lengths& batch_sizes, index rows) {
+    const auto require_sum = [&](bool holds) {
+      if (holds) return;
+      throw std::invalid_argument("batch_sizes must add up to the packed rows, " +
+                                  std::to_string(rows));
+    };
+    const index steps = batch_sizes.shape(0);
+    // Before memory is taken for as many rows as they say.
+    require_sum(steps == 0 || batch_sizes.data()[0] <= rows);
+    Schedule schedule = Schedule::packed(steps, batch_sizes.data());
+    require_sum(schedule.rows() == rows);
+    return schedule;
+  }
+
   static Schedule make_schedule(const In& x, const std::optional<Lengths>& lengths,
                                 const std::optional<Lengths>& batch_sizes,
                                 const std::optional<Resets>& reset) {
     if (batch_sizes) {
       require(!lengths && !reset, "packed input takes no lengths and no reset");
-      return Schedule::packed(batch_sizes->shape(0), batch_sizes->data());
+      require(x.ndim() == 2, "packed x has two axes");
+      return packed_schedule(*batch_sizes, static_cast<index>(x.shape(0)));
     }
     require(x.ndim() == 3, "x has three axes");
     const index steps = x.shape(0), batch = x.shape(1);
@@ -281,6 +297,7 @@ void forward_as(const Call& call, const In& x, const Out& output, const Out& h_n
     if (states) f[d].states = call.kept<T>(*states, 1, d, "states");
   }
   nb::gil_scoped_release unlocked;
+  const StandardArithmetic standard;
   for (int d = 0; d < w.directions(); ++d) f[d].panels = w.forward_panels<T>(d);
   run_forward(k, call.schedule, f, w.directions(), threads, handle_signals);
 }
@@ -350,6 +367,7 @@ void backward_as(const Call& call, const In& x, const std::optional<In>& gates, 
     }
   }
   nb::gil_scoped_release unlocked;
+  const StandardArithmetic standard;
   for (int d = 0; d < w.directions(); ++d) {
     b[d].panels = w.backward_panels<T>(d);
     if (!gates) b[d].forward_panels = w.forward_panels<T>(d);

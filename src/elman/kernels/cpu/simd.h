@@ -1,6 +1,6 @@
 // The vector of one instruction set, and exp, tanh and sigmoid on it.
 //
-// This header and those above it (cells.h, gemm.h, scan.h) are compiled once for each instruction
+// This header and those above it (cells.h, gemm.h, panels.h, forward.h, backward.h) are compiled once for each instruction
 // set, each time in a namespace of its own named by ELMAN_ISA. They call no function that lives
 // outside that namespace: an inline function of the standard library, compiled here for AVX-512,
 // could be the copy that the linker keeps for everyone.
@@ -350,12 +350,15 @@ ELMAN_INLINE Vector<T> negative(Vector<T> x) {
   return (Vector<T>)((Bits<T>)x | kSign<T>);
 }
 
-// tanh|x| = -m / (2 + m) with m = e^(-2|x|) - 1: no overflow at any x, no cancellation near 0.
+// tanh|x| = -m / (2 + m) with m = e - 1 and e = e^(-2|x|): no overflow at any x, no cancellation
+// near 0. From 1/2 on 1 - 2e / (1 + e), in which the rounding of e and of 1 + e counts for less.
 template <class T>
 ELMAN_INLINE Vector<T> tanh(Vector<T> x) {
   const auto [scale, rest] = scaled_expm1<T>(negative<T>(x + x));
-  const Vector<T> m = fma(scale, rest, scale - 1);
-  const Vector<T> t = m / (m + 2);
+  const Vector<T> e = fma(scale, rest, scale), m = fma(scale, rest, scale - 1);
+  const Vector<T> zero = {}, one = broadcast(static_cast<T>(1));
+  const auto large = e < broadcast(static_cast<T>(1.0 / 3));
+  const Vector<T> t = (large ? one : zero) - (large ? e + e : m) / (e + 1);
   return (Vector<T>)(((Bits<T>)t & ~kSign<T>) | ((Bits<T>)x & kSign<T>));
 }
 

@@ -1,0 +1,1 @@
+"""Long searches for input that Elman answers with anything but a result or a clear error."""

@@ -1,0 +1,210 @@
+"""How far from the exact answer: exp, tanh and sigmoid, and layers beside torch's own.
+
+``make accuracy`` looks at every float32, with each instruction set, and at longer sequences.
+"""
+
+import mpmath
+import numpy as np
+import pytest
+from doors import make, numpy_layer
+
+import elman
+
+# The worst errors that `make accuracy` found, in units in the last place, and where.
+WORST = {
+    "tanh": (2.288415, float.fromhex("0x1.ae7a84p-3")),
+    "sigmoid": (2.401877, float.fromhex("-0x1.0a111ap2")),
+}
+LOWEST = {"float32": -87.0, "float64": -708.0}  # below, sigmoid stays at e^LOWEST
+EXACT = {"tanh": mpmath.tanh, "sigmoid": lambda x: 1 / (1 + mpmath.exp(-x))}  # of mpmath's numbers
+
+
+def tanh(x):
+    """Of an RNN of one unit that does nothing else."""
+    layer = elman.RNN(1, 1, bias=False, dtype=x.dtype)
+    weights = {"weight_ih_l0": [[1]], "weight_hh_l0": [[0]]}
+    layer.load_state_dict({k: np.array(w, x.dtype) for k, w in weights.items()})
+    return layer(x.reshape(1, -1, 1))[0].reshape(-1)
+
+
+def sigmoid(x):
+    """Of a GRU of one unit: h' = (1 - z) * tanh(0) + z * 1 where only z's weight is not zero."""
+    layer = elman.GRU(1, 1, bias=False, dtype=x.dtype)
+    weights = {"weight_ih_l0": [[0], [1], [0]], "weight_hh_l0": [[0], [0], [0]]}
+    layer.load_state_dict({k: np.array(w, x.dtype) for k, w in weights.items()})
+    ones = np.ones((1, len(x), 1), x.dtype)
+    return layer(x.reshape(1, -1, 1), ones)[0].reshape(-1)
+
+
+FUNCTIONS = {"tanh": tanh, "sigmoid": sigmoid}
+
+
+def ulp(exact, dtype):
+    """The unit in the last place of a number's binade."""
+    info = np.finfo(dtype)
+    _, exponent = np.frexp(exact)
+    return np.ldexp(1.0, np.maximum(exponent, info.minexp + 1) - info.nmant - 1)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_so_many_th_float32(name):
+    """The bits step by a prime, so that the last ones take every value."""
+    bits = np.arange(0, 2**32, 4099, dtype=np.uint64).astype(np.uint32)
+    x = bits.view("float32")
+    x = x[np.isfinite(x)]
+    wide = x.astype("float64")
+    with np.errstate(over="ignore"):
+        exact = np.tanh(wide) if name == "tanh" else 1 / (1 + np.exp(-wide))
+    error = np.abs(FUNCTIONS[name](x) - exact)
+    inside = x >= LOWEST["float32"]
+    assert (error[inside] / ulp(exact[inside], "float32")).max() <= WORST[name][0]
+    if name == "tanh":
+        assert (error[~inside] == 0).all()
+    else:
+        assert error[~inside].max() < 1.7e-38
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_worst_float32(name):
+    worst, at = WORST[name]
+    x = np.array([at], "float32")
+    with mpmath.workdps(60):
+        exact = EXACT[name](mpmath.mpf(float(x[0])))
+        error = abs(mpmath.mpf(float(FUNCTIONS[name](x)[0])) - exact)
+        assert float(error / ulp(float(exact), "float32")) == pytest.approx(worst, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_float64(name):
+    rng = np.random.default_rng(0)
+    x = np.concatenate(
+        [rng.normal(size=1000), rng.uniform(-40, 40, 1000), 10.0 ** rng.uniform(-300, 2, 1000)]
+    )
+    got = FUNCTIONS[name](x)
+    with mpmath.workdps(60):
+        for x_i, y in zip(x.tolist(), got.tolist(), strict=True):
+            exact = EXACT[name](mpmath.mpf(x_i))
+            assert abs(mpmath.mpf(y) - exact) <= 2.5 * ulp(float(exact), "float64")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_functions_at_the_ends(dtype):
+    """Odd to the bit, exact at the ends, and never beyond them."""
+    x = np.array([0.0, -0.0, np.inf, -np.inf, 1e-320, 1e-40, 5, 50, 500, 5000], dtype)
+    with np.errstate(over="ignore"):
+        extremes = np.array([*x, np.finfo(dtype).max, np.finfo(dtype).tiny], dtype)
+    y = tanh(extremes)
+    assert (tanh(-extremes) == -y).all()
+    assert (np.abs(y) <= 1).all()
+    assert y[:4].tolist() == [0, 0, 1, -1]
+    z = sigmoid(extremes[np.isfinite(extremes)])  # elsewhere the other gates are NaN
+    assert ((z >= 0) & (z <= 1)).all()
+    most = np.finfo(dtype).max
+    half, one, least = sigmoid(np.array([0, most, -most], dtype)).tolist()
+    assert (half, one) == (0.5, 1)
+    assert least == pytest.approx(np.exp(LOWEST[dtype]))  # in place of 0
+    assert np.isnan(tanh(np.array([np.nan], dtype))).all()
+    assert np.isnan(sigmoid(np.array([np.nan], dtype))).all()
+
+
+# Layers
+
+
+def drawn(cell, D, H, steps, batch, *, weights=1.0, x=1.0, seed=0, **options):
+    """A case whose weights and x are multiplied so."""
+    case = make(cell, D, H, steps, batch, "float32", seed=seed, extents=False, **options)
+    for w in case.weights.values():
+        w *= np.float32(weights)
+    case.x[...] *= np.float32(x)
+    case.h_0[...] = 0
+    return case
+
+
+SIZES = [(3, 16, 30, 64), (32, 64, 50, 32), (128, 128, 20, 16), (300, 256, 20, 8), (64, 512, 10, 8)]
+CASES = {
+    f"{cell}, D={D}, H={H}": lambda cell=cell, size=(D, H, L, N): drawn(cell, *size)
+    for cell in ("gru", "rnn_tanh", "rnn_relu")
+    for D, H, L, N in SIZES
+} | {
+    "saturated gates": lambda: drawn("gru", 16, 64, 30, 32, x=1e3),
+    "saturated units": lambda: drawn("rnn_tanh", 16, 64, 30, 32, x=1e3),
+    "subnormal x": lambda: drawn("gru", 16, 64, 30, 32, x=1e-39),
+    "subnormal weights": lambda: drawn("gru", 16, 64, 30, 32, weights=1e-39),
+    "subnormal results": lambda: drawn("rnn_relu", 16, 64, 9, 32, x=1e-39, bias=False),
+    "both directions, 2 layers": lambda: drawn(
+        "gru", 16, 64, 30, 32, num_layers=2, bidirectional=True
+    ),
+    "H=2048, GRU": lambda: drawn("gru", 16, 2048, 4, 2),
+    "H=2048, RNN": lambda: drawn("rnn_tanh", 16, 2048, 8, 2),
+    "L=10000": lambda: drawn("gru", 3, 4, 10_000, 1),
+}
+LONG = {
+    "L=100000, GRU": lambda: drawn("gru", 3, 4, 100_000, 1),
+    "L=100000, RNN": lambda: drawn("rnn_tanh", 3, 4, 100_000, 1),
+}  # for `make accuracy`: torch takes its time
+
+
+def errors(case):
+    """The largest error of the output, beside its largest value: Elman's and torch's."""
+    torch = pytest.importorskip("torch", reason="PyTorch is what Elman is compared with")
+    spec = case.spec
+    options = {
+        "num_layers": spec.num_layers,
+        "bias": spec.bias,
+        "bidirectional": spec.bidirectional,
+    }
+    kind = torch.nn.GRU
+    if spec.cell.name != "gru":
+        kind, options["nonlinearity"] = torch.nn.RNN, spec.cell.name.removeprefix("rnn_")
+    outputs = [numpy_layer(case)(case.x)[0]]
+    for dtype in (torch.float32, torch.float64):
+        layer = kind(spec.input_size, spec.hidden_size, **options, dtype=dtype)
+        layer.load_state_dict({k: torch.tensor(w, dtype=dtype) for k, w in case.weights.items()})
+        with torch.no_grad():
+            outputs.append(layer(torch.tensor(case.x, dtype=dtype))[0].numpy())
+    *got, exact = (a.astype("float64") for a in outputs)
+    return [np.abs(a - exact).max() / np.abs(exact).max() for a in got]
+
+
+def ratios(cases):
+    """Elman's error over torch's, by the name of the case."""
+    return {name: np.divide(*errors(case())) for name, case in cases.items()}
+
+
+# What is aimed at is a median of 1, and 2 on no case. In the way stands the order of the sums: one
+# chain of up to 256 terms, begun at the bias, where torch adds up several shorter ones.
+MEDIAN, MOST = 1.4, 3.0
+
+
+def test_layers_beside_torchs_own():
+    found = ratios(CASES)
+    assert np.median(list(found.values())) <= MEDIAN, found
+    assert max(found.values()) <= MOST, found
+
+
+@pytest.mark.parametrize("cell", ["rnn_tanh", "gru"])
+def test_float64_beside_60_digits(cell):
+    case = make(cell, 3, 4, 5, 2, "float64", extents=False)
+    output, _ = numpy_layer(case)(case.x, case.h_0)
+    with mpmath.workdps(60):
+        for n in range(case.x.shape[1]):
+            h = mpmath.matrix(case.h_0[0, n].tolist())
+            for t in range(len(case.x)):
+                h = exact_step(cell, case.weights, case.x[t, n], h)
+                for got, want in zip(output[t, n].tolist(), h, strict=True):
+                    assert abs(got - want) <= 1e-15
+
+
+def exact_step(cell, weights, x, h):
+    def product(name, v):
+        w, b = (mpmath.matrix(weights[f"{kind}_{name}_l0"].tolist()) for kind in ("weight", "bias"))
+        return w * v + b
+
+    a, u = product("ih", mpmath.matrix(x.tolist())), product("hh", h)
+    if cell == "rnn_tanh":
+        return (a + u).apply(mpmath.tanh)
+    H = len(h)
+    gate = [(a[i] + u[i]) for i in range(2 * H)]
+    r, z = ([EXACT["sigmoid"](g) for g in gate[i * H : (i + 1) * H]] for i in (0, 1))
+    n = [mpmath.tanh(a[2 * H + i] + r[i] * u[2 * H + i]) for i in range(H)]
+    return mpmath.matrix([(1 - z[i]) * n[i] + z[i] * h[i] for i in range(H)])

@@ -1,0 +1,200 @@
+"""The same answer on any number of threads, from several at once, and whatever mode they are in."""
+
+import ctypes
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from doors import CELLS, DOORS, DTYPES, cases, make, numpy_layer, run_numpy, threads
+from hypothesis import given, settings
+from reference import assert_all_same_bits
+
+import elman
+
+every_door = pytest.mark.parametrize("door", DOORS)
+few = settings(max_examples=settings.default.max_examples // 4)
+
+LARGE = {  # enough arithmetic for eight threads
+    "rows divided": ((30, 40), (20, 64), {}),
+    "units divided": ((25, 1), (30, 400), {}),
+    "few rows": ((300, 3), (20, 64), {}),
+    "rows divided, both directions": ((30, 40), (20, 64), {"bidirectional": True}),
+    "units divided, both directions": ((15, 2), (9, 401), {"bidirectional": True}),
+    "three layers": ((20, 33), (65, 63), {"num_layers": 3}),
+}
+
+
+def large(size, cell="gru", dtype="float32", extents=False):
+    (steps, batch), (D, H), options = LARGE[size]
+    return make(cell, D, H, steps, batch, dtype, extents=extents, **options)
+
+
+def assert_same_on_any_number(door, case):
+    with threads(1):
+        one = DOORS[door](case)
+    for n in (2, 3, 8, 8):
+        with threads(n):
+            assert_all_same_bits(DOORS[door](case), one)
+
+
+@pytest.mark.parametrize("size", LARGE)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cell", CELLS)
+def test_any_number_of_threads(cell, dtype, size):
+    """All gradients too."""
+    for extents in (False, True):
+        assert_same_on_any_number("numpy", large(size, cell, dtype, extents))
+
+
+@every_door
+@few
+@given(
+    case=cases(
+        steps=(1, 40), batch=(1, 40), D=(3, 65), H=(64, 97, 129, 300), scale=1.0, num_layers=1
+    )
+)
+def test_any_number_of_threads_in_every_door(door, case):
+    assert_same_on_any_number(door, case)
+
+
+COUNT = """
+import os, sys
+sys.path.insert(0, "tests")
+import elman
+from doors import run_numpy
+from test_exact_threads import large
+before = len(os.listdir("/proc/self/task"))
+elman.set_num_threads(8)
+run_numpy(large(sys.argv[1]))
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads are counted in /proc")
+@pytest.mark.parametrize("size", LARGE)
+def test_those_sizes_do_use_threads(size):
+    """Else the tests above would compare one thread with itself."""
+    count = subprocess.run(
+        [sys.executable, "-c", COUNT, size],
+        cwd=Path(__file__).parent.parent,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert int(count.stdout) == 7
+
+
+@every_door
+@pytest.mark.parametrize("size", ["rows divided", "units divided, both directions"])
+def test_run_to_run(door, size):
+    case = large(size)
+    with threads(3):
+        first = DOORS[door](case)
+        for _ in range(3):
+            assert_all_same_bits(DOORS[door](case), first)
+
+
+def at_once(jobs, times):
+    """Run every job so many times, each on a thread of its own; returns their results."""
+    start = threading.Barrier(len(jobs))
+    got = [[] for _ in jobs]
+
+    def work(i):
+        start.wait()
+        for _ in range(times):
+            got[i].append(jobs[i]())
+
+    workers = [threading.Thread(target=work, args=(i,), daemon=True) for i in range(len(jobs))]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+        assert not worker.is_alive(), "the calls wait for one another"
+    return got
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_several_python_threads_at_once_on_one_layer(cell):
+    """Which nobody has used before, so that they also meet where weights are packed."""
+    calls = [make(cell, 20, 64, 30, 8 + i, "float32", seed=i, bidirectional=True) for i in range(4)]
+    calls = [replace(call, weights=calls[0].weights) for call in calls]
+    want = [run_numpy(call) for call in calls]
+    layer = numpy_layer(calls[0])
+    with threads(3):
+        jobs = [lambda call=call: run_numpy(call, layer) for call in calls]
+        for results, expected in zip(at_once(jobs, 10), want, strict=True):
+            assert len(results) == 10
+            for result in results:
+                assert_all_same_bits(result, expected)
+
+
+@every_door
+def test_several_python_threads_at_once(door):
+    """Calls large enough to want the pool's threads, which only one of them can have."""
+    calls = [
+        large(size, extents=i % 2 == 0)
+        for i, size in enumerate(("rows divided", "units divided", "three layers"))
+    ]
+    want = [DOORS[door](call) for call in calls]
+    with threads(3):
+        jobs = [lambda call=call: DOORS[door](call) for call in calls]
+        for results, expected in zip(at_once(jobs, 3), want, strict=True):
+            assert len(results) == 3
+            for result in results:
+                assert_all_same_bits(result, expected)
+
+
+def subnormal():
+    """A case whose values are smaller than a normal number, and that uses several threads."""
+    case = make("rnn_relu", 20, 64, 30, 40, "float32", scale=1e-39, bias=False, extents=False)
+    tiny = {"d_output": case.d_output * 1e-39, "d_h_n": case.d_h_n * 1e-39}
+    return replace(case, **{name: a.astype("float32") for name, a in tiny.items()})
+
+
+def test_subnormal_numbers_are_kept_where_the_caller_flushes_them():
+    """The pool's threads would keep them, and the answer depend on how many there are."""
+    torch = pytest.importorskip("torch", reason="PyTorch has the switch")
+    case = subnormal()
+    want = run_numpy(case)
+    assert 0 < np.abs(want["output"]).max() < np.finfo("float32").tiny
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot flush them")
+    try:
+        for n in (1, 8):
+            with threads(n):
+                assert_all_same_bits(run_numpy(case), want)
+        # And the switch stays where it was.
+        assert torch.tensor(1e-39) * 1 == 0
+    finally:
+        torch.set_flush_denormal(False)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the modes' numbers are Linux's")
+def test_rounding_is_to_nearest_where_the_caller_rounds_otherwise():
+    c = ctypes.CDLL(None)
+    upward = {"x86_64": 0x800, "aarch64": 0x400000}.get(os.uname().machine)
+    if upward is None:
+        pytest.skip("the mode's number on this processor is not known here")
+    case = large("rows divided")
+    want = run_numpy(case)
+    with threads(3):
+        assert c.fesetround(upward) == 0
+        try:
+            got = run_numpy(case)
+            assert c.fegetround() == upward
+        finally:
+            c.fesetround(0)
+    assert_all_same_bits(got, want)
+
+
+def test_a_number_of_threads_beyond_any_machine():
+    case = large("few rows")
+    want = run_numpy(case)
+    for n in (1000, 2**63 - 1):
+        elman.set_num_threads(n)
+        assert_all_same_bits(run_numpy(case), want)

@@ -1,0 +1,352 @@
+"""Whatever a caller passes: a clear error of the door's own kind, or what the reference gives."""
+
+# ruff: noqa: PT017 (whether a call raises is not known beforehand)
+
+import re
+from importlib.util import find_spec
+
+import hostile
+import numpy as np
+import pytest
+import reference
+from doors import CELLS, DTYPES, make, numpy_cell, numpy_layer
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+import elman
+from elman.spec import CELLS as SPECS
+
+L, N, D, H = 4, 3, 2, 5
+many = settings(max_examples=4 * settings.default.max_examples)  # there is much to get wrong
+OWN = (TypeError, ValueError)
+# NumPy's own words where an array cannot be had.
+NO_MEMORY = re.compile(r"Unable to allocate|array is too big|iterator is too large|too many")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _bounded_memory():
+    with hostile.bounded_memory():
+        yield
+
+
+def is_clear(error, kinds, title):
+    """Of the door's own kinds, and opening with the layer's name, unless there is no memory."""
+    if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
+        return True
+    return isinstance(error, kinds) and str(error).startswith(title)
+
+
+def expected(case, x, h_0, lengths, reset):
+    """The reference's answer, of arguments that a call took."""
+    x, h_0 = np.asarray(x, np.float64), None if h_0 is None else np.asarray(h_0, np.float64)
+    lengths = None if lengths is None else np.asarray(lengths)
+    reset = None if reset is None else np.asarray(reset)
+    batched = x.ndim == 3
+    if not batched:
+        x = x[:, None]
+        h_0 = None if h_0 is None else h_0[:, None]
+        lengths = None if lengths is None else lengths.reshape(1)
+        reset = None if reset is None else reset[:, None]
+    states = case.spec.num_layers * case.spec.directions
+    if h_0 is None:
+        h_0 = np.zeros((states, x.shape[1], H))
+    output, h_n, _ = reference.run(
+        case.spec.cell, case.weights, x, h_0, lengths=lengths, reset=reset
+    )
+    return (output, h_n) if batched else (output[:, 0], h_n[:, 0])
+
+
+def agrees(results, want, dtype):
+    for got, correct in zip(results, want, strict=True):
+        assert got.dtype == dtype
+        reference.assert_close(got, correct, dtype)
+
+
+good_cases = st.builds(
+    lambda cell, dtype, seed, **options: make(cell, D, H, L, N, dtype, seed=seed, **options),
+    st.sampled_from(CELLS),
+    st.sampled_from(DTYPES),
+    st.integers(0, 99),
+    bidirectional=st.booleans(),
+    num_layers=st.integers(1, 2),
+)
+
+
+def a_call(data, case):
+    """Arguments of a call, of which one or two are not what they should be."""
+    arguments = {"x": case.x, "h_0": case.h_0, "lengths": None, "reset": None}
+    strategies = {
+        "x": hostile.changed(case.x),
+        "h_0": hostile.changed(case.h_0),
+        "lengths": hostile.lengths(L, N),
+        "reset": hostile.changed(case.reset),
+    }
+    for name in data.draw(st.sets(st.sampled_from(list(strategies)), min_size=1, max_size=2)):
+        arguments[name] = data.draw(strategies[name], label=name)
+    return arguments
+
+
+@pytest.mark.parametrize("method", ["__call__", "vjp"])
+@many
+@given(data=st.data(), case=good_cases)
+def test_a_call_of_a_layer(method, data, case):
+    layer = numpy_layer(case)
+    before = layer(case.x, case.h_0)
+    arguments = a_call(data, case)
+    try:
+        output, h_n = getattr(layer, method)(**arguments)[:2]
+    except Exception as e:
+        assert is_clear(e, OWN, case.spec.title), repr(e)
+    else:
+        agrees((output, h_n), expected(case, **arguments), case.dtype)
+    reference.assert_same_bits(layer(case.x, case.h_0)[0], before[0])
+
+
+@given(data=st.data(), case=good_cases)
+def test_a_call_of_vjp(data, case):
+    _, _, vjp = numpy_layer(case).vjp(case.x, case.h_0)
+    want = vjp(case.d_output, case.d_h_n)
+    arguments = {"d_output": case.d_output, "d_h_n": case.d_h_n}
+    name = data.draw(st.sampled_from(list(arguments)))
+    arguments[name] = value = data.draw(hostile.changed(arguments[name]), label=name)
+    try:
+        got = vjp(**arguments)
+    except Exception as e:
+        assert is_clear(e, OWN, case.spec.title), repr(e)
+    else:
+        zeros = {k: np.zeros_like(a) for k, a in arguments.items() if not isinstance(a, list)}
+        filled = {k: zeros.get(k, 0) if a is None else np.asarray(a) for k, a in arguments.items()}
+        if value is not None:
+            _, _, correct = reference.run(case.spec.cell, case.weights, case.x, case.h_0)
+            reference.assert_all_close(got, correct(**filled), case.dtype)
+    reference.assert_all_same_bits(vjp(case.d_output, case.d_h_n), want)
+
+
+@given(
+    data=st.data(),
+    cell=st.sampled_from(CELLS),
+    dtype=st.sampled_from(DTYPES),
+)
+def test_a_call_of_a_cell(data, cell, dtype):
+    case = make(cell, D, H, 1, N, dtype)
+    step = numpy_cell(case)
+    arguments = {"x": case.x[0], "h": case.h_0[0]}
+    name = data.draw(st.sampled_from(list(arguments)))
+    arguments[name] = data.draw(hostile.changed(arguments[name]), label=name)
+    try:
+        after = step(**arguments)
+    except Exception as e:
+        assert is_clear(e, OWN, f"{case.spec.title}Cell"), repr(e)
+        return
+    x = np.asarray(arguments["x"], np.float64)
+    h = np.zeros((*x.shape[:-1], H)) if arguments["h"] is None else np.asarray(arguments["h"])
+    biases = [case.weights[f"{name}_l0"].astype(np.float64) for name in ("bias_ih", "bias_hh")]
+    u = h @ case.weights["weight_hh_l0"].T.astype(np.float64) + biases[1]
+    v = x @ case.weights["weight_ih_l0"].T.astype(np.float64) + biases[0]
+    reference.assert_close(after, SPECS[cell].forward(v, u, h, np), dtype)
+
+
+SIZES = st.one_of(st.integers(-2, 4), hostile.HUGE, hostile.NOTHING)
+
+
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "RNNCell", "GRUCell"])
+@given(data=st.data())
+def test_a_constructor(kind, data):
+    """Huge sizes are refused, or there is no memory for them; nothing is tried for hours."""
+    good = {"input_size": D, "hidden_size": H, "bias": True, "dtype": "float32", "seed": 0}
+    if not kind.endswith("Cell"):
+        good |= {"num_layers": 1, "batch_first": False, "dropout": 0.0, "bidirectional": False}
+    if kind.startswith("RNN"):
+        good["nonlinearity"] = "tanh"
+    names = data.draw(st.sets(st.sampled_from(list(good)), min_size=1, max_size=2))
+    changed = {name: data.draw(SIZES, label=name) for name in names}
+    try:
+        layer = getattr(elman, kind)(**good | changed)
+    except (*OWN, MemoryError) as e:
+        # What a dtype or a seed may be is NumPy's to say.
+        if not names & {"dtype", "seed"}:
+            assert is_clear(e, OWN, kind.removesuffix("Cell")), repr(e)
+        return
+    x = np.ones((L, layer.spec.input_size), layer.dtype)
+    output = layer(x) if kind.endswith("Cell") else layer(x)[0]
+    assert output.shape[-1] == layer.spec.directions * layer.spec.hidden_size
+    assert np.isfinite(output).all()
+
+
+@pytest.mark.parametrize("name", ["input_size", "hidden_size", "num_layers"])
+def test_sizes_beyond_any_machine(name):
+    with pytest.raises(ValueError, match=f"^GRU: {name} must be at most"):
+        elman.GRU(**{"input_size": D, "hidden_size": H, name: 2**31})
+
+
+@given(data=st.data(), case=good_cases)
+def test_weights_that_are_loaded(data, case):
+    layer = numpy_layer(case)
+    weights = layer.state_dict()
+    name = data.draw(st.sampled_from([*weights, 1, None, "weight_ih_l7", ""]))
+    base = weights.get(name, weights["weight_ih_l0"])
+    given = weights | {name: data.draw(hostile.changed(base))}
+    given = data.draw(st.sampled_from([given, given, given, None, [], "abc", list(given.items())]))
+    try:
+        layer.load_state_dict(given)
+    except Exception as e:
+        assert is_clear(e, OWN, case.spec.title), repr(e)
+        reference.assert_all_same_bits(layer.state_dict(), weights)
+    else:
+        for k, w in given.items():
+            reference.assert_same_bits(layer.state_dict()[k], np.asarray(w))
+
+
+@given(n=st.one_of(st.integers(), hostile.HUGE, hostile.NOTHING))
+def test_a_number_of_threads(n):
+    try:
+        elman.set_num_threads(n)
+    except OWN as e:
+        assert str(e).startswith("set_num_threads: expected")
+    else:
+        elman.GRU(D, H)(np.zeros((L, D), "float32"))
+
+
+def torch_layer(case):
+    import torch
+
+    import elman.torch
+
+    options = {
+        "num_layers": case.spec.num_layers,
+        "bidirectional": case.spec.bidirectional,
+        "dtype": getattr(torch, case.dtype),
+    }
+    if case.spec.cell.name != "gru":
+        options["nonlinearity"] = case.spec.cell.name.removeprefix("rnn_")
+    layer = getattr(elman.torch, case.spec.title)(D, H, **options)
+    layer.load_state_dict({name: torch.from_numpy(w) for name, w in case.weights.items()})
+    return layer
+
+
+def torch_tensor(value):
+    """As torch has it, where torch can."""
+    import torch
+
+    if not isinstance(value, np.ndarray):
+        return value
+    try:
+        if value.size and not any(value.strides):  # as large as it is said to be, and one value
+            return torch.from_numpy(value.reshape(-1)[:1].copy()).expand(value.shape)
+        return torch.from_numpy(np.array(value))
+    except (TypeError, ValueError, RuntimeError, MemoryError):
+        return value
+
+
+@pytest.mark.skipif(not find_spec("torch"), reason="PyTorch is not installed")
+@many
+@given(data=st.data(), case=good_cases)
+def test_a_call_of_a_layer_of_torch(data, case):
+    """torch's own error where it has one, else RuntimeError that opens with the layer's name."""
+    import torch
+
+    layer = torch_layer(case)
+    x = torch.from_numpy(case.x)
+    before, _ = layer(x)
+    arguments = a_call(data, case)
+    call = {name: torch_tensor(arguments[name]) for name in ("x", "h_0")}
+    for name in ("lengths", "reset"):
+        call[name] = data.draw(st.sampled_from([torch_tensor, lambda a: a]))(arguments[name])
+    try:
+        output, h_n = layer(call["x"], call["h_0"], lengths=call["lengths"], reset=call["reset"])
+    except Exception as e:
+        stock = torchs_error(layer, call["x"], call["h_0"])
+        if stock is not None and not NO_MEMORY.search(str(e)):
+            same = type(e) is type(stock) or is_clear(e, RuntimeError, case.spec.title)
+            assert same, (repr(e), repr(stock))
+        else:
+            assert is_clear(e, RuntimeError, case.spec.title), repr(e)
+    else:
+        if call["x"].dtype == x.dtype:
+            as_arrays = {k: np.asarray(v) for k, v in call.items() if v is not None}
+            want = expected(case, **{k: as_arrays.get(k) for k in arguments})
+            agrees((output.detach().numpy(), h_n.detach().numpy()), want, case.dtype)
+    assert torch.equal(layer(x)[0], before)
+
+
+def torchs_error(layer, x, h_0):
+    """What torch.nn's layer raises, if anything."""
+    try:
+        layer._stock.forward(layer, x, h_0)
+    except Exception as e:
+        return e
+    return None
+
+
+@pytest.mark.skipif(not find_spec("torch"), reason="PyTorch is not installed")
+@given(
+    batch_sizes=st.lists(
+        st.one_of(st.integers(-1, 4), st.sampled_from([10**6, 2**62])), min_size=1, max_size=5
+    ),
+    rows=st.integers(1, 9),
+    dtype=st.sampled_from(["int64", "int32", "float32"]),
+)
+@example(batch_sizes=[3, 2, 2, 1], rows=8, dtype="int64")
+@example(batch_sizes=[3, 2], rows=8, dtype="int64")
+@example(batch_sizes=[2**40], rows=8, dtype="int64")
+def test_a_packed_sequence_that_lies(batch_sizes, rows, dtype):
+    """What is packed well gives what it gives unpacked; what is not, an error."""
+    import torch
+    from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+
+    case = make("gru", D, H, L, N, "float32")
+    layer = torch_layer(case)
+    data = torch.randn(rows, D, generator=torch.manual_seed(0))
+    packed = PackedSequence(data, torch.tensor(batch_sizes).to(getattr(torch, dtype)))
+    try:
+        output, h_n = layer(packed)
+    except (RuntimeError, TypeError, ValueError) as e:
+        stock = torchs_error(layer, packed, None)
+        assert stock is not None or is_clear(e, RuntimeError, "GRU: batch_sizes"), repr(e)
+        return
+    assert sum(batch_sizes) == rows
+    assert batch_sizes == sorted(batch_sizes, reverse=True)
+    packed = PackedSequence(data, torch.tensor(batch_sizes))
+    x, lengths = pad_packed_sequence(packed)
+    want, want_h_n = layer(x, lengths=lengths)
+    got, _ = pad_packed_sequence(PackedSequence(output.data, packed.batch_sizes))
+    assert torch.equal(got, want)
+    assert torch.equal(h_n, want_h_n)
+
+
+@pytest.mark.skipif(not find_spec("mlx"), reason="MLX is not installed")
+@many
+@given(data=st.data(), case=good_cases)
+def test_a_call_of_a_layer_of_mlx(data, case):
+    import mlx.core as mx
+
+    import elman.mlx
+
+    kind = getattr(elman.mlx, case.spec.title)
+    layer = kind(D, H, num_layers=case.spec.num_layers, bidirectional=case.spec.bidirectional)
+    x = mx.array(case.x.astype("float32")).swapaxes(0, 1)
+    before = layer(x)
+    lengths = data.draw(st.one_of(st.none(), hostile.lengths(L, N)))
+    reset = data.draw(st.one_of(st.none(), hostile.changed(case.reset.T)))
+    other = data.draw(hostile.changed(case.x[..., :D].swapaxes(0, 1).astype("float32")))
+    other = other if data.draw(st.booleans()) else x
+    if isinstance(other, np.ndarray) and other.size < 1000:
+        try:
+            other = mx.array(np.array(other))
+        except (TypeError, ValueError, RuntimeError):
+            other = x
+    try:
+        output, h_n = layer(other, lengths=lengths, reset=reset, return_state=True)
+    except Exception as e:
+        assert is_clear(e, OWN, case.spec.title), repr(e)
+    else:
+        assert output.shape[-1] == case.spec.directions * H
+        if other is x:
+            want = layer(
+                x,
+                lengths=None if lengths is None else np.asarray(lengths).tolist(),
+                reset=None if reset is None else np.asarray(reset).tolist(),
+            )
+            assert mx.array_equal(output, want)
+            assert h_n.shape[-1] == H
+    assert mx.array_equal(layer(x), before)
