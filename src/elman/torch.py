@@ -17,6 +17,7 @@ A call takes one of three paths; :data:`paths` counts which, and :func:`require`
 # pyright: reportUnknownArgumentType=false
 # (parts of torch are not typed)
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -59,6 +60,16 @@ def _transformed() -> bool:
     if torch.compiler.is_compiling():
         return False
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+
+
+def _becomes_onnx() -> bool:
+    """Whether ``torch.onnx.export`` is tracing."""
+    return torch.compiler.is_compiling() and _exporter_runs()
+
+
+@torch.compiler.assume_constant_result
+def _exporter_runs() -> bool:
+    return torch.onnx.is_in_onnx_export()  # of which torch.compile would make False
 
 
 def _tensor(values: Any) -> Tensor:
@@ -112,7 +123,7 @@ class _Layer(nn.RNNBase):
             self, x.shape, None if hx is None else hx.shape, batch
         )
         transformed = _transformed()
-        kernel = valid and not transformed and _served(x, hx, *weights)
+        kernel = valid and not transformed and (_becomes_onnx() or _served(x, hx, *weights))
         if not valid or not (kernel or extended or transformed):
             _paths.take("torch", self._get_name(), self.num_layers)
             result = self._stock.forward(self, input, hx)  # pyright: ignore[reportArgumentType]
@@ -198,6 +209,10 @@ class _Layer(nn.RNNBase):
             return F.dropout(x, self.dropout, training=True)
 
         between = dropout if self.training and self.dropout > 0 else None
+        if _becomes_onnx():
+            from elman import torch_onnx
+
+            layer = partial(torch_onnx.run_layer, self, weights, *extent[:2])
         output, finals = stack.run(self.num_layers, directions, layer, x, h_0, between)
         return output, finals[0] if len(finals) == 1 else torch.cat(finals)
 
@@ -263,7 +278,7 @@ def _step(cell: Any, stock: Any, name: str, input: Any, hx: Any) -> Tensor:
     valid = _are_tensors(input, hx) and input.dim() in (1, 2) and input.shape[-1] == cell.input_size
     state = (*input.shape[:-1], cell.hidden_size) if valid else ()
     valid = valid and (hx is None or tuple(hx.shape) == state)
-    if not valid or _transformed() or not _served(input, hx, *weights):
+    if not valid or _transformed() or _becomes_onnx() or not _served(input, hx, *weights):
         _paths.take("torch", cell._get_name())
         return stock.forward(cell, input, hx)
     _paths.check("kernel", cell._get_name())
