@@ -11,8 +11,10 @@ through them.
 
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
+from torch.nn import Parameter
 
 from elman import engine, scan
 from elman.engine import Extent, Kept
@@ -74,7 +76,23 @@ class _Inputs:
 def _array(tensor: Tensor | None) -> Any:
     if tensor is None:
         return None
+    if type(tensor) is Parameter and distributed.is_available() and distributed.is_initialized():
+        # FSDP frees weights between calls, which numpy() would forbid once and for all.
+        return np.from_dlpack(_Loan(tensor.detach()))
     return (tensor.detach() if tensor.requires_grad else tensor).numpy()
+
+
+class _Loan:
+    """A tensor on the CPU, for ``np.from_dlpack``."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+    def __dlpack__(self, **_: Any) -> Any:
+        return torch._C._to_dlpack(self.tensor)  # pyright: ignore[reportPrivateUsage]
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0
 
 
 def _layer(*arguments: Any) -> tuple[Tensor, ...]:
