@@ -14,7 +14,10 @@ PYTHON310 ?= $(shell for p in python3.10 $$HOME/.pyenv/versions/3.10.*/bin/pytho
 R_PACKAGES := r-base-core r-cran-reticulate r-cran-testthat
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 
-.PHONY: help setup test test-oneflow test-r demo bench lint format types stubs clean
+# The oldest torch that Elman supports, in an environment of its own.
+OLDEST := .venv-torch-oldest
+
+.PHONY: help setup test test-oneflow test-r test-ecosystem test-torch-oldest demo bench lint format types stubs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s%s\n", $$1, $$2 }' Makefile
@@ -35,6 +38,10 @@ test-r: $(INSTALLED) ## run the R package's tests; installs R and reticulate on 
 	R CMD INSTALL --library=build/r r
 	R_LIBS=$(CURDIR)/build/r RETICULATE_PYTHON=$(CURDIR)/$(BIN)/python Rscript -e \
 		'testthat::test_dir("r/tests/testthat", reporter = "summary", package = "elman", load_package = "installed")'
+
+test-ecosystem: $(INSTALLED) ## run the tests with PyTorch Lightning, skorch and TorchRL; installs them
+	$(BIN)/python $(PIP) torch==2.13.0 lightning skorch torchrl
+	$(BIN)/python -m pytest tests/test_torch_ecosystem.py
 
 demo: $(INSTALLED) ## train and serve on Japanese Vowels; results go to build/demo
 	$(BIN)/python -m examples.japanese_vowels.demo
