@@ -1,8 +1,12 @@
-"""torch.compile, torch.export and torch.library's own checks of the operators."""
+"""torch.compile, torch.export, other ways to trace, and torch.library's checks of the operators."""
+
+import subprocess
+import sys
+import warnings
 
 import pytest
 import torch
-from test_torch_layers import agree, every_kind, gradients, inputs, leaf, run, twins
+from test_torch_layers import agree, every_kind, gradients, inputs, leaf, run, same_bits, twins
 from torch import nn
 
 import elman.torch
@@ -105,6 +109,35 @@ def test_new_sizes_with_lengths():
             x, hx = inputs(ours, L, N)
             given = extents(L, N)["lengths"] | extents(L, N)["reset"]
             agree(run(compiled, x, hx, **given), run(ours, x, hx, **given))
+
+
+@pytest.mark.parametrize("extent", ["plain", "lengths", "reset"])
+@pytest.mark.parametrize("training", [False, True])
+def test_sizes_turn_dynamic_by_themselves(extent, training):
+    """The default of torch.compile: fixed sizes first, and one more compilation for all others."""
+    _, ours = twins("gru", 3, 5, 2, bidirectional=True)
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = Compiled(ours, backend=counter)
+    with torch.set_grad_enabled(training):
+        for L, N in ((6, 7), (5, 4), (9, 8), (2, 3), (30, 16)):
+            x, hx = inputs(ours, L, N)
+            given = extents(L, N)[extent]
+            if training:
+                agree(run(compiled, x, hx, **given), run(ours, x, hx, **given))
+            else:
+                same_bits(*(dict(enumerate(m(x, hx, **given))) for m in (compiled, ours)))
+    assert counter.frame_count == 2
+
+
+def test_sizes_marked_dynamic():
+    theirs, ours = twins("gru", 3, 5)
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = Compiled(ours, backend=counter)
+    for L, N in ((6, 7), (5, 4), (9, 8)):
+        x, _ = inputs(ours, L, N)
+        torch._dynamo.mark_dynamic(x, [0, 1])
+        agree({"y": compiled(x)[0]}, {"y": theirs(x)[0]})
+    assert counter.frame_count == 1
 
 
 @pytest.mark.parametrize(("L", "N"), [(1, 1), (1, 4), (6, 1), (6, 0)])
@@ -228,6 +261,25 @@ def test_accelerated_model():
     agree({"y": torch.compile(model, **traced)(x)}, {"y": expected})
 
 
+def test_vmap_in_a_graph():
+    """torch.func.vmap within torch.compile, over inputs and over weights."""
+    _, ours = twins("gru", 3, 5, 2)
+    many = torch.randn(3, 6, 4, 3)
+    weights = torch.func.stack_module_state([ours, ours, ours])[0]
+
+    def over_inputs(many):
+        return torch.func.vmap(lambda x: ours(x)[0])(many)
+
+    def over_weights(weights, many):
+        return torch.func.vmap(lambda w, x: torch.func.functional_call(ours, w, (x,))[0])(
+            weights, many
+        )
+
+    expected = {"y": torch.stack([ours(x)[0] for x in many])}
+    agree({"y": torch.compile(over_inputs, **traced)(many)}, expected)
+    agree({"y": torch.compile(over_weights, **traced)(weights, many)}, expected)
+
+
 # --- Export --------------------------------------------------------------------------------------
 
 
@@ -254,6 +306,141 @@ def test_export_with_lengths():
         agree(dict(enumerate(actual)), dict(enumerate(expected)))
 
 
+LOAD_AND_RUN = """
+import sys, torch, elman.torch
+program, cases = sys.argv[1:]
+program = torch.export.load(program).module()
+for given, expected in torch.load(cases):
+    for a, e in zip(program(*given), expected, strict=True):
+        assert torch.equal(a, e)
+"""
+
+
+def test_export_runs_in_another_process(tmp_path):
+    """With any L and N, and lengths; the bits of the layer."""
+    _, ours = twins("gru", 3, 5, 2, bidirectional=True)
+
+    class WithLengths(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = ours
+
+        def forward(self, x, lengths):
+            return self.layer(x, lengths=lengths)
+
+    steps, batch = torch.export.Dim("steps", min=2), torch.export.Dim("batch", min=2)
+    given = inputs(ours, 6, 4)[0], torch.tensor([6, 0, 2, 3])
+    program = torch.export.export(
+        WithLengths().eval(), given, dynamic_shapes=({0: steps, 1: batch}, {0: batch})
+    )
+    torch.export.save(program, tmp_path / "program.pt2")
+    cases = [given, (torch.randn(9, 2, 3), torch.tensor([1, 9]))]
+    cases = [(given, [t.detach() for t in ours(given[0], lengths=given[1])]) for given in cases]
+    torch.save(cases, tmp_path / "cases.pt")
+    files = [str(tmp_path / name) for name in ("program.pt2", "cases.pt")]
+    subprocess.run([sys.executable, "-c", LOAD_AND_RUN, *files], check=True)
+
+
+@pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec:FutureWarning")  # torch's own
+def test_ahead_of_time_inductor(tmp_path):
+    """A compiled package calls the operator where it is loaded, of this process."""
+    _, ours = twins("gru", 3, 5, bidirectional=True)
+    steps, batch = (torch.export.Dim(name, min=2, max=1024) for name in ("steps", "batch"))
+    program = torch.export.export(
+        ours.eval(), (torch.randn(6, 4, 3),), dynamic_shapes=({0: steps, 1: batch},)
+    )
+    path = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "p.pt2"))
+    package = torch._inductor.aoti_load_package(path)
+    for L, N in ((6, 4), (9, 2)):
+        x = torch.randn(L, N, 3)
+        same_bits(dict(enumerate(package(x))), dict(enumerate(ours(x))))
+
+
+# --- Other ways to trace -------------------------------------------------------------------------
+
+
+@every_kind
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace.*is deprecated:DeprecationWarning")
+def test_jit_trace(kind, tmp_path):
+    """A trace holds for every L and N, for training and, saved, in this process."""
+    theirs, ours = twins(kind, 3, 5, 2, bidirectional=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        traced = torch.jit.trace(ours, inputs(ours, 6, 4))
+    for L, N in ((6, 4), (9, 2)):
+        x, hx = inputs(ours, L, N)
+        actual, expected = (dict(enumerate(m(x, hx))) for m in (traced, theirs))
+        agree(actual, expected)
+    x, hx = map(leaf, inputs(ours, 6, 4))
+    results = []
+    for module in (traced, theirs):
+        output, h_n = module(x, hx)
+        x.grad = hx.grad = None
+        results.append(gradients(module, x, hx, output.square().sum() + h_n.sum()))
+        results[-1] = {k: t.clone() for k, t in results[-1].items()}
+    agree(*results)
+
+
+@pytest.mark.parametrize("name", ["RNN", "GRU", "RNNCell", "GRUCell"])
+@pytest.mark.filterwarnings("ignore:`torch.jit.script.*is deprecated:DeprecationWarning")
+def test_jit_script(name):
+    """It says what to do instead, of the module and of a model that has it, which it leaves."""
+    model = nn.Sequential(getattr(elman.torch, name)(3, 4))
+    for module in (model, model[0]):
+        with pytest.raises(NotImplementedError, match=f"{name}: torch.jit.script .* torch.export"):
+            torch.jit.script(module)
+    assert type(model[0]).__module__ == "elman.torch"
+    accelerated = nn.Sequential(getattr(nn, name)(3, 4))
+    elman.torch.accelerate(accelerated)
+    elman.torch.accelerate(accelerated, undo=True)
+    torch.jit.script(accelerated)
+
+
+class Reader(nn.Module):
+    def __init__(self, layer, cell):
+        super().__init__()
+        self.layer, self.cell = layer, cell
+
+    def forward(self, x, lengths):
+        output, h_n = self.layer(x.tanh(), lengths=lengths)
+        return output, self.cell(output[0], h_n[0])
+
+
+def test_fx():
+    """Layers and cells are leaves of a graph, as torch.nn's are."""
+    model = Reader(elman.torch.GRU(3, 4), elman.torch.GRUCell(4, 4))
+    graph = torch.fx.symbolic_trace(model)
+    assert [n.target for n in graph.graph.nodes if n.op == "call_module"] == ["layer", "cell"]
+    given = torch.randn(5, 2, 3), torch.tensor([5, 2])
+    same_bits(dict(enumerate(graph(*given))), dict(enumerate(model(*given))))
+
+
+@pytest.mark.parametrize("name", ["RNN", "GRU", "RNNCell", "GRUCell"])
+def test_fx_of_the_module_alone(name):
+    with pytest.raises(torch.fx.proxy.TraceError, match=f"{name}: .*Sequential"):
+        torch.fx.symbolic_trace(getattr(elman.torch, name)(3, 4))
+
+
+# --- What torch.nn's layers cannot do ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["RNN", "GRU"])
+def test_torchs_own_does_not_compile(name):
+    """Red when a later torch can: then the table of what it cannot do is to be mended."""
+    layer = getattr(nn, name)(3, 4)
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="does not support RNN, GRU, or LSTM"):
+        torch.compile(layer, fullgraph=True, backend="eager")(torch.randn(5, 2, 3))
+
+
+@pytest.mark.parametrize("name", ["RNN", "GRU"])
+@pytest.mark.filterwarnings("ignore:The tensor attributes self._flat_weights")
+def test_torchs_own_exports_one_length(name):
+    """Red when a later torch can: then the table of what it cannot do is to be mended."""
+    layer, x = getattr(nn, name)(3, 4).eval(), torch.randn(5, 2, 3)
+    with pytest.raises(torch._dynamo.exc.UserError, match="specialized it to be a constant"):
+        torch.export.export(layer, (x,), dynamic_shapes=({0: torch.export.Dim("steps")},))
+
+
 # --- The operators themselves --------------------------------------------------------------------
 
 EVERY_CHECK = (
@@ -264,13 +451,15 @@ EVERY_CHECK = (
 )
 
 
-def arguments(cell, directions=1, bias=True, hx=True, keep=True, requires_grad=True, **extent):
+def arguments(
+    cell, directions=1, bias=True, hx=True, keep=True, requires_grad=True, members=(), **extent
+):
     """Arguments of torch.ops.elman.layer for (L, N, D, H) = (3, 2, 3, 4), or 5 packed rows."""
     gates = 3 if cell == "gru" else 1
     random = torch.Generator().manual_seed(0)
 
     def make(*shape):
-        return torch.randn(*shape, generator=random).requires_grad_(requires_grad)
+        return torch.randn(*members, *shape, generator=random).requires_grad_(requires_grad)
 
     weights = []
     for _ in range(directions):
@@ -294,6 +483,8 @@ CASES = {
     "gru with lengths": arguments("gru", lengths=LENGTHS),
     "gru with lengths and reset, two directions": arguments("gru", 2, lengths=LENGTHS, reset=RESET),
     "packed": arguments("rnn_tanh", batch_sizes=torch.tensor([2, 2, 1])),
+    "members": arguments("gru", 2, members=(3,)),
+    "members, packed": arguments("rnn_tanh", members=(3,), batch_sizes=torch.tensor([2, 2, 1])),
 }
 every_case = pytest.mark.parametrize("given", CASES.values(), ids=CASES)
 
@@ -324,9 +515,10 @@ def test_backward_operator(given):
 
 
 @pytest.mark.parametrize(("need_x", "need_weights"), [(False, True), (True, False), (False, False)])
-def test_backward_operator_in_part(need_x, need_weights):
-    """A gradient that is not needed comes back empty."""
-    given = arguments("gru", 2, requires_grad=False)
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_backward_operator_in_part(need_x, need_weights, requires_grad):
+    """A gradient that is not needed comes back empty, and has none of its own."""
+    given = arguments("gru", 2, requires_grad=requires_grad)
     given = backward_arguments(given, need_x, need_weights)
     part = torch.ops.elman.layer_backward(*given)
     whole = torch.ops.elman.layer_backward(*given[:-2], True, True)

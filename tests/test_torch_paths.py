@@ -141,7 +141,7 @@ def test_loop_agrees_with_the_kernel(kind, monkeypatch):
         {"pack": lambda x: pack_padded_sequence(x, [2, 5, 1, 2], enforce_sorted=False)},
     ]
     expected = [run(ours, x, hx, **call) for call in calls]
-    monkeypatch.setattr(elman.torch, "_transformed", lambda: True)
+    monkeypatch.setattr(elman.torch, "_needs_loop", lambda: True)
     with require("scan"):
         for call, e in zip(calls, expected, strict=True):
             agree(run(ours, x, hx, **call), e)
@@ -204,117 +204,7 @@ def test_require_knows_its_paths(name):
         pass
 
 
-# --- torch.func ----------------------------------------------------------------------------------
-
-
-@every_kind
-def test_vmap(kind):
-    theirs, ours = twins(kind, 3, 4, 2, dtype=torch.float64, bidirectional=True)
-    many = torch.randn(3, 5, 2, 3, dtype=torch.float64)
-    with require("scan"):
-        actual = torch.func.vmap(ours)(many)
-    expected = [torch.stack(t) for t in zip(*map(theirs, many), strict=True)]
-    agree(dict(enumerate(actual)), dict(enumerate(expected)))
-    lengths = torch.tensor([[5, 0], [1, 2], [3, 5]])
-    actual = torch.func.vmap(lambda x, n: ours(x, lengths=n))(many, lengths)
-    expected = [
-        torch.stack(t)
-        for t in zip(*map(lambda x, n: ours(x, lengths=n), many, lengths), strict=True)
-    ]
-    agree(dict(enumerate(actual)), dict(enumerate(expected)))
-
-
-@every_kind
-def test_vmap_over_models(kind):
-    """An ensemble: each row of the inputs through weights of its own."""
-    pairs = [twins(kind, 3, 4, dtype=torch.float64) for _ in range(2)]
-    for theirs, ours in pairs:
-        theirs.reset_parameters()
-        ours.load_state_dict(theirs.state_dict())
-    weights, _ = torch.func.stack_module_state([ours for _, ours in pairs])
-    x = torch.randn(2, 5, 2, 3, dtype=torch.float64)
-    actual = torch.func.vmap(lambda w, x: torch.func.functional_call(pairs[0][1], w, (x,))[0])(
-        weights, x
-    )
-    expected = torch.stack([theirs(x)[0] for (theirs, _), x in zip(pairs, x, strict=True)])
-    agree({"y": actual}, {"y": expected})
-
-
-@every_kind
-def test_transforms(kind):
-    theirs, ours = twins(kind, 2, 3, dtype=torch.float64)
-    x, tangent = torch.randn(2, 4, 2, 2, dtype=torch.float64)
-    func = torch.func
-
-    def scalar(layer):
-        return lambda x: layer(x)[0].square().sum()
-
-    def weights_of(layer):
-        named = {k: v.detach() for k, v in layer.named_parameters()}
-        return func.grad(lambda w: func.functional_call(layer, w, (x,))[0].sum())(named)
-
-    transforms = {
-        "grad": lambda m: func.grad(scalar(m))(x),
-        "vjp": lambda m: func.vjp(scalar(m), x)[1](torch.tensor(2.0).double())[0],
-        "jvp": lambda m: func.jvp(lambda x: m(x)[0], (x,), (tangent,))[1],
-        "hessian": lambda m: func.hessian(scalar(m))(x),
-    }
-    with require("scan"):
-        actual = {k: f(ours) for k, f in transforms.items()} | weights_of(ours)
-    agree(actual, {k: f(theirs) for k, f in transforms.items()} | weights_of(theirs))
-    # torch's own layer has no batching rule: row for row instead.
-    per_sample = func.vmap(func.grad(scalar(ours)), in_dims=1, out_dims=1)(x)
-    rows = torch.stack([func.grad(scalar(theirs))(x[:, n]) for n in range(2)], 1)
-    agree(
-        {"jacobian": func.jacrev(lambda x: ours(x)[0])(x)},
-        {"jacobian": torch.autograd.functional.jacobian(lambda x: theirs(x)[0], x)},
-    )
-    agree({"per sample": per_sample}, {"per sample": rows})
-
-
-@every_kind
-@pytest.mark.parametrize("through", ["x", "hx", "weight"])
-def test_forward_mode(kind, through):
-    """Dual numbers outside torch.func too: the engine has no forward derivative, the loop has."""
-    ad = torch.autograd.forward_ad
-    theirs, ours = twins(kind, 3, 4, dtype=torch.float64)
-    given = dict(zip(("x", "hx"), inputs(ours, 5, 2, torch.float64), strict=True))
-    results = []
-    for layer in (ours, theirs):
-        given["weight"] = layer.weight_hh_l0.detach()
-        with ad.dual_level():
-            primal = given[through]
-            tangent = torch.arange(primal.numel(), dtype=primal.dtype).reshape(primal.shape).cos()
-            duals = {**given, through: ad.make_dual(primal, tangent)}
-            output, h_n = torch.func.functional_call(
-                layer, {"weight_hh_l0": duals["weight"]}, (duals["x"], duals["hx"])
-            )
-            results.append(dict(enumerate([*ad.unpack_dual(output), *ad.unpack_dual(h_n)])))
-    agree(*results)
-
-
-@every_kind
-@pytest.mark.filterwarnings("ignore:There is a performance drop because we have not yet.*_cell")
-def test_transforms_of_cells(kind):
-    theirs, ours = cells(kind, 3, 4, dtype=torch.float64)
-    x, tangent = torch.randn(2, 5, 3, dtype=torch.float64)
-    agree({"y": torch.func.vmap(ours)(x)}, {"y": theirs(x)})
-    for transform in (
-        lambda m: torch.func.grad(lambda x: m(x).square().sum())(x),
-        lambda m: torch.func.jvp(m, (x,), (tangent,))[1],
-        lambda m: torch.func.hessian(lambda x: m(x).square().sum())(x[0]),
-    ):
-        agree({"y": transform(ours)}, {"y": transform(theirs)})
-
-
-@every_kind
-def test_forward_mode_of_cells(kind):
-    ad = torch.autograd.forward_ad
-    theirs, ours = cells(kind, 3, 4, dtype=torch.float64)
-    x, tangent = torch.randn(2, 5, 3, dtype=torch.float64)
-    with ad.dual_level():
-        results = [ad.unpack_dual(m(ad.make_dual(x, tangent)))._asdict() for m in (ours, theirs)]
-    agree(*results)
+# --- Checkpointing -------------------------------------------------------------------------------
 
 
 def test_checkpointing():

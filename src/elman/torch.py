@@ -10,7 +10,7 @@ A call takes one of three paths; :data:`paths` counts which, and :func:`require`
 - "torch": torch's own layer, for every other device and dtype, under autocast, and for whatever
   torch itself refuses, so that the error is torch's own;
 - "scan": the loop of ``elman.scan`` on tensors, where torch's layer has nothing to offer:
-  ``lengths`` or ``reset`` on other tensors, and under torch.func's transforms.
+  ``lengths`` or ``reset`` on other tensors, and forward-mode derivatives.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -23,14 +23,16 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._C._functorch import TransformType
 from torch.autograd import forward_ad
+from torch.fx.proxy import Proxy, TraceError
 from torch.nn.utils.rnn import PackedSequence
 
 from elman import stack
 from elman.spec import check_lengths, check_lengths_lie_within, check_reset, takes
 from elman.swap import swap
+from elman.torch_operators import is_transformed, run_kernel, run_scan
 from elman.torch_operators import paths as _paths
-from elman.torch_operators import run_kernel, run_scan
 
 __all__ = ["GRU", "RNN", "GRUCell", "RNNCell", "accelerate", "paths", "require"]
 
@@ -52,14 +54,22 @@ def _are_tensors(x: Any, hx: Any) -> bool:
 
 
 def _is_differentiated(*tensors: Tensor | None) -> bool:
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+        return True  # a trace holds for training and inference
+    if not torch.is_grad_enabled():
+        return False
+    # A transform may hide what it differentiates.
+    return is_transformed() or any(t is not None and t.requires_grad for t in tensors)
 
 
-def _transformed() -> bool:
-    """Whether a transform of torch.func or forward mode is at work: they see tensor operations."""
+def _needs_loop() -> bool:
+    """Whether a transform is at work that sees tensor operations alone.
+
+    Such are forward mode, as the engine has no forward derivatives, and functionalize.
+    """
     if torch.compiler.is_compiling():
         return False
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+    return forward_ad._current_level >= 0 or is_transformed(TransformType.Functionalize)  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
 
 
 def _becomes_onnx() -> bool:
@@ -77,10 +87,31 @@ def _tensor(values: Any) -> Tensor:
     return values if isinstance(values, Tensor) else torch.tensor(values)
 
 
+def _node(module: Any, input: Any, hx: Any, **extent: Any) -> Any:
+    """A call in a graph of torch.fx, which looks into a module no more than into torch.nn's."""
+    name = input.tracer.path_of_module(module)
+    if not name:
+        raise TraceError(
+            f"{module._get_name()}: torch.fx traces a model that has this module, not the module "
+            "alone; put it into a torch.nn.Sequential"
+        )
+    extent = {k: v for k, v in extent.items() if v is not None}
+    return input.tracer.create_proxy("call_module", name, (input, hx), extent)
+
+
+def _refuse_scripting(module: Any) -> Any:
+    raise NotImplementedError(
+        f"{module._get_name()}: torch.jit.script cannot compile Elman's classes. Use "
+        "torch.jit.trace, torch.export or torch.compile; or turn an accelerated model back first, "
+        "with elman.torch.accelerate(model, undo=True)"
+    )
+
+
 class _Layer(nn.RNNBase):
     """What RNN and GRU share: everything but the constructor."""
 
     _stock: type[nn.RNNBase]
+    __prepare_scriptable__ = _refuse_scripting
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -112,6 +143,8 @@ class _Layer(nn.RNNBase):
         What torch's layer raises, and RuntimeError for lengths or reset of the wrong shape, type or
         value, or beside a PackedSequence.
         """
+        if isinstance(input, Proxy):
+            return _node(self, input, hx, lengths=lengths, reset=reset)
         extended = lengths is not None or reset is not None
         packed = isinstance(input, PackedSequence)
         if packed and extended:
@@ -122,9 +155,9 @@ class _Layer(nn.RNNBase):
         valid = _are_tensors(x, hx) and takes(
             self, x.shape, None if hx is None else hx.shape, batch
         )
-        transformed = _transformed()
-        kernel = valid and not transformed and (_becomes_onnx() or _served(x, hx, *weights))
-        if not valid or not (kernel or extended or transformed):
+        loop = _needs_loop()
+        kernel = valid and not loop and (_becomes_onnx() or _served(x, hx, *weights))
+        if not valid or not (kernel or extended or loop):
             _paths.take("torch", self._get_name(), self.num_layers)
             result = self._stock.forward(self, input, hx)  # pyright: ignore[reportArgumentType]
             assert valid or not extended, "torch's layer took what spec.takes did not"
@@ -154,7 +187,7 @@ class _Layer(nn.RNNBase):
             integral = integral and lengths.dtype != torch.bool
             check_lengths(name, tuple(lengths.shape), integral, batch, RuntimeError)
             lengths = lengths.to(x.device, torch.int64).reshape(-1)
-            if not (kernel or _transformed()):
+            if not (kernel or _needs_loop()):
                 steps = x.shape[1 if batched and self.batch_first else 0]
                 check_lengths_lie_within(name, lengths.tolist(), steps, RuntimeError)
         if reset is not None:
@@ -274,11 +307,13 @@ class GRU(_Layer):
 
 def _step(cell: Any, stock: Any, name: str, input: Any, hx: Any) -> Tensor:
     """One step of a cell, as its torch class `stock` does it."""
+    if isinstance(input, Proxy):
+        return _node(cell, input, hx)
     weights = (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
     valid = _are_tensors(input, hx) and input.dim() in (1, 2) and input.shape[-1] == cell.input_size
     state = (*input.shape[:-1], cell.hidden_size) if valid else ()
     valid = valid and (hx is None or tuple(hx.shape) == state)
-    if not valid or _transformed() or _becomes_onnx() or not _served(input, hx, *weights):
+    if not valid or _needs_loop() or _becomes_onnx() or not _served(input, hx, *weights):
         _paths.take("torch", cell._get_name())
         return stock.forward(cell, input, hx)
     _paths.check("kernel", cell._get_name())
@@ -298,6 +333,8 @@ class RNNCell(nn.RNNCell):
     torch.Size([2, 4])
     """
 
+    __prepare_scriptable__ = _refuse_scripting
+
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """One step: input (N, D) or (D), hx (N, H) or (H), zeros by default. Returns h'."""
         if self.nonlinearity not in ("tanh", "relu"):
@@ -312,6 +349,8 @@ class GRUCell(nn.GRUCell):
     >>> elman.torch.GRUCell(3, 4)(torch.ones(2, 3)).shape
     torch.Size([2, 4])
     """
+
+    __prepare_scriptable__ = _refuse_scripting
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """One step: input (N, D) or (D), hx (N, H) or (H), zeros by default. Returns h'."""

@@ -1,19 +1,24 @@
 """One layer of one or two directions, forward and backward, as operators of ``torch.library``.
 
 ``torch.ops.elman.layer`` and ``layer_backward`` run the engine on CPU tensors of float32 or
-float64; fake tensors and autograd are registered, so that torch.compile and torch.export see
-through them.
+float64. Fake tensors, autograd and vmap are registered, so that torch.compile, torch.export and
+torch.func see through them.
+
+Both also run M members at once, layers alike with weights of their own: then every tensor but
+batch_sizes has a leading axis M, results and kept values included.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 # (parts of torch are not typed)
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, distributed
+from torch._C._functorch import get_interpreter_stack, is_legacy_batchedtensor
 from torch.nn import Parameter
 
 from elman import engine, scan
@@ -44,15 +49,16 @@ _library.define(
 
 
 class _Inputs:
-    """The arguments that both operators begin with, by name."""
+    """The arguments that both operators begin with, by name; tensors, or arrays."""
 
-    def __init__(self, *inputs: Any) -> None:
-        self.cell = CELLS[inputs[0]]
-        self.x, self.h_0 = inputs[1:3]
-        self.weights = inputs[3:11]
-        self.lengths, self.reset, self.batch_sizes = self.extent = inputs[11:14]
+    def __init__(self, cell: str, *inputs: Any) -> None:
+        self.cell = CELLS[cell]
+        self.x, self.h_0 = inputs[:2]
+        self.weights = inputs[2:10]
+        self.lengths, self.reset, self.batch_sizes = self.extent = inputs[10:13]
         self.directions = 1 if self.weights[4] is None else 2
-        self.hidden_size = self.weights[1].shape[1]
+        self.hidden_size = self.weights[1].shape[-1]
+        self.members = self.weights[1].shape[:-2]  # (M,), or ()
 
     @property
     def by_direction(self) -> list[Weights]:
@@ -61,16 +67,15 @@ class _Inputs:
     @property
     def state_shape(self) -> tuple[Any, ...]:
         # Packed input tells its batch by data alone, and so always comes with h_0.
-        batch = self.x.shape[1] if self.batch_sizes is None else self.h_0.shape[1]
-        return (self.directions, batch, self.hidden_size)
+        batch = (self.x if self.batch_sizes is None else self.h_0).shape[-2]
+        return (*self.members, self.directions, batch, self.hidden_size)
 
     @property
     def rows(self) -> Any:
-        return self.x.shape[0] * (self.x.shape[1] if self.batch_sizes is None else 1)
+        return self.x.shape[-2] * (self.x.shape[-3] if self.batch_sizes is None else 1)
 
     def packed(self) -> Any:
-        arrays = (_array(w) for w in self.weights[: 4 * self.directions])
-        return engine.pack(self.cell, list(arrays))
+        return engine.pack(self.cell, self.weights[: 4 * self.directions])
 
 
 def _array(tensor: Tensor | None) -> Any:
@@ -95,24 +100,44 @@ class _Loan:
         return 1, 0
 
 
-def _layer(*arguments: Any) -> tuple[Tensor, ...]:
-    *inputs, keep = arguments
-    i = _Inputs(*inputs)
+def _tensors(like: Tensor, arrays: Sequence[Any]) -> tuple[Tensor, ...]:
+    return tuple(like.new_empty(0) if a is None else torch.from_numpy(a) for a in arrays)
+
+
+def _one_by_one(
+    run: Callable[..., Sequence[Any]], cell: str, arrays: list[Any], *options: bool
+) -> Sequence[Any]:
+    """Every member through the engine, where it finds its weights in the cache.
+
+    So each has the bits that it has alone. The other way, one batched product a step for all
+    members, was slower at every size: 3 to 70 times, for 8 to 64 members of 16 to 128 units.
+    """
+    results: list[Sequence[Any]] = []
+    for m in range(len(arrays[0])):
+        member = [a if n == _BATCH_SIZES or a is None else a[m] for n, a in enumerate(arrays)]
+        results.append(run(cell, member, *options))
+    together = zip(*results, strict=True)
+    return [None if arrays[0] is None else np.stack(arrays) for arrays in together]
+
+
+def _layer(cell: str, *arguments: Any) -> tuple[Tensor, ...]:
+    *tensors, keep = arguments
     paths.counts["kernel"] += 1
     try:
-        output, h_n, kept = engine.forward(
-            i.cell,
-            i.packed(),
-            _array(i.x),
-            _array(i.h_0),
-            Extent(*map(_array, i.extent)),
-            torch.get_num_threads(),
-            keep,
-        )
+        results = _forward(cell, [_array(t) for t in tensors], keep)
     except ValueError as e:  # lengths out of range
         raise RuntimeError(str(e)) from None
-    gates, states = map(torch.from_numpy, kept) if kept else (i.x.new_empty(0), i.x.new_empty(0))
-    return torch.from_numpy(output), torch.from_numpy(h_n), gates, states
+    return _tensors(tensors[0], results)
+
+
+def _forward(cell: str, arrays: list[Any], keep: bool) -> Sequence[Any]:
+    i = _Inputs(cell, *arrays)
+    if i.members:
+        return _one_by_one(_forward, cell, arrays, keep)
+    output, h_n, kept = engine.forward(
+        i.cell, i.packed(), i.x, i.h_0, Extent(*i.extent), torch.get_num_threads(), keep
+    )
+    return output, h_n, *(kept or (None, None))
 
 
 def _layer_fake(*arguments: Any) -> tuple[Tensor, ...]:
@@ -122,29 +147,36 @@ def _layer_fake(*arguments: Any) -> tuple[Tensor, ...]:
     return (
         i.x.new_empty((*i.x.shape[:-1], d * H)),
         i.x.new_empty(i.state_shape),
-        i.x.new_empty((d, i.rows, i.cell.kept * H) if keep else (0,)),
-        i.x.new_empty((d, i.rows, H) if keep else (0,)),
+        i.x.new_empty((*i.members, d, i.rows, i.cell.kept * H) if keep else (0,)),
+        i.x.new_empty((*i.members, d, i.rows, H) if keep else (0,)),
     )
 
 
-def _layer_backward(*arguments: Any) -> tuple[Tensor, ...]:
-    *inputs, gates, states, d_output, d_h_n, need_x, need_weights = arguments
-    i = _Inputs(*inputs)
+def _layer_backward(cell: str, *arguments: Any) -> tuple[Tensor, ...]:
+    *tensors, need_x, need_weights = arguments
+    arrays = [_array(t) for t in tensors]
+    return _tensors(tensors[0], _backward(cell, arrays, need_x, need_weights))
+
+
+def _backward(cell: str, arrays: list[Any], need_x: bool, need_weights: bool) -> Sequence[Any]:
+    *inputs, gates, states, d_output, d_h_n = arrays
+    i = _Inputs(cell, *inputs)
+    if i.members:
+        return _one_by_one(_backward, cell, arrays, need_x, need_weights)
     d_x, d_h_0, d_weights = engine.backward(
         i.packed(),
-        [None if w is None else tuple(w.shape) for w in i.weights[: 4 * i.directions]],
-        _array(i.x),
-        Kept(_array(gates), _array(states)),
-        _array(d_output),
-        _array(d_h_n),
-        Extent(*map(_array, i.extent)),
+        [None if w is None else w.shape for w in i.weights[: 4 * i.directions]],
+        i.x,
+        Kept(np.ascontiguousarray(gates), np.ascontiguousarray(states)),
+        d_output,
+        d_h_n,
+        Extent(*i.extent),
         torch.get_num_threads(),
         need_x,
         need_weights,
     )
     d_weights = d_weights or []
-    gradients = [d_x, d_h_0, *d_weights, *[None] * (8 - len(d_weights))]
-    return tuple(i.x.new_empty(0) if d is None else torch.from_numpy(d) for d in gradients)
+    return [d_x, d_h_0, *d_weights, *[None] * (8 - len(d_weights))]
 
 
 def _layer_backward_fake(*arguments: Any) -> tuple[Tensor, ...]:
@@ -169,91 +201,134 @@ def _save_layer(ctx: Any, inputs: Any, output: Any) -> None:
 
 def _differentiate_layer(ctx: Any, d_output: Any, d_h_n: Any, *_: Any) -> tuple[Any, ...]:
     needs = ctx.needs_input_grad[1:11]  # x, h_0, the weights
-    gradients = torch.ops.elman.layer_backward(
-        ctx.cell, *ctx.saved_tensors, d_output, d_h_n, needs[0], any(needs[2:])
-    )
+    if d_output is None and d_h_n is None:
+        return (None,) * 15
+    arguments = (ctx.cell, *ctx.saved_tensors, d_output, d_h_n, needs[0], any(needs[2:]))
+    gradients = _run_backward(*arguments)
     wanted = (d if need else None for d, need in zip(gradients, needs, strict=True))
     return (None, *wanted, None, None, None, None)
 
 
 def _save_backward(ctx: Any, inputs: Any, output: Any) -> None:
-    cell, *tensors, _, _, d_output, d_h_n, _, _ = inputs
+    cell, *tensors, _, _, d_output, d_h_n, need_x, need_weights = inputs
     ctx.set_materialize_grads(False)
     ctx.cell = cell
+    ctx.given = [need_x, True] + [need_weights and w is not None for w in tensors[2:10]]
     ctx.save_for_backward(*tensors, d_output, d_h_n)
 
 
 def _differentiate_backward(ctx: Any, *dd: Tensor | None) -> tuple[Any, ...]:
     """Double backward: the first one once more, through the loop on tensors."""
     *saved, d_output, d_h_n = ctx.saved_tensors
-    higher = torch.is_grad_enabled()
-    with torch.enable_grad():
-        if saved[1] is None:
-            saved[1] = saved[0].new_zeros(_Inputs(ctx.cell, *saved).state_shape)
-        variables = [_fresh(t) for t in saved[:10]]  # x, h_0, the weights
-        results = run_scan(ctx.cell, *variables, *saved[10:])
-        pairs = zip(results, (d_output, d_h_n), strict=True)
-        cotangents = [_fresh(torch.zeros_like(r) if d is None else d) for r, d in pairs]
-        first = _gradients(results, variables, cotangents, create_graph=True)
-        second = _gradients(first, [*variables, *cotangents], dd, create_graph=higher)
-    needs = (*ctx.needs_input_grad[1:11], *ctx.needs_input_grad[16:18])
-    second = [d if need else None for d, need in zip(second, needs, strict=True)]
-    return (None, *second[:10], *[None] * 5, *second[10:], None, None)
+    i = _Inputs(ctx.cell, *saved)
+    x, H = i.x, i.hidden_size
+    if saved[1] is None:
+        saved[1] = x.new_zeros(i.state_shape)
+    if d_output is None:
+        d_output = x.new_zeros((*x.shape[:-1], i.directions * H))
+    if d_h_n is None:
+        d_h_n = x.new_zeros(i.state_shape)
+    places = [n for n, t in enumerate(saved[:10]) if t is not None]  # of x, h_0, the weights
+    variables = [saved[n] for n in places]
+
+    def forward(*variables: Tensor) -> tuple[Tensor, Tensor]:
+        inputs = list(saved)
+        for n, variable in zip(places, variables, strict=True):
+            inputs[n] = variable
+        return run_scan(ctx.cell, *inputs)
+
+    def backward(variables: list[Tensor], *cotangents: Tensor) -> tuple[Tensor, ...]:
+        return torch.func.vjp(forward, *variables)[1](cotangents)
+
+    first: Any
+    vjp: Any
+    first, vjp = torch.func.vjp(backward, variables, d_output, d_h_n)  # pyright: ignore[reportAssignmentType]
+    given = [dd[n] if ctx.given[n] else None for n in places]
+    pairs = zip(given, first, strict=True)
+    second, *others = vjp(tuple(torch.zeros_like(f) if d is None else d for d, f in pairs))
+    gradients = dict(zip([*places, 15, 16], [*second, *others], strict=True))
+    needs = ctx.needs_input_grad[1:]
+    return (None, *(gradients.get(n) if need else None for n, need in enumerate(needs)))
 
 
-def _fresh(tensor: Tensor | None) -> Any:
-    """A new node in front of the tensor, on which no other gradient depends."""
-    if tensor is None:
-        return None
-    return tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_()
-
-
-def _gradients(outputs: Any, inputs: Any, cotangents: Any, create_graph: bool) -> list[Any]:
-    """``torch.autograd.grad`` where any of the tensors may be None."""
-    pairs = zip(outputs, cotangents, strict=True)
-    pairs = [(o, d) for o, d in pairs if o is not None and d is not None]
-    found = torch.autograd.grad(
-        [o for o, _ in pairs],
-        [i for i in inputs if i is not None],
-        [d for _, d in pairs],
-        create_graph=create_graph,
-        allow_unused=True,
-    )
-    gradients = iter(found)
-    return [None if i is None else next(gradients) for i in inputs]
+# --- Calls ---------------------------------------------------------------------------------------
 
 
 class _Layer(torch.autograd.Function):
-    """The operator and its gradient, without the dispatcher on the way there."""
+    """``elman::layer`` and its gradient without the dispatcher, and for torch.func's transforms."""
 
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
-        results = _layer(*arguments)
-        _save_layer(ctx, arguments, results)
-        return results
+    def forward(*arguments: Any) -> tuple[Tensor, ...]:
+        return (torch.ops.elman.layer if _is_watched(arguments[1]) else _layer)(*arguments)
 
+    setup_context = staticmethod(_save_layer)
     backward = staticmethod(_differentiate_layer)
 
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
+        return _batch_layer(_Layer.apply, info.batch_size, in_dims, arguments)
 
-def run_kernel(*arguments: Any) -> Any:
-    """``elman::layer``: output and h_n.
 
-    Where nobody records the call, its functions are called as they are: the dispatcher takes longer
-    than a small layer.
-    """
-    if _is_recorded(arguments[1]):
-        return torch.ops.elman.layer(*arguments)[:2]
+class _LayerBackward(torch.autograd.Function):
+    """The same for ``elman::layer_backward``."""
+
+    @staticmethod
+    def forward(*arguments: Any) -> tuple[Tensor, ...]:
+        watched = _is_watched(arguments[1])
+        return (torch.ops.elman.layer_backward if watched else _layer_backward)(*arguments)
+
+    setup_context = staticmethod(_save_backward)
+    backward = staticmethod(_differentiate_backward)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
+        return _batch_backward(_LayerBackward.apply, info.batch_size, in_dims, arguments)
+
+
+def run_kernel(*arguments: Any) -> tuple[Tensor, Tensor]:
+    """``elman::layer``: output and h_n."""
     *_, keep = arguments
-    return (_Layer.apply if keep else _layer)(*arguments)[:2]
+    return _call(torch.ops.elman.layer, _Layer, _layer, arguments, keep, arguments[1])[:2]
 
 
-def _is_recorded(tensor: Tensor) -> bool:
+def _run_backward(*arguments: Any) -> tuple[Tensor, ...]:
+    """``elman::layer_backward``."""
+    tensors = (arguments[1], *arguments[-4:-2])  # x, d_output, d_h_n
+    operator, differentiated = torch.ops.elman.layer_backward, torch.is_grad_enabled()
+    return _call(operator, _LayerBackward, _layer_backward, arguments, differentiated, *tensors)
+
+
+def _call(
+    operator: Any, function: Any, run: Any, arguments: Any, differentiated: bool, *tensors: Any
+) -> Any:
+    """Call an operator by way of the dispatcher only where somebody watches.
+
+    It takes longer than a small layer. `tensors` are those whose kind may differ.
+    """
+    if is_transformed():
+        return function.apply(*arguments)
+    if _is_watched(*tensors):
+        return operator(*arguments)
+    return (function.apply if differentiated else run)(*arguments)
+
+
+def is_transformed(kind: Any = None) -> bool:
+    """Whether a transform of torch.func is at work, or one of that kind, outside of a compiler."""
+    if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():  # pyright: ignore[reportPrivateUsage]
+        return False
+    return kind is None or any(t.key() == kind for t in get_interpreter_stack())
+
+
+def _is_watched(*tensors: Tensor | None) -> bool:
     """Whether operators are watched: by a compiler, a tracer, a mode, or a kind of tensor."""
     return (
-        type(tensor) is not Tensor
-        or torch.compiler.is_compiling()
+        torch.compiler.is_compiling()
         or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
         or torch._C._len_torch_dispatch_stack() > 0  # pyright: ignore[reportPrivateUsage]
+        # (of the old batched kind are cotangents of torch.autograd.grad with is_grads_batched=True)
+        or any(
+            type(t) is not Tensor or is_legacy_batchedtensor(t) for t in tensors if t is not None
+        )
     )
 
 
@@ -263,18 +338,105 @@ def run_scan(*inputs: Any) -> tuple[Tensor, Tensor]:
     Any device and dtype, any of torch's transforms.
     """
     i = _Inputs(*inputs)
-    x, lengths, inside = i.x, i.lengths, None
+    if i.members:
+        members = (None, *(None if t is None or t is i.batch_sizes else 0 for t in inputs[1:]))
+        return torch.func.vmap(run_scan, members)(*inputs)
+    x, lengths, rows = i.x, i.lengths, None
     if i.batch_sizes is not None:
         inside = torch.arange(i.state_shape[1]) < i.batch_sizes[:, None]
         lengths = inside.sum(0).to(x.device)
-        inside = inside.to(x.device)
-        x = x.new_zeros((*inside.shape, x.shape[-1])).masked_scatter(inside[..., None], x)
+        # Which of (L, N) the packed rows are.
+        rows = inside.flatten().int().argsort(descending=True, stable=True)[: x.shape[0]]
+        rows = rows.to(x.device)
+        padded = x.new_zeros((inside.numel(), x.shape[-1])).index_copy(0, rows, x)
+        x = padded.unflatten(0, inside.shape)
     h_0 = x.new_zeros(i.state_shape) if i.h_0 is None else i.h_0
     output, h_n = scan.layer(
         i.cell, x, h_0, i.by_direction, xp=torch, lengths=lengths, reset=i.reset
     )
-    return output if inside is None else output[inside], h_n
+    return output if rows is None else output.flatten(0, 1)[rows], h_n
 
+
+# --- vmap ----------------------------------------------------------------------------------------
+
+# Places among the tensor arguments.
+_W_HH, _OF_WEIGHTS, _LENGTHS, _BATCH_SIZES = 3, slice(2, 10), 10, 12
+# How many axes each tensor has behind its batch axis; weights and batch_sizes have none.
+_BEHIND = (1, 1, *[None] * 8, 0, 0, None, 1, 1, 1, 1)
+
+
+def _batch_layer(run: Any, size: int, in_dims: Any, arguments: Sequence[Any]) -> Any:
+    """The rule of vmap for ``elman::layer``, to be run by `run`."""
+    cell, *tensors, keep = arguments
+    dims = in_dims[1:-1]
+    # Kept values lie in the order of the lengths of all rows of a call.
+    apart = keep and dims[_LENGTHS] is not None
+    batch = _batch_members if apart or _any(dims[_OF_WEIGHTS]) else _batch_rows
+    return batch(run, size, cell, tensors, dims, keep)
+
+
+def _batch_backward(run: Any, size: int, in_dims: Any, arguments: Sequence[Any]) -> Any:
+    """The rule of vmap for ``elman::layer_backward``, to be run by `run`."""
+    cell, *tensors, need_x, need_weights = arguments
+    dims = in_dims[1:-2]
+    apart = need_weights or dims[_LENGTHS] is not None
+    batch = _batch_members if apart or _any(dims[_OF_WEIGHTS]) else _batch_rows
+    return batch(run, size, cell, tensors, dims, need_x, need_weights)
+
+
+def _any(dims: Sequence[int | None]) -> bool:
+    return any(dim is not None for dim in dims)
+
+
+def _lead(tensors: Sequence[Any], dims: Sequence[int | None], size: int) -> list[Any]:
+    """Every tensor with the mapped axis in front, but batch_sizes, which no map changes."""
+
+    def lead(t: Tensor, dim: int | None) -> Tensor:
+        return t.expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
+
+    return [
+        t if t is None or n == _BATCH_SIZES else lead(t, dim)
+        for n, (t, dim) in enumerate(zip(tensors, dims, strict=True))
+    ]
+
+
+def _batch_rows(
+    run: Any, size: int, cell: str, tensors: list[Any], dims: Any, *options: bool
+) -> Any:
+    """Calls that share their weights: their rows are rows of one batch, and keep their bits."""
+    rows = list(tensors)
+    for n, (t, behind) in enumerate(zip(_lead(tensors, dims, size), _BEHIND, strict=False)):
+        if t is not None and behind is not None:
+            rows[n] = t.movedim(0, -1 - behind).flatten(-2 - behind, -1 - behind)
+    if rows[_BATCH_SIZES] is not None:
+        rows[_BATCH_SIZES] = rows[_BATCH_SIZES] * size
+    results = run(cell, *rows, *options)
+    absent = [r.dim() == 1 for r in results]
+    apart = [r if a else r.unflatten(-2, (-1, size)) for r, a in zip(results, absent, strict=True)]
+    return tuple(apart), tuple(
+        None if a else r.dim() - 2 for r, a in zip(apart, absent, strict=True)
+    )
+
+
+def _batch_members(
+    run: Any, size: int, cell: str, tensors: list[Any], dims: Any, *options: bool
+) -> Any:
+    """Calls with weights, or gradients of weights, of their own; members' members are members."""
+    members = _lead(tensors, dims, size)
+    inner = members[_W_HH].shape[1:-2]  # (M,), or ()
+    if inner:
+        members = [
+            t if t is None or n == _BATCH_SIZES else t.flatten(0, 1) for n, t in enumerate(members)
+        ]
+    results = run(cell, *members, *options)
+    absent = [r.dim() == 1 for r in results]
+    apart = [
+        r if a else r.unflatten(0, (size, *inner)) for r, a in zip(results, absent, strict=True)
+    ]
+    return tuple(apart), tuple(None if a else 0 for a in absent)
+
+
+# --- Registration --------------------------------------------------------------------------------
 
 for _name, _run, _fake, _differentiate, _save in (
     ("layer", _layer, _layer_fake, _differentiate_layer, _save_layer),
@@ -291,3 +453,15 @@ for _name, _run, _fake, _differentiate, _save in (
     torch.library.register_autograd(
         f"elman::{_name}", _differentiate, setup_context=_save, lib=_library
     )
+
+
+def _layer_vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
+    return _batch_layer(torch.ops.elman.layer, info.batch_size, in_dims, arguments)
+
+
+def _layer_backward_vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
+    return _batch_backward(torch.ops.elman.layer_backward, info.batch_size, in_dims, arguments)
+
+
+torch.library.register_vmap("elman::layer", _layer_vmap, lib=_library)
+torch.library.register_vmap("elman::layer_backward", _layer_backward_vmap, lib=_library)
