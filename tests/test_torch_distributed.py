@@ -164,24 +164,32 @@ def test_a_sharded_model_takes_plain_weights(two_processes):
         assert all(torch.equal(got[n], want[n]) for n in want), name
 
 
+def example(output, processes, *options):
+    """Run it for one epoch; what it printed, the losses, and the files that it wrote."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--local-addr=127.0.0.1", f"--nproc-per-node={processes}", "--max-restarts=1"]
+    command += ["-m", "examples.distributed.train", "--epochs=1", "--every=3"]
+    ran = subprocess.run(
+        [*command, "--output", str(output), *options],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    files = {f.name: f.read_bytes() for f in output.glob("*.*")}
+    assert sorted(files) == ["losses.json", "model.safetensors"]
+    return ran.stdout, json.loads(files["losses.json"]), files
+
+
 @pytest.mark.parametrize("way", [[], ["--shard"]], ids=["ddp", "fsdp"])
 def test_the_example_loses_nothing_when_a_process_is_killed(way, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--local-addr=127.0.0.1", "--nproc-per-node=2", "--max-restarts=1"]
-    command += ["-m", "examples.distributed.train", "--epochs=1", "--every=3", *way]
-    outputs = {}
-    for name, fail in {"whole": [], "killed": ["--fail-at=5"]}.items():
-        ran = subprocess.run(
-            [*command, "--output", str(tmp_path / name), *fail],
-            cwd=Path(__file__).parents[1],
-            capture_output=True,
-            text=True,
-        )
-        assert ran.returncode == 0, ran.stderr
-        assert ("from step 3" in ran.stdout) == (name == "killed"), ran.stdout
-        outputs[name] = {f.name: f.read_bytes() for f in tmp_path.glob(f"{name}/*.*")}
-    assert sorted(outputs["whole"]) == ["losses.json", "model.safetensors"]
-    assert outputs["killed"] == outputs["whole"]
-    losses = json.loads(outputs["whole"]["losses.json"])
+    printed, losses, whole = example(tmp_path / "whole", 2, *way)
+    assert "from step" not in printed
     assert len(losses) == 9
     assert losses[-1] < 0.7 * losses[0]
+    printed, _, killed = example(tmp_path / "killed", 2, "--fail-at=5", *way)
+    assert "from step 3" in printed
+    assert killed == whole
+    if not way:
+        _, alone, _ = example(tmp_path / "alone", 1)
+        assert losses == pytest.approx(alone, rel=1e-4)

@@ -50,7 +50,7 @@ def _served(*tensors: Any) -> bool:
 
 
 def _are_tensors(x: Any, hx: Any) -> bool:
-    return isinstance(x, Tensor) and isinstance(hx, Tensor | None)
+    return isinstance(x, Tensor) and (hx is None or isinstance(hx, Tensor))  # torch 2.6 compiles it
 
 
 def _is_differentiated(*tensors: Tensor | None) -> bool:
