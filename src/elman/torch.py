@@ -17,6 +17,8 @@ A call takes one of three paths; :data:`paths` counts which, and :func:`require`
 # pyright: reportUnknownArgumentType=false
 # (parts of torch are not typed)
 
+from __future__ import annotations  # torch.compile of torch 2.6 cannot read unions
+
 from functools import partial
 from typing import Any
 
@@ -50,7 +52,7 @@ def _served(*tensors: Any) -> bool:
 
 
 def _are_tensors(x: Any, hx: Any) -> bool:
-    return isinstance(x, Tensor) and (hx is None or isinstance(hx, Tensor))  # torch 2.6 compiles it
+    return isinstance(x, Tensor) and (hx is None or isinstance(hx, Tensor))
 
 
 def _is_differentiated(*tensors: Tensor | None) -> bool:
@@ -148,7 +150,7 @@ class _Layer(nn.RNNBase):
         extended = lengths is not None or reset is not None
         packed = isinstance(input, PackedSequence)
         if packed and extended:
-            name = self._get_name()
+            name = type(self).__name__
             raise RuntimeError(f"{name}: lengths= and reset= go with padded input, not packed")
         x, batch = (input.data, int(input.batch_sizes[0])) if packed else (input, None)
         weights = [getattr(self, name) for names in self._all_weights for name in names]
@@ -158,14 +160,14 @@ class _Layer(nn.RNNBase):
         loop = _needs_loop()
         kernel = valid and not loop and (_becomes_onnx() or _served(x, hx, *weights))
         if not valid or not (kernel or extended or loop):
-            _paths.take("torch", self._get_name(), self.num_layers)
+            _paths.take("torch", type(self).__name__, self.num_layers)
             result = self._stock.forward(self, input, hx)  # pyright: ignore[reportArgumentType]
             assert valid or not extended, "torch's layer took what spec.takes did not"
             return result
         if kernel:
-            _paths.check("kernel", self._get_name())  # the operator counts, when it runs
+            _paths.check("kernel", type(self).__name__)  # the operator counts, when it runs
         else:
-            _paths.take("scan", self._get_name(), self.num_layers)
+            _paths.take("scan", type(self).__name__, self.num_layers)
         if packed:
             return self._run_packed(input, hx, weights, kernel)
         return self._run_padded(x, hx, weights, kernel, lengths, reset)
@@ -179,7 +181,7 @@ class _Layer(nn.RNNBase):
         lengths: Any,
         reset: Any,
     ) -> tuple[Tensor, Tensor]:
-        batched, name = x.dim() == 3, self._get_name()
+        batched, name = x.dim() == 3, type(self).__name__
         if lengths is not None:
             lengths = _tensor(lengths)
             batch = (x.shape[0 if self.batch_first else 1],) if batched else ()
