@@ -78,13 +78,20 @@ class _Inputs:
         return engine.pack(self.cell, self.weights[: 4 * self.directions])
 
 
+def _arrays(tensors: Sequence[Tensor | None]) -> list[Any]:
+    distributes = distributed.is_available() and distributed.is_initialized()
+    return [(_lend if distributes else _array)(t) for t in tensors]
+
+
 def _array(tensor: Tensor | None) -> Any:
-    if tensor is None:
-        return None
-    if type(tensor) is Parameter and distributed.is_available() and distributed.is_initialized():
-        # FSDP frees weights between calls, which numpy() would forbid once and for all.
-        return np.from_dlpack(_Loan(tensor.detach()))
-    return (tensor.detach() if tensor.requires_grad else tensor).numpy()
+    return None if tensor is None else tensor.numpy(force=True)  # whatever needs gradients
+
+
+def _lend(tensor: Tensor | None) -> Any:
+    """FSDP frees weights between calls, which numpy() would forbid once and for all."""
+    if type(tensor) is not Parameter:
+        return _array(tensor)
+    return np.from_dlpack(_Loan(tensor.detach()))
 
 
 class _Loan:
@@ -100,8 +107,13 @@ class _Loan:
         return 1, 0
 
 
-def _tensors(like: Tensor, arrays: Sequence[Any]) -> tuple[Tensor, ...]:
-    return tuple(like.new_empty(0) if a is None else torch.from_numpy(a) for a in arrays)
+def _tensors(arrays: Sequence[Any]) -> list[Any]:
+    return [None if a is None else torch.from_numpy(a) for a in arrays]
+
+
+def _filled(tensors: Sequence[Any], like: Tensor) -> tuple[Tensor, ...]:
+    """Results as an operator has to give them, which knows no None."""
+    return tuple(like.new_empty(0) if t is None else t for t in tensors)
 
 
 def _one_by_one(
@@ -116,18 +128,21 @@ def _one_by_one(
     for m in range(len(arrays[0])):
         member = [a if n == _BATCH_SIZES or a is None else a[m] for n, a in enumerate(arrays)]
         results.append(run(cell, member, *options))
-    together = zip(*results, strict=True)
-    return [None if arrays[0] is None else np.stack(arrays) for arrays in together]
+    columns = zip(*results, strict=True)
+    return [None if column[0] is None else np.stack(column) for column in columns]
 
 
-def _layer(cell: str, *arguments: Any) -> tuple[Tensor, ...]:
+def _layer(*arguments: Any) -> tuple[Tensor, ...]:
+    return _filled(_run_layer(*arguments), arguments[1])
+
+
+def _run_layer(cell: str, *arguments: Any) -> list[Any]:
     *tensors, keep = arguments
     paths.counts["kernel"] += 1
     try:
-        results = _forward(cell, [_array(t) for t in tensors], keep)
+        return _tensors(_forward(cell, _arrays(tensors), keep))
     except ValueError as e:  # lengths out of range
         raise RuntimeError(str(e)) from None
-    return _tensors(tensors[0], results)
 
 
 def _forward(cell: str, arrays: list[Any], keep: bool) -> Sequence[Any]:
@@ -152,10 +167,13 @@ def _layer_fake(*arguments: Any) -> tuple[Tensor, ...]:
     )
 
 
-def _layer_backward(cell: str, *arguments: Any) -> tuple[Tensor, ...]:
+def _layer_backward(*arguments: Any) -> tuple[Tensor, ...]:
+    return _filled(_run_layer_backward(*arguments), arguments[1])
+
+
+def _run_layer_backward(cell: str, *arguments: Any) -> list[Any]:
     *tensors, need_x, need_weights = arguments
-    arrays = [_array(t) for t in tensors]
-    return _tensors(tensors[0], _backward(cell, arrays, need_x, need_weights))
+    return _tensors(_backward(cell, _arrays(tensors), need_x, need_weights))
 
 
 def _backward(cell: str, arrays: list[Any], need_x: bool, need_weights: bool) -> Sequence[Any]:
@@ -201,10 +219,9 @@ def _save_layer(ctx: Any, inputs: Any, output: Any) -> None:
 
 def _differentiate_layer(ctx: Any, d_output: Any, d_h_n: Any, *_: Any) -> tuple[Any, ...]:
     needs = ctx.needs_input_grad[1:11]  # x, h_0, the weights
-    if d_output is None and d_h_n is None:
-        return (None,) * 15
-    arguments = (ctx.cell, *ctx.saved_tensors, d_output, d_h_n, needs[0], any(needs[2:]))
-    gradients = _run_backward(*arguments)
+    gradients = _run_backward(
+        ctx.cell, *ctx.saved_tensors, d_output, d_h_n, needs[0], any(needs[2:])
+    )
     wanted = (d if need else None for d, need in zip(gradients, needs, strict=True))
     return (None, *wanted, None, None, None, None)
 
@@ -255,11 +272,11 @@ def _differentiate_backward(ctx: Any, *dd: Tensor | None) -> tuple[Any, ...]:
 
 
 class _Layer(torch.autograd.Function):
-    """``elman::layer`` and its gradient without the dispatcher, and for torch.func's transforms."""
+    """``elman::layer`` and its gradient for torch.func's transforms."""
 
     @staticmethod
     def forward(*arguments: Any) -> tuple[Tensor, ...]:
-        return (torch.ops.elman.layer if _is_watched(arguments[1]) else _layer)(*arguments)
+        return torch.ops.elman.layer(*arguments)
 
     setup_context = staticmethod(_save_layer)
     backward = staticmethod(_differentiate_layer)
@@ -270,12 +287,11 @@ class _Layer(torch.autograd.Function):
 
 
 class _LayerBackward(torch.autograd.Function):
-    """The same for ``elman::layer_backward``."""
+    """``elman::layer_backward`` and its gradient for torch.func's transforms."""
 
     @staticmethod
     def forward(*arguments: Any) -> tuple[Tensor, ...]:
-        watched = _is_watched(arguments[1])
-        return (torch.ops.elman.layer_backward if watched else _layer_backward)(*arguments)
+        return torch.ops.elman.layer_backward(*arguments)
 
     setup_context = staticmethod(_save_backward)
     backward = staticmethod(_differentiate_backward)
@@ -285,31 +301,41 @@ class _LayerBackward(torch.autograd.Function):
         return _batch_backward(_LayerBackward.apply, info.batch_size, in_dims, arguments)
 
 
-def run_kernel(*arguments: Any) -> tuple[Tensor, Tensor]:
-    """``elman::layer``: output and h_n."""
-    *_, keep = arguments
-    return _call(torch.ops.elman.layer, _Layer, _layer, arguments, keep, arguments[1])[:2]
+class _DirectLayer(torch.autograd.Function):
+    """A layer and its gradient with nothing between them and autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        output, h_n, gates, states = _run_layer(*arguments)
+        ctx.set_materialize_grads(False)
+        ctx.cell = arguments[0]
+        ctx.save_for_backward(*arguments[1:-1], gates, states)
+        return output, h_n
+
+    backward = staticmethod(_differentiate_layer)
 
 
-def _run_backward(*arguments: Any) -> tuple[Tensor, ...]:
-    """``elman::layer_backward``."""
-    tensors = (arguments[1], *arguments[-4:-2])  # x, d_output, d_h_n
-    operator, differentiated = torch.ops.elman.layer_backward, torch.is_grad_enabled()
-    return _call(operator, _LayerBackward, _layer_backward, arguments, differentiated, *tensors)
+def run_kernel(*arguments: Any) -> Any:
+    """``elman::layer``: output and h_n.
 
-
-def _call(
-    operator: Any, function: Any, run: Any, arguments: Any, differentiated: bool, *tensors: Any
-) -> Any:
-    """Call an operator by way of the dispatcher only where somebody watches.
-
-    It takes longer than a small layer. `tensors` are those whose kind may differ.
+    By way of the dispatcher only where somebody watches: it takes longer than a small layer.
     """
     if is_transformed():
-        return function.apply(*arguments)
-    if _is_watched(*tensors):
-        return operator(*arguments)
-    return (function.apply if differentiated else run)(*arguments)
+        return _Layer.apply(*arguments)[:2]
+    if _is_watched(arguments[1]):
+        return torch.ops.elman.layer(*arguments)[:2]
+    *_, keep = arguments
+    return _DirectLayer.apply(*arguments) if keep else _run_layer(*arguments)[:2]
+
+
+def _run_backward(*arguments: Any) -> Sequence[Any]:
+    """``elman::layer_backward``."""
+    if is_transformed():
+        return _LayerBackward.apply(*arguments)
+    *_, d_output, d_h_n, _, _ = arguments
+    if torch.is_grad_enabled() or _is_watched(arguments[1], d_output, d_h_n):
+        return torch.ops.elman.layer_backward(*arguments)
+    return _run_layer_backward(*arguments)
 
 
 def is_transformed(kind: Any = None) -> bool:
