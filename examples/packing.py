@@ -1,7 +1,7 @@
 """Train a classifier with packed sequences, and again with lengths: the same losses, two times.
 
-Sequences of 20 to 200 noisy steps are told apart by which of their features is raised. The two trainings
-start from the same weights and see the same batches in the same order.
+Sequences of 20 to 200 noisy steps are told apart by which of their features is raised. The two
+trainings start from the same weights and see the same batches in the same order.
 
 Example:
     python -m examples.packing
