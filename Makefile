@@ -30,11 +30,15 @@ PRELOAD_thread := libtsan.so
 R_PACKAGES := r-base-core r-cran-reticulate r-cran-testthat
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 
-.PHONY: help setup test test-oneflow test-r test-engine test-arm hashes sanitize soak accuracy fuzz demo \
-	bench bench-quick bench-compare lint format types stubs clean
+# The oldest torch that Elman supports, in an environment of its own. It warns about itself, and
+# crashes when it checks how double backward is traced.
+OLDEST := .venv-torch-oldest
+
+.PHONY: help setup test test-oneflow test-r test-ecosystem test-torch-oldest test-engine test-arm hashes \
+	sanitize soak accuracy fuzz demo bench bench-quick bench-compare lint format types stubs clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s%s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-19s%s\n", $$1, $$2 }' Makefile
 
 setup: $(INSTALLED) ## create .venv and install Elman into it, in place
 
@@ -52,6 +56,14 @@ test-r: $(INSTALLED) ## run the R package's tests; installs R and reticulate on 
 	R CMD INSTALL --library=build/r r
 	R_LIBS=$(CURDIR)/build/r RETICULATE_PYTHON=$(CURDIR)/$(BIN)/python Rscript -e \
 		'testthat::test_dir("r/tests/testthat", reporter = "summary", package = "elman", load_package = "installed")'
+
+test-ecosystem: $(INSTALLED) ## run the tests with PyTorch Lightning, skorch and TorchRL; installs them
+	$(BIN)/python $(PIP) lightning skorch torchrl
+	$(BIN)/python -m pytest tests/test_torch_ecosystem.py
+
+test-torch-oldest: $(OLDEST)/installed ## run the PyTorch door's tests on torch 2.6; some 3 GB on Linux
+	$(OLDEST)/bin/python -m pytest -W default $(wildcard tests/test_torch_*.py) src/elman/torch.py \
+		--deselect tests/test_torch_compile.py::test_backward_operator
 
 test-engine: build/$(CXX_NAME)/built ## run the engine's own tests on every instruction set; CXX=clang++ takes Clang
 	$(call run-engine-tests,build/$(CXX_NAME),)
@@ -121,7 +133,7 @@ stubs: $(INSTALLED) ## write src/elman/_engine.pyi anew
 	$(BIN)/python -m nanobind.stubgen -m elman._engine -o src/elman/_engine.pyi
 
 clean: ## remove all that was built, .venv included
-	rm -rf build dist $(VENV) $(ONEFLOW) .venv-address .venv-thread .hypothesis .pytest_cache .ruff_cache
+	rm -rf build dist $(VENV) $(ONEFLOW) $(OLDEST) .venv-address .venv-thread .hypothesis .pytest_cache .ruff_cache
 
 # Python files are used where they lie; a change to the native ones installs again, and compiles
 # only what changed, because the build shares this environment. torch comes first and exact: an
@@ -131,6 +143,13 @@ $(INSTALLED): pyproject.toml CMakeLists.txt $(NATIVE)
 	$(BIN)/python $(PIP) torch==2.13.0
 	$(BIN)/python $(PIP) scikit-build-core nanobind cmake ninja
 	$(BIN)/python $(PIP) --no-build-isolation --editable '.[dev]'
+	touch $@
+
+$(OLDEST)/installed: pyproject.toml CMakeLists.txt $(NATIVE)
+	test -x $(OLDEST)/bin/python || python3 -m venv $(OLDEST)
+	$(OLDEST)/bin/python $(PIP) torch==2.6.0 scikit-build-core nanobind cmake ninja
+	$(OLDEST)/bin/python $(PIP) --no-build-isolation --config-settings=build-dir=build/oldest \
+		--editable '.[demo,test]'
 	touch $@
 
 $(ONEFLOW)/installed: pyproject.toml CMakeLists.txt $(NATIVE)

@@ -27,3 +27,11 @@ def test_links_lead_somewhere(document):
 def test_the_readme_has_examples():
     examples = doctest.DocTestParser().get_examples((ROOT / "README.md").read_text())
     assert len(examples) > 10
+
+
+def test_the_tests_of_the_table_are_there():
+    table = (ROOT / "docs/pytorch.md").read_text()
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", table)
+    assert len(named) > 30
+    sources = {file: (ROOT / "tests" / file).read_text() for file, _ in named}
+    assert not [(file, test) for file, test in named if f"def {test}(" not in sources[file]]

@@ -239,7 +239,7 @@ def test_required_path():
     x = torch.randn(5, 2, 3)
     with elman.torch.require("kernel"):
         compiled(x)
-    with elman.torch.require("scan"), pytest.raises(Exception, match="is required"):
+    with elman.torch.require("scan"), pytest.raises(Exception, match=r"is required|Observed exc"):
         compiled(x)
 
 
@@ -428,7 +428,7 @@ def test_fx_of_the_module_alone(name):
 def test_torchs_own_does_not_compile(name):
     """Red when a later torch can: then the table of what it cannot do is to be mended."""
     layer = getattr(nn, name)(3, 4)
-    with pytest.raises(torch._dynamo.exc.Unsupported, match="does not support RNN, GRU, or LSTM"):
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="RNN, GRU,"):
         torch.compile(layer, fullgraph=True, backend="eager")(torch.randn(5, 2, 3))
 
 
@@ -437,7 +437,7 @@ def test_torchs_own_does_not_compile(name):
 def test_torchs_own_exports_one_length(name):
     """Red when a later torch can: then the table of what it cannot do is to be mended."""
     layer, x = getattr(nn, name)(3, 4).eval(), torch.randn(5, 2, 3)
-    with pytest.raises(torch._dynamo.exc.UserError, match="specialized it to be a constant"):
+    with pytest.raises(torch._dynamo.exc.UserError, match="constant"):
         torch.export.export(layer, (x,), dynamic_shapes=({0: torch.export.Dim("steps")},))
 
 

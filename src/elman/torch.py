@@ -17,6 +17,9 @@ A call takes one of three paths; :data:`paths` counts which, and :func:`require`
 # pyright: reportUnknownArgumentType=false
 # (parts of torch are not typed)
 
+from __future__ import annotations  # torch.compile of torch 2.6 cannot read unions
+
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -50,7 +53,7 @@ def _served(*tensors: Any) -> bool:
 
 
 def _are_tensors(x: Any, hx: Any) -> bool:
-    return isinstance(x, Tensor) and isinstance(hx, Tensor | None)
+    return isinstance(x, Tensor) and (hx is None or isinstance(hx, Tensor))
 
 
 def _is_differentiated(*tensors: Tensor | None) -> bool:
@@ -70,6 +73,16 @@ def _needs_loop() -> bool:
     if torch.compiler.is_compiling():
         return False
     return forward_ad._current_level >= 0 or is_transformed(TransformType.Functionalize)  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+
+
+def _becomes_onnx() -> bool:
+    """Whether ``torch.onnx.export`` is tracing."""
+    return torch.compiler.is_compiling() and _exporter_runs()
+
+
+@torch.compiler.assume_constant_result
+def _exporter_runs() -> bool:
+    return torch.onnx.is_in_onnx_export()  # of which torch.compile would make False
 
 
 def _tensor(title: str, name: str, values: Any) -> Tensor:
@@ -147,7 +160,7 @@ class _Layer(nn.RNNBase):
         extended = lengths is not None or reset is not None
         packed = isinstance(input, PackedSequence)
         if packed and extended:
-            name = self._get_name()
+            name = type(self).__name__
             raise RuntimeError(f"{name}: lengths= and reset= go with padded input, not packed")
         x, batch = (input.data, int(input.batch_sizes[0])) if packed else (input, None)
         weights = [getattr(self, name) for names in self._all_weights for name in names]
@@ -155,16 +168,16 @@ class _Layer(nn.RNNBase):
             self, x.shape, None if hx is None else hx.shape, batch
         )
         loop = _needs_loop()
-        kernel = valid and not loop and _served(x, hx, *weights)
+        kernel = valid and not loop and (_becomes_onnx() or _served(x, hx, *weights))
         if not valid or not (kernel or extended or loop):
-            _paths.take("torch", self._get_name(), self.num_layers)
+            _paths.take("torch", type(self).__name__, self.num_layers)
             result = self._stock.forward(self, input, hx)  # pyright: ignore[reportArgumentType]
             assert valid or not extended, "torch's layer took what spec.takes did not"
             return result
         if kernel:
-            _paths.check("kernel", self._get_name())  # the operator counts, when it runs
+            _paths.check("kernel", type(self).__name__)  # the operator counts, when it runs
         else:
-            _paths.take("scan", self._get_name(), self.num_layers)
+            _paths.take("scan", type(self).__name__, self.num_layers)
         if packed:
             return self._run_packed(input, hx, weights, kernel)
         return self._run_padded(x, hx, weights, kernel, lengths, reset)
@@ -178,7 +191,7 @@ class _Layer(nn.RNNBase):
         lengths: Any,
         reset: Any,
     ) -> tuple[Tensor, Tensor]:
-        batched, name = x.dim() == 3, self._get_name()
+        batched, name = x.dim() == 3, type(self).__name__
         if lengths is not None:
             lengths = _tensor(name, "lengths", lengths)
             batch = (x.shape[0 if self.batch_first else 1],) if batched else ()
@@ -241,6 +254,10 @@ class _Layer(nn.RNNBase):
             return F.dropout(x, self.dropout, training=True)
 
         between = dropout if self.training and self.dropout > 0 else None
+        if _becomes_onnx():
+            from elman import torch_onnx
+
+            layer = partial(torch_onnx.run_layer, self, weights, *extent[:2])
         output, finals = stack.run(self.num_layers, directions, layer, x, h_0, between)
         return output, finals[0] if len(finals) == 1 else torch.cat(finals)
 
@@ -308,7 +325,7 @@ def _step(cell: Any, stock: Any, name: str, input: Any, hx: Any) -> Tensor:
     valid = _are_tensors(input, hx) and input.dim() in (1, 2) and input.shape[-1] == cell.input_size
     state = (*input.shape[:-1], cell.hidden_size) if valid else ()
     valid = valid and (hx is None or tuple(hx.shape) == state)
-    if not valid or _needs_loop() or not _served(input, hx, *weights):
+    if not valid or _needs_loop() or _becomes_onnx() or not _served(input, hx, *weights):
         _paths.take("torch", cell._get_name())
         return stock.forward(cell, input, hx)
     _paths.check("kernel", cell._get_name())

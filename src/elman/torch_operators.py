@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torch._C._functorch import get_interpreter_stack, is_legacy_batchedtensor
+from torch.nn import Parameter
 
 from elman import engine, scan
 from elman.engine import Extent, Kept
@@ -78,8 +79,33 @@ class _Inputs:
 
 
 def _arrays(tensors: Sequence[Tensor | None]) -> list[Any]:
+    distributes = distributed.is_available() and distributed.is_initialized()
+    return [(_lend if distributes else _array)(t) for t in tensors]
+
+
+def _array(tensor: Tensor | None) -> Any:
     # By force: whatever needs gradients, and views that negate.
-    return [None if t is None else t.numpy(force=True) for t in tensors]
+    return None if tensor is None else tensor.numpy(force=True)
+
+
+def _lend(tensor: Tensor | None) -> Any:
+    """FSDP frees weights between calls, which numpy() would forbid once and for all."""
+    if type(tensor) is not Parameter:
+        return _array(tensor)
+    return np.from_dlpack(_Loan(tensor.detach()))
+
+
+class _Loan:
+    """A tensor on the CPU, for ``np.from_dlpack``."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+    def __dlpack__(self, **_: Any) -> Any:
+        return torch._C._to_dlpack(self.tensor)  # pyright: ignore[reportPrivateUsage]
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0
 
 
 def _tensors(arrays: Sequence[Any]) -> list[Any]:
