@@ -73,7 +73,7 @@ class Function:
     Those are x (N, L, D), h_0 (directions, N, H), and each direction's weights as MLX's layer has
     them. lengths is (N,), reset (L, N). Nothing is laid out anew before the engine has it, since
     each operation of MLX's is a hand-over to another thread. With `keep`, forward holds on to what
-    backward needs; without, backward runs forward once more.
+    backward needs, with `recompute` to the states alone; without, backward runs forward once more.
     """
 
     def __init__(
@@ -83,8 +83,10 @@ class Function:
         lengths: mx.array | None,
         reset: mx.array | None,
         keep: bool,
+        recompute: bool,
     ) -> None:
-        self._cell, self._directions, self._keep = cell, directions, keep
+        self._cell, self._directions = cell, directions
+        self._keep, self._recompute = keep, recompute
         self._lengths, self._reset = lengths, reset
 
     def scan(self, x: mx.array, h_0: mx.array, *weights: mx.array) -> tuple[mx.array, mx.array]:
@@ -123,7 +125,8 @@ class Function:
         x, h_0, *weights = map(np.asarray, arrays)
         packed = engine.pack(self._cell, self._complete(weights))
         x, threads = x.swapaxes(0, 1), engine.get_num_threads()
-        return engine.forward(self._cell, packed, x, h_0, self._extent(), threads, keep)
+        extent = self._extent()
+        return engine.forward(self._cell, packed, x, h_0, extent, threads, keep, self._recompute)
 
     def _backward(
         self, arrays: Arrays, kept: Kept, d_output: mx.array, d_h_n: mx.array

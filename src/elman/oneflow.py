@@ -18,6 +18,7 @@ A second derivative raises RuntimeError; OneFlow's own layers have none either.
 # pyright: basic, reportMissingImports=false
 # (OneFlow is not typed, and is not there where types are checked)
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,11 @@ class _Layer:
     """What RNN and GRU share, in front of OneFlow's class."""
 
     _stock: Any
+    recompute = False
+
+    def __init__(self, *args: Any, recompute: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.recompute = recompute
 
     # An nn.Graph calls this with a stand-in for self, which super() would refuse.
     def forward(
@@ -165,7 +171,9 @@ class _Layer:
     ) -> tuple[Tensor, Tensor]:
         """All layers, on (L, N, D) with lengths and reset, or on (rows, D) with batch_sizes too."""
         cell, directions = CELLS[self.mode.lower()], 2 if self.bidirectional else 1
-        run_layer = run_engine if path == "kernel" else run_scan
+        run_layer: Any = run_scan
+        if path == "kernel":
+            run_layer = partial(run_engine, recompute=self.recompute)
 
         def layer(k: int, x: Tensor, h_0: Tensor) -> tuple[Tensor, Tensor]:
             names = self._all_weights[k * directions : (k + 1) * directions]
@@ -195,6 +203,7 @@ class RNN(_Layer, nn.RNN):
         h_t = tanh(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh)     or relu in place of tanh
 
     As in OneFlow, ``nonlinearity`` goes by name only: the fourth positional argument is ``bias``.
+    With ``recompute=True`` training keeps half the memory; see :class:`GRU`.
 
     >>> import oneflow, elman.oneflow
     >>> output, h_n = elman.oneflow.RNN(3, 4)(oneflow.ones(5, 2, 3), lengths=[5, 1])
@@ -214,6 +223,10 @@ class GRU(_Layer, nn.GRU):
         z  = σ(W_iz x + b_iz + W_hz h + b_hz)
         n  = tanh(W_in x + b_in + r * (W_hn h + b_hn))
         h' = (1 - z) * n + z * h
+
+    With ``recompute=True``, keyword only, forward keeps the states alone for backward, which
+    computes the gates from them once more: a fifth of the memory for up to 1.4 times the time of
+    training, and the same gradients, bit for bit.
 
     >>> import oneflow, elman.oneflow
     >>> gru = elman.oneflow.GRU(3, 4, num_layers=2, bidirectional=True, batch_first=True)

@@ -34,6 +34,7 @@ def run_engine(
     lengths: Tensor | None = None,
     reset: Tensor | None = None,
     batch_sizes: Tensor | None = None,
+    recompute: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """One node of OneFlow's graph. Returns output and h_n, shaped as by ``engine.forward``.
 
@@ -41,7 +42,7 @@ def run_engine(
     lengths (N,) int64, reset (L, N) bool, batch_sizes (L,) int64.
     """
     extent = (None if t is None else t.numpy() for t in (lengths, reset, batch_sizes))
-    return _Node(cell, len(weights), Extent(*extent))(
+    return _Node(cell, len(weights), Extent(*extent), recompute)(
         x, h_0, *(w for direction in weights for w in direction if w is not None)
     )
 
@@ -66,8 +67,9 @@ _library = SimpleNamespace(
 class _Node:
     """Forward and backward of one layer, and what is no tensor: autograd passes on only those."""
 
-    def __init__(self, cell: Cell, directions: int, extent: Extent) -> None:
+    def __init__(self, cell: Cell, directions: int, extent: Extent, recompute: bool) -> None:
         self._cell, self._directions, self._extent = cell, directions, extent
+        self._recompute = recompute
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         """Run x, h_0 and the weights, without absent biases. Returns output and h_n."""
@@ -85,21 +87,25 @@ class _Node:
                 self._extent,
                 engine.get_num_threads(),
                 self._keep,
+                self._recompute,
             )
         except ValueError as e:  # lengths out of range
             raise RuntimeError(str(e)) from None
-        ctx.save_for_backward(x, *weights, *map(flow.from_numpy, kept or ()))
+        kept = [a for a in kept or () if a is not None]
+        ctx.save_for_backward(x, *weights, *map(flow.from_numpy, kept))
         return flow.from_numpy(output), flow.from_numpy(h_n)
 
     def _backward(self, ctx: Any, d_output: Tensor, d_h_n: Tensor) -> tuple[Tensor | None, ...]:
         if flow.is_grad_enabled():
             raise RuntimeError("elman.oneflow: a gradient cannot be differentiated again")
-        x, *weights, gates, states = ctx.saved_tensors
+        *tensors, states = ctx.saved_tensors
+        gates = None if self._recompute else tensors.pop().numpy()
+        x, *weights = tensors
         d_x, d_h_0, d_weights = engine.backward(
             self._packed(weights),
             [None if w is None else w.shape for w in self._four_a_direction(weights)],
             x.numpy(),
-            Kept(gates.numpy(), states.numpy()),
+            Kept(gates, states.numpy()),
             d_output.numpy(),
             d_h_n.numpy(),
             self._extent,

@@ -6,7 +6,7 @@ the layers take ``lengths=`` and ``reset=`` besides.
 
 A call takes one of three paths; :data:`paths` counts which, and :func:`require` insists on one:
 
-- "kernel": the engine, for float32 and float64 on the CPU;
+- "kernel": the engine, for float32, float64, bfloat16 and float16 on the CPU;
 - "torch": torch's own layer, for every other device and dtype, under autocast, and for whatever
   torch itself refuses, so that the error is torch's own;
 - "scan": the loop of ``elman.scan`` on tensors, where torch's layer has nothing to offer:
@@ -42,14 +42,29 @@ __all__ = ["GRU", "RNN", "GRUCell", "RNNCell", "accelerate", "paths", "require"]
 paths, require = _paths.counts, _paths.require
 
 
-def _served(*tensors: Any) -> bool:
+_HALVES = (torch.bfloat16, torch.float16)
+
+
+def _served(x: Tensor, hx: Tensor | None, *weights: Any) -> bool:
     """Whether the engine takes these tensors."""
-    dtype = tensors[0].dtype
-    if dtype not in (torch.float32, torch.float64) or torch.is_autocast_enabled("cpu"):
+    dtype = x.dtype
+    if dtype not in (torch.float32, torch.float64, *_HALVES) or torch.is_autocast_enabled("cpu"):
         return False
+    if hx is not None and hx.dtype == torch.float32 and dtype in _HALVES:
+        hx = hx.to(dtype)  # the state is float32
     return all(
-        t is None or (t.dtype == dtype and t.is_cpu and t.layout == torch.strided) for t in tensors
+        t is None or (t.dtype == dtype and t.is_cpu and t.layout == torch.strided)
+        for t in (x, hx, *weights)
     )
+
+
+def _run_kernel(cell: str, x: Tensor, h_0: Tensor | None, *arguments: Any) -> tuple[Tensor, Tensor]:
+    """The engine, with x, output and mostly the state rounded in half precision."""
+    if x.dtype not in _HALVES:
+        return run_kernel(cell, x, h_0, *arguments)
+    state = None if h_0 is None else h_0.float()
+    output, h_n = run_kernel(cell, x.float(), state, *arguments)
+    return output.to(x.dtype), h_n.to(x.dtype if h_0 is None else h_0.dtype)
 
 
 def _are_tensors(x: Any, hx: Any) -> bool:
@@ -123,6 +138,7 @@ class _Layer(nn.RNNBase):
     """What RNN and GRU share: everything but the constructor."""
 
     _stock: type[nn.RNNBase]
+    recompute = False
     __prepare_scriptable__ = _refuse_scripting
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -248,7 +264,7 @@ class _Layer(nn.RNNBase):
             arguments += [None] * (8 - len(arguments))
             if not kernel:
                 return run_scan(cell, x, h_0, *arguments, *extent)
-            return run_kernel(cell, x, h_0, *arguments, *extent, keep)
+            return _run_kernel(cell, x, h_0, *arguments, *extent, keep, self.recompute)
 
         def dropout(x: Tensor) -> Tensor:
             return F.dropout(x, self.dropout, training=True)
@@ -269,6 +285,8 @@ class RNN(_Layer):
 
         h_t = tanh(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh)     or relu in place of tanh
 
+    With ``recompute=True``, keyword only, training keeps half the memory; see :class:`GRU`.
+
     >>> import torch, elman.torch
     >>> output, h_n = elman.torch.RNN(3, 4)(torch.ones(5, 2, 3), lengths=[5, 1])
     >>> output.shape, h_n.shape
@@ -280,6 +298,7 @@ class RNN(_Layer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if "proj_size" in kwargs:
             raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
+        recompute = kwargs.pop("recompute", False)
         if len(args) > 3:
             self.nonlinearity = args[3]
             args = args[:3] + args[4:]
@@ -290,6 +309,7 @@ class RNN(_Layer):
                 f"Unknown nonlinearity '{self.nonlinearity}'. Select from 'tanh' or 'relu'."
             )
         super().__init__(f"RNN_{self.nonlinearity.upper()}", *args, **kwargs)
+        self.recompute = recompute
 
 
 class GRU(_Layer):
@@ -301,6 +321,14 @@ class GRU(_Layer):
         z  = σ(W_iz x + b_iz + W_hz h + b_hz)
         n  = tanh(W_in x + b_in + r * (W_hn h + b_hn))
         h' = (1 - z) * n + z * h
+
+    With ``recompute=True``, keyword only, forward keeps the states alone for backward, which
+    computes the gates from them once more: a fifth of the memory for up to 1.4 times the time of
+    training, and the same gradients, bit for bit.
+
+    In bfloat16 and float16, input, output and weights are of that type and all arithmetic is
+    float32. So is the state; hx may be float32 too, and h_n then is, so that a sequence in chunks
+    has the bits of the whole.
 
     >>> import torch, elman.torch
     >>> gru = elman.torch.GRU(3, 4, num_layers=2, bidirectional=True, batch_first=True)
@@ -314,7 +342,9 @@ class GRU(_Layer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if "proj_size" in kwargs:
             raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
+        recompute = kwargs.pop("recompute", False)
         super().__init__("GRU", *args, **kwargs)
+        self.recompute = recompute
 
 
 def _step(cell: Any, stock: Any, name: str, input: Any, hx: Any) -> Tensor:
@@ -333,7 +363,7 @@ def _step(cell: Any, stock: Any, name: str, input: Any, hx: Any) -> Tensor:
     x = input.reshape(1, -1, cell.input_size)
     h_0 = None if hx is None else hx.reshape(1, -1, cell.hidden_size)
     nothing = (None,) * 7  # no second direction, no lengths, reset or batch_sizes
-    _, h_n = run_kernel(name, x, h_0, *weights, *nothing, keep)
+    _, h_n = _run_kernel(name, x, h_0, *weights, *nothing, keep, False)
     return h_n.reshape(state)
 
 

@@ -1,8 +1,8 @@
 """One layer of one or two directions, forward and backward, as operators of ``torch.library``.
 
 ``torch.ops.elman.layer`` and ``layer_backward`` run the engine on CPU tensors of float32 or
-float64. Fake tensors, autograd and vmap are registered, so that torch.compile, torch.export and
-torch.func see through them.
+float64; weights may be bfloat16 or float16 where all else is float32. Fake tensors, autograd and
+vmap are registered, so that torch.compile, torch.export and torch.func see through them.
 
 Both also run M members at once, layers alike with weights of their own: then every tensor but
 batch_sizes has a leading axis M, or several, results and kept values included.
@@ -40,7 +40,8 @@ _INPUTS = (
 )
 _library = torch.library.Library("elman", "DEF")
 _library.define(
-    f"layer({_INPUTS}, bool keep) -> (Tensor output, Tensor h_n, Tensor gates, Tensor states)"
+    f"layer({_INPUTS}, bool keep, bool recompute) -> "
+    "(Tensor output, Tensor h_n, Tensor gates, Tensor states)"
 )
 _library.define(
     f"layer_backward({_INPUTS}, Tensor gates, Tensor states, Tensor? d_output, Tensor? d_h_n, "
@@ -84,13 +85,16 @@ def _arrays(tensors: Sequence[Tensor | None]) -> list[Any]:
 
 
 def _array(tensor: Tensor | None) -> Any:
-    # By force: whatever needs gradients, and views that negate.
-    return None if tensor is None else tensor.numpy(force=True)
+    if tensor is None:
+        return None
+    if tensor.dtype == torch.bfloat16:  # which NumPy does not know
+        return tensor.detach().view(torch.int16).numpy().view(np.uint16)
+    return tensor.numpy(force=True)  # whatever needs gradients, and views that negate
 
 
 def _lend(tensor: Tensor | None) -> Any:
     """FSDP frees weights between calls, which numpy() would forbid once and for all."""
-    if type(tensor) is not Parameter:
+    if type(tensor) is not Parameter or tensor.dtype == torch.bfloat16:
         return _array(tensor)
     return np.from_dlpack(_Loan(tensor.detach()))
 
@@ -138,32 +142,34 @@ def _layer(*arguments: Any) -> tuple[Tensor, ...]:
 
 
 def _run_layer(cell: str, *arguments: Any) -> list[Any]:
-    *tensors, keep = arguments
+    *tensors, keep, recompute = arguments
     paths.counts["kernel"] += 1
     try:
-        return _tensors(_forward(cell, _arrays(tensors), keep))
+        return _tensors(_forward(cell, _arrays(tensors), keep, recompute))
     except (MemoryError, ValueError) as e:  # ValueError: lengths out of range
         raise RuntimeError(str(e)) from None
 
 
-def _forward(cell: str, arrays: list[Any], keep: bool) -> Sequence[Any]:
+def _forward(cell: str, arrays: list[Any], keep: bool, recompute: bool) -> Sequence[Any]:
     i = _Inputs(cell, *arrays)
     if i.members:
-        return _one_by_one(_forward, cell, arrays, keep)
+        return _one_by_one(_forward, cell, arrays, keep, recompute)
+    threads = torch.get_num_threads()
     output, h_n, kept = engine.forward(
-        i.cell, i.packed(), i.x, i.h_0, Extent(*i.extent), torch.get_num_threads(), keep
+        i.cell, i.packed(), i.x, i.h_0, Extent(*i.extent), threads, keep, recompute
     )
     return output, h_n, *(kept or (None, None))
 
 
 def _layer_fake(*arguments: Any) -> tuple[Tensor, ...]:
-    *inputs, keep = arguments
+    *inputs, keep, recompute = arguments
     i = _Inputs(*inputs)
     H, d = i.hidden_size, i.directions
+    keep_gates = keep and not recompute
     return (
         i.x.new_empty((*i.x.shape[:-1], d * H)),
         i.x.new_empty(i.state_shape),
-        i.x.new_empty((*i.members, d, i.rows, i.cell.kept * H) if keep else (0,)),
+        i.x.new_empty((*i.members, d, i.rows, i.cell.kept * H) if keep_gates else (0,)),
         i.x.new_empty((*i.members, d, i.rows, H) if keep else (0,)),
     )
 
@@ -174,7 +180,9 @@ def _layer_backward(*arguments: Any) -> tuple[Tensor, ...]:
 
 def _run_layer_backward(cell: str, *arguments: Any) -> list[Any]:
     *tensors, need_x, need_weights = arguments
-    return _tensors(_backward(cell, _arrays(tensors), need_x, need_weights))
+    d_x, d_h_0, *d_weights = _tensors(_backward(cell, _arrays(tensors), need_x, need_weights))
+    pairs = zip(d_weights, tensors[2:10], strict=True)
+    return [d_x, d_h_0, *(d if d is None or w is None else d.to(w.dtype) for d, w in pairs)]
 
 
 def _backward(cell: str, arrays: list[Any], need_x: bool, need_weights: bool) -> Sequence[Any]:
@@ -186,7 +194,7 @@ def _backward(cell: str, arrays: list[Any], need_x: bool, need_weights: bool) ->
         i.packed(),
         [None if w is None else w.shape for w in i.weights[: 4 * i.directions]],
         i.x,
-        Kept(np.ascontiguousarray(gates), np.ascontiguousarray(states)),
+        Kept(np.ascontiguousarray(gates) if gates.size else None, np.ascontiguousarray(states)),
         d_output,
         d_h_n,
         Extent(*i.extent),
@@ -201,16 +209,19 @@ def _backward(cell: str, arrays: list[Any], need_x: bool, need_weights: bool) ->
 def _layer_backward_fake(*arguments: Any) -> tuple[Tensor, ...]:
     *inputs, _, _, _, _, need_x, need_weights = arguments
     i = _Inputs(*inputs)
-    shapes = [None if w is None or not need_weights else w.shape for w in i.weights]
-    shapes = [i.x.shape if need_x else None, i.state_shape, *shapes]
-    return tuple(i.x.new_empty((0,) if shape is None else shape) for shape in shapes)
+    d_x = i.x.new_empty(i.x.shape if need_x else (0,))
+    d_weights = (
+        i.x.new_empty((0,)) if w is None or not need_weights else w.new_empty(w.shape)
+        for w in i.weights
+    )
+    return d_x, i.x.new_empty(i.state_shape), *d_weights
 
 
 # --- Gradients -----------------------------------------------------------------------------------
 
 
 def _save_layer(ctx: Any, inputs: Any, output: Any) -> None:
-    cell, *tensors, _ = inputs
+    cell, *tensors, _, _ = inputs
     _, _, gates, states = output
     ctx.mark_non_differentiable(gates, states)
     ctx.set_materialize_grads(False)
@@ -224,7 +235,7 @@ def _differentiate_layer(ctx: Any, d_output: Any, d_h_n: Any, *_: Any) -> tuple[
         ctx.cell, *ctx.saved_tensors, d_output, d_h_n, needs[0], any(needs[2:])
     )
     wanted = (d if need else None for d, need in zip(gradients, needs, strict=True))
-    return (None, *wanted, None, None, None, None)
+    return (None, *wanted, None, None, None, None, None)
 
 
 def _save_backward(ctx: Any, inputs: Any, output: Any) -> None:
@@ -310,7 +321,8 @@ class _DirectLayer(torch.autograd.Function):
         output, h_n, gates, states = _run_layer(*arguments)
         ctx.set_materialize_grads(False)
         ctx.cell = arguments[0]
-        ctx.save_for_backward(*arguments[1:-1], gates, states)
+        gates = states.new_empty(0) if gates is None else gates
+        ctx.save_for_backward(*arguments[1:-2], gates, states)
         return output, h_n
 
     backward = staticmethod(_differentiate_layer)
@@ -321,11 +333,11 @@ def run_kernel(*arguments: Any) -> Any:
 
     By way of the dispatcher only where somebody watches: it takes longer than a small layer.
     """
-    if is_transformed():
-        return _Layer.apply(*arguments)[:2]
+    if is_transformed():  # and members' gates are all kept
+        return _Layer.apply(*arguments[:-1], False)[:2]
     if _is_watched(arguments[1]):
         return torch.ops.elman.layer(*arguments)[:2]
-    *_, keep = arguments
+    *_, keep, _ = arguments
     return _DirectLayer.apply(*arguments) if keep else _run_layer(*arguments)[:2]
 
 
@@ -378,9 +390,8 @@ def run_scan(*inputs: Any) -> tuple[Tensor, Tensor]:
         padded = x.new_zeros((inside.numel(), x.shape[-1])).index_copy(0, rows, x)
         x = padded.unflatten(0, inside.shape)
     h_0 = x.new_zeros(i.state_shape) if i.h_0 is None else i.h_0
-    output, h_n = scan.layer(
-        i.cell, x, h_0, i.by_direction, xp=torch, lengths=lengths, reset=i.reset
-    )
+    weights = [Weights(*(w if w is None else w.to(x.dtype) for w in ws)) for ws in i.by_direction]
+    output, h_n = scan.layer(i.cell, x, h_0, weights, xp=torch, lengths=lengths, reset=i.reset)
     return output if rows is None else output.flatten(0, 1)[rows], h_n
 
 
@@ -394,12 +405,12 @@ _BEHIND = (1, 1, *[None] * 8, 0, 0, None, 1, 1, 1, 1)
 
 def _batch_layer(run: Any, size: int, in_dims: Any, arguments: Sequence[Any]) -> Any:
     """The rule of vmap for ``elman::layer``, to be run by `run`."""
-    cell, *tensors, keep = arguments
-    dims = in_dims[1:-1]
+    cell, *tensors, keep, recompute = arguments
+    dims = in_dims[1:-2]
     # Kept values lie in the order of the lengths of all rows of a call.
     apart = keep and dims[_LENGTHS] is not None
     batch = _batch_members if apart or _any(dims[_OF_WEIGHTS]) else _batch_rows
-    return batch(run, size, cell, tensors, dims, keep)
+    return batch(run, size, cell, tensors, dims, keep, recompute)
 
 
 def _batch_backward(run: Any, size: int, in_dims: Any, arguments: Sequence[Any]) -> Any:

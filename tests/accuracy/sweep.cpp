@@ -1,6 +1,6 @@
 // exp, tanh and sigmoid of one instruction set at every float32: the worst error in units in the
-// last place (ulp), where it is, and a digest of all results. `make accuracy` compiles this once for
-// each instruction set, with ELMAN_ISA naming it, and compares.
+// last place (ulp), where it is, and a digest of all results. `make accuracy` compiles this once
+// for each instruction set, with ELMAN_ISA naming it, and compares.
 //
 // An argument of n looks at every n-th float only.
 #include <cmath>
@@ -29,7 +29,9 @@ struct Function {
   double from, to;  // where it is computed as such; elsewhere see `beyond`
 };
 
-double exact_sigmoid(double x) { return x < 0 ? std::exp(x) / (1 + std::exp(x)) : 1 / (1 + std::exp(-x)); }
+double exact_sigmoid(double x) {
+  return x < 0 ? std::exp(x) / (1 + std::exp(x)) : 1 / (1 + std::exp(-x));
+}
 
 const Function kFunctions[] = {
     {"exp", [](Vector<float> x) { return exp(x); }, std::exp, -87, 0},

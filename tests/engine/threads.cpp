@@ -64,10 +64,20 @@ void throwing_members() {
 
 void watch() { throw std::runtime_error("watched"); }
 
+template <class T>
+const Kernel<T>& gru() {
+  constexpr int cell = static_cast<int>(Cell::gru);
+  if constexpr (sizeof(T) == sizeof(float)) {
+    return kernels().float32[cell];
+  } else {
+    return kernels().float64[cell];
+  }
+}
+
 // A recurrence of minutes: all its steps read the same x and write the same output.
 template <class T>
 void watched_layer(index batch, index H, index threads) {
-  const Kernel<T>& k = kernels().float32[static_cast<int>(Cell::gru)];
+  const Kernel<T>& k = gru<T>();
   const Buffer<T> panels(k.forward_panels(1, H) / static_cast<index>(sizeof(T)));
   std::fill_n(panels.get(), k.forward_panels(1, H) / static_cast<index>(sizeof(T)), T(0));
   const T x = 0;

@@ -121,19 +121,22 @@ struct BackwardLoop {
   template <int R, int P>
   ELMAN_INLINE void arriving(Vector<T> (&acc)[R][P], index s, index row, index panel,
                              bool continues, const Chunk& after) const {
+    if (continues) {
+      const T* rows[R];
+      for (int r = 0; r < R; ++r)
+        rows[r] = d_gates(after, s + 1, share.position(row + r)) + (kGates - G) * H;
+      multiply_gates<T, R, P, G>(acc, rows, w_hh + panel * panel_size, panel_size, H);
+    }
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 16
       for (int p = 0; p < P; ++p) {
-        acc[r][p] = load<T>(f.carry + share.position(row + r) * padded + (panel + p) * L);
+        const Vector<T> carry =
+            load<T>(f.carry + share.position(row + r) * padded + (panel + p) * L);
+        acc[r][p] = continues ? acc[r][p] + carry : carry;
       }
     }
-    if (!continues) return;
-    const T* rows[R];
-    for (int r = 0; r < R; ++r)
-      rows[r] = d_gates(after, s + 1, share.position(row + r)) + (kGates - G) * H;
-    multiply_gates<T, R, P, G>(acc, rows, w_hh + panel * panel_size, panel_size, H);
-    if (!plan.reset) return;
+    if (!continues || !plan.reset) return;
     for (int r = 0; r < R; ++r) {
       if (plan.resets(s + 1, share.position(row + r), f.reverse)) {
         for (int p = 0; p < P; ++p) acc[r][p] = Vector<T>{};
@@ -250,7 +253,7 @@ struct BackwardLoop {
         share.look();
         const T* d_rows[R];
         for (int r = 0; r < R; ++r) d_rows[r] = chunk.d_gates + (begin + row + r) * row_size;
-        Vector<T> acc[R][P] = {};
+        Vector<T> acc[R][P];
         multiply_gates<T, R, P, G>(acc, d_rows, w_ih + panel * panel_size, panel_size, H);
         for (int r = 0; r < R; ++r) {
           for (int p = 0; p < P; ++p) {

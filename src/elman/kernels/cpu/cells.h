@@ -2,7 +2,7 @@
 //
 // A cell computes h' from the vectors of its gates:
 //   x[G]       W_ih x + b_ih of each gate (with b_hh added to the gates that only ever see the sum)
-//   u[G]       what start() set, plus W_hh h
+//   u[G]       W_hh h, and what finish() adds
 // and keeps for backward what it would cost to compute again. d_gates are the gradients of the
 // gates before their nonlinearity: the first G reach x and W_ih, the last G reach h and W_hh, in
 // the orders `input_gate` and `hidden_gate` of the weights' blocks of rows.
@@ -42,8 +42,8 @@ struct Rnn {
   static constexpr bool sums_biases[gates] = {true};
 
   template <class T>
-  static ELMAN_INLINE void start(const Vector<T>* x, Vector<T>, Vector<T>* u) {
-    u[0] = x[0];
+  static ELMAN_INLINE void finish(const Vector<T>* x, Vector<T>, Vector<T>* u) {
+    u[0] += x[0];
   }
 
   template <class T>
@@ -71,10 +71,10 @@ struct Gru {
   static constexpr bool sums_biases[gates] = {true, true, false};
 
   template <class T>
-  static ELMAN_INLINE void start(const Vector<T>* x, Vector<T> b_hn, Vector<T>* u) {
-    u[0] = x[0];
-    u[1] = x[1];
-    u[2] = b_hn;
+  static ELMAN_INLINE void finish(const Vector<T>* x, Vector<T> b_hn, Vector<T>* u) {
+    u[0] += x[0];
+    u[1] += x[1];
+    u[2] += b_hn;
   }
 
   template <class T>

@@ -161,8 +161,8 @@ struct BackwardScratch {
   T* d_bias;  // (d_gates * H)
 };
 
-// Long sums are cut into blocks of this many terms: one chain of fused multiply-adds a block, the
-// blocks added in order.
+// Weight gradients are summed over this many rows at a time, one chain of fused multiply-adds, and
+// these sums are added in order.
 inline constexpr index kSumBlock = 256;
 
 // The kernels of one cell, number type and instruction set.

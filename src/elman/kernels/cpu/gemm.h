@@ -1,9 +1,10 @@
 // The one micro-kernel: a tile of R rows times V vectors of columns, summed in registers.
 //
-// Every sum is taken in one order that depends on nothing but its number of terms: a chain of fused
-// multiply-adds in ascending k, or, past kSumBlock terms, such chains over blocks of k, added in
-// order. Neither the tile, nor the batch, nor the threads, nor the width of the vector takes part,
-// and that is what makes results independent of them.
+// Every sum is taken in one order that depends on nothing but its number of terms: chains of fused
+// multiply-adds over blocks of kChain terms in ascending k, each from zero, added in order; what
+// the sum is added to comes last. Short chains round less. Neither the tile, nor the batch, nor the
+// threads, nor the width of the vector takes part, and that is what makes results independent of
+// them.
 //
 // Weights are packed into panels. A panel holds `lanes` columns: for each k, one vector for each of
 // its G gates.
@@ -62,21 +63,28 @@ struct Totals {
   }
 };
 
-// acc[r][v] += sum over k < terms. The first block continues the chain that acc began.
+inline constexpr index kChain = 64;
+
+// acc[r][v] = sum over k < terms.
 template <class T, int R, int V, class A, class B>
 ELMAN_INLINE void sum(Vector<T> (&acc)[R][V], index terms, A a, B b) {
-  chain<T>(acc, 0, terms < kSumBlock ? terms : kSumBlock, a, b);
-  if (terms <= kSumBlock) return;
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) acc[r][v] = Vector<T>{};
+  }
+  chain<T>(acc, 0, terms < kChain ? terms : kChain, a, b);
+  if (terms <= kChain) return;
   Totals<T, R, V> totals(acc);
-  for (index k = kSumBlock; k < terms; k += kSumBlock) {
+  for (index k = kChain; k < terms; k += kChain) {
     Vector<T> part[R][V] = {};
-    chain<T>(part, k, terms - k < kSumBlock ? terms : k + kSumBlock, a, b);
+    chain<T>(part, k, terms - k < kChain ? terms : k + kChain, a, b);
     totals.add(part);
   }
   totals.get(acc);
 }
 
-// acc[r][p * G + g] += rows[r][k] * panel p, gate g, over k < terms: gates that share their input.
+// acc[r][p * G + g] = rows[r][k] * panel p, gate g, over k < terms: gates that share their input.
 template <class T, int R, int P, int G, class W>
 ELMAN_INLINE void multiply(Vector<T> (&acc)[R][P * G], const T* const (&rows)[R], const W* panel,
                            index panel_size, index terms) {
@@ -86,7 +94,7 @@ ELMAN_INLINE void multiply(Vector<T> (&acc)[R][P * G], const T* const (&rows)[R]
       [&](int v, index k) { return panel + (v / G) * panel_size + (k * G + v % G) * lanes; });
 }
 
-// acc[r][p] += sum over gates g of rows[r][g * terms + k] * panel p, gate g: one sum a gate, added
+// acc[r][p] = sum over gates g of rows[r][g * terms + k] * panel p, gate g: one sum a gate, added
 // in their order. The gates' sums do not wait for one another, so where a tile is too small to fill
 // the pipeline they run side by side.
 template <class T, int R, int P, int G>
@@ -94,19 +102,20 @@ ELMAN_INLINE void multiply_gates(Vector<T> (&acc)[R][P], const T* const (&rows)[
                                  index panel_size, index terms) {
   constexpr index lanes = kLanes<T>;
   if constexpr (R * P * G <= 12) {
-    Vector<T> part[R][P * G] = {};
+    Vector<T> part[R][P * G];
     sum<T>(
         part, terms, [&](int r, int v, index k) { return rows[r] + (v % G) * terms + k; },
         [&](int v, index k) { return panel + (v / G) * panel_size + (k * G + v % G) * lanes; });
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 16
-      for (int v = 0; v < P * G; ++v) acc[r][v / G] += part[r][v];
+      for (int v = 0; v < P * G; ++v)
+        acc[r][v / G] = v % G == 0 ? part[r][v] : acc[r][v / G] + part[r][v];
     }
   } else {
-    Totals<T, R, P> totals(acc);
+    Vector<T> part[R][P] = {};
+    Totals<T, R, P> totals(part);
     for (int g = 0; g < G; ++g) {
-      Vector<T> part[R][P] = {};
       sum<T>(
           part, terms, [&](int r, int, index k) { return rows[r] + g * terms + k; },
           [&](int v, index k) { return panel + v * panel_size + (k * G + g) * lanes; });

@@ -97,18 +97,14 @@ template <class C, int R, int P, class T, class W>
 ELMAN_INLINE void input_gates(const ForwardPanels<C, const T, const W>& packed, index D,
                               const T* const (&x)[R], index panel, T* to, index row_size) {
   constexpr int G = C::gates;
+  constexpr index L = kLanes<T>;
   Vector<T> acc[R][P * G];
-#pragma GCC unroll 16
-  for (int v = 0; v < P * G; ++v) {
-    const Vector<T> bias = load<T>(packed.x_bias + (panel * G + v) * kLanes<T>);
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) acc[r][v] = bias;
-  }
   multiply<T, R, P, G>(acc, x, packed.w_ih + panel * packed.input_panel, packed.input_panel, D);
 #pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
+  for (int v = 0; v < P * G; ++v) {
+    const Vector<T> bias = load<T>(packed.x_bias + (panel * G + v) * L);
 #pragma GCC unroll 16
-    for (int v = 0; v < P * G; ++v) store<T>(to + r * row_size + v * kLanes<T>, acc[r][v]);
+    for (int r = 0; r < R; ++r) store<T>(to + r * row_size + v * L, acc[r][v] + bias);
   }
 }
 
@@ -120,26 +116,15 @@ ELMAN_INLINE void run_cell(const ForwardPanels<C, const T, const W>& packed, ind
                            Emit&& emit) {
   constexpr int G = C::gates;
   constexpr index L = kLanes<T>;
-  const auto gates_of = [&](int r, int p, Vector<T>(&x_gate)[G]) {
-    for (int g = 0; g < G; ++g) x_gate[g] = load<T>(x_gates + r * row_size + (p * G + g) * L);
-  };
   Vector<T> acc[R][P * G];
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 16
-    for (int p = 0; p < P; ++p) {
-      Vector<T> x_gate[G];
-      gates_of(r, p, x_gate);
-      C::template start<T>(x_gate, load<T>(packed.h_bias + (panel + p) * L), acc[r] + p * G);
-    }
-  }
   multiply<T, R, P, G>(acc, h, packed.w_hh + panel * packed.hidden_panel, packed.hidden_panel, H);
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p) {
       Vector<T> x_gate[G], kept[C::kept];
-      gates_of(r, p, x_gate);
+      for (int g = 0; g < G; ++g) x_gate[g] = load<T>(x_gates + r * row_size + (p * G + g) * L);
       const index unit = (panel + p) * L;
+      C::template finish<T>(x_gate, load<T>(packed.h_bias + unit), acc[r] + p * G);
       const Vector<T> before = load_units(h[r] + unit, H - unit);
       const Vector<T> after = C::template forward<T>(x_gate, acc[r] + p * G, before, kept);
       emit(r, unit, before, after, kept);

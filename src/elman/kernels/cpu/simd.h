@@ -1,9 +1,9 @@
 // The vector of one instruction set, and exp, tanh and sigmoid on it.
 //
-// This header and those above it (cells.h, gemm.h, panels.h, forward.h, backward.h) are compiled once for each instruction
-// set, each time in a namespace of its own named by ELMAN_ISA. They call no function that lives
-// outside that namespace: an inline function of the standard library, compiled here for AVX-512,
-// could be the copy that the linker keeps for everyone.
+// This header and those above it (cells.h, gemm.h, panels.h, forward.h, backward.h) are compiled
+// once for each instruction set, each time in a namespace of its own named by ELMAN_ISA. They call
+// no function that lives outside that namespace: an inline function of the standard library,
+// compiled here for AVX-512, could be the copy that the linker keeps for everyone.
 //
 // Every operation rounds as IEEE 754 says, and fma() is one rounding everywhere, so that all
 // instruction sets give the same bits. Compile with -ffp-contract=off.
