@@ -168,27 +168,25 @@ def test_sigmoid_is_good_to_the_last_bits(dtype):
 @pytest.mark.every_isa
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_product_and_a_sum_round_once(dtype):
-    """The product is a hair less than half a unit in the last place, so the sum is the bias.
+    """The second product is a hair less than half a unit in the last place of the first.
 
     Were it rounded before it is added, or the sum rounded twice, it would be a tie, and half of
     the units would go to their neighbour.
     """
     eps = np.finfo(dtype).eps
     for a in (1, 3, 100, 361):
-        bias = 1 + eps * np.arange(1, 20, dtype=dtype)
+        first = 1 + eps * np.arange(1, 20, dtype=dtype)
         weight = np.where(np.arange(19) % 4 < 2, 1, -1) * eps / 2 * (1 - a * eps)
-        rnn = elman.RNN(1, 19, nonlinearity="relu", dtype=dtype)
+        rnn = elman.RNN(2, 19, nonlinearity="relu", bias=False, dtype=dtype)
         rnn.load_state_dict(
             {
-                "weight_ih_l0": weight.astype(dtype)[:, None],
+                "weight_ih_l0": np.stack([first, weight.astype(dtype)], axis=1),
                 "weight_hh_l0": np.zeros((19, 19), dtype),
-                "bias_ih_l0": bias,
-                "bias_hh_l0": np.zeros(19, dtype),
             }
         )
-        output, _ = rnn(np.full((1, 3, 1), 1 + a * eps, dtype))
+        output, _ = rnn(np.tile(np.array([1, 1 + a * eps], dtype), (1, 3, 1)))
         for row in output[0]:
-            assert_same_bits(row, bias)
+            assert_same_bits(row, first)
 
 
 @pytest.mark.parametrize("cell", CELL_NAMES)

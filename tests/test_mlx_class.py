@@ -54,6 +54,7 @@ def test_signature_begins_as_mlx_does(kind):
         "num_layers": 1,
         "bidirectional": False,
         "dropout": 0.0,
+        "recompute": False,
     }
     assert {p.kind for p in added} == {inspect.Parameter.KEYWORD_ONLY}
 

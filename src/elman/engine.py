@@ -88,7 +88,9 @@ def pack(cell: Cell, weights: Sequence[Array | None]) -> _engine.Weights:
 
 
 def _bits(a: Array) -> Array:
-    return a.view(np.uint16) if a.dtype.name == "bfloat16" else a
+    if a.dtype.itemsize != 2 or a.dtype == np.float16:
+        return a
+    return a.view(np.uint16)
 
 
 def computed_in(dtype: np.dtype[Any]) -> np.dtype[Any]:

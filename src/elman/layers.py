@@ -601,7 +601,7 @@ def _dtype(title: str, dtype: DTypeLike) -> np.dtype[Any]:
     if dtype is None:  # for NumPy that is float64  # pyright: ignore[reportUnnecessaryComparison]
         raise TypeError(f"{title}: dtype must be float16, bfloat16, float32 or float64, got None")
     known = np.dtype(dtype)
-    if known.name not in ("float16", "bfloat16", "float32", "float64"):
+    if known.name not in ("float16", "bfloat16", "float32", "float64") or not known.isnative:
         expected = "float16, bfloat16, float32 or float64"
         raise TypeError(f"{title}: dtype must be {expected}, got {known}")
     return known

@@ -157,13 +157,16 @@ struct Backward {
 template <class T>
 struct BackwardScratch {
   T* block;   // (block_rows, padded D + padded H): rows of x and h beside each other, as panels
-  T* tiles;   // (padded H, block_rows + 16): gradients of one gate, in tiles
+  T* tiles;   // gradients of one gate, in tiles of kMostTileRows units at most
   T* d_bias;  // (d_gates * H)
 };
 
 // Weight gradients are summed over this many rows at a time, one chain of fused multiply-adds, and
 // these sums are added in order.
 inline constexpr index kSumBlock = 256;
+
+// No tile has more rows.
+inline constexpr index kMostTileRows = 8;
 
 // The kernels of one cell, number type and instruction set.
 template <class T>
