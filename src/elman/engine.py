@@ -77,20 +77,20 @@ class Kept(NamedTuple):
     states: Array  # (directions, rows, H): the state before each step
 
 
-def pack(cell: Cell, weights: Sequence[Array | None]) -> _engine.Weights:
+def pack(cell: Cell, weights: Sequence[Any]) -> _engine.Weights:
     """Weights for the calls below: w_ih, w_hh, b_ih, b_hh of each direction, None for no bias.
 
-    They are float32, float64, float16, or bfloat16, which may come as its bits in uint16. The
-    arrays must not change while they are in use.
+    They are arrays of float32, float64, float16 or bfloat16 (or its bits, as uint16), or DLPack's
+    capsules of contiguous ones. They must not change while they are in use.
     """
-    arrays = [None if w is None else _bits(np.ascontiguousarray(w)) for w in weights]
-    return _engine.Weights(cell.name, arrays)
+    return _engine.Weights(cell.name, [_contiguous(w) for w in weights])
 
 
-def _bits(a: Array) -> Array:
-    if a.dtype.itemsize != 2 or a.dtype == np.float16:
-        return a
-    return a.view(np.uint16)
+def _contiguous(weight: Any) -> Any:
+    if not isinstance(weight, np.ndarray):
+        return weight
+    a = np.ascontiguousarray(weight)
+    return a.view(np.uint16) if a.dtype.itemsize == 2 and a.dtype != np.float16 else a
 
 
 def computed_in(dtype: np.dtype[Any]) -> np.dtype[Any]:

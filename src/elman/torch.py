@@ -52,10 +52,10 @@ def _served(x: Tensor, hx: Tensor | None, *weights: Any) -> bool:
         return False
     if hx is not None and hx.dtype == torch.float32 and dtype in _HALVES:
         hx = hx.to(dtype)  # the state is float32
-    return all(
-        t is None or (t.dtype == dtype and t.is_cpu and t.layout == torch.strided)
-        for t in (x, hx, *weights)
-    )
+    for t in (x, hx, *weights):
+        if t is not None and not (t.dtype == dtype and t.is_cpu and t.layout == torch.strided):
+            return False
+    return True
 
 
 def _run_kernel(cell: str, x: Tensor, h_0: Tensor | None, *arguments: Any) -> tuple[Tensor, Tensor]:
@@ -179,7 +179,12 @@ class _Layer(nn.RNNBase):
             name = type(self).__name__
             raise RuntimeError(f"{name}: lengths= and reset= go with padded input, not packed")
         x, batch = (input.data, int(input.batch_sizes[0])) if packed else (input, None)
-        weights = [getattr(self, name) for names in self._all_weights for name in names]
+        own = self._parameters  # quicker than by attribute
+        weights: list[Any] = [
+            own[name] if name in own else getattr(self, name)
+            for names in self._all_weights
+            for name in names
+        ]
         valid = _are_tensors(x, hx) and takes(
             self, x.shape, None if hx is None else hx.shape, batch
         )

@@ -17,9 +17,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 from torch._C._functorch import get_interpreter_stack, is_legacy_batchedtensor
-from torch.nn import Parameter
 
 from elman import engine, scan
 from elman.engine import Extent, Kept
@@ -76,40 +75,23 @@ class _Inputs:
         return self.x.shape[-2] * (self.x.shape[-3] if self.batch_sizes is None else 1)
 
     def packed(self) -> Any:
-        return engine.pack(self.cell, self.weights[: 4 * self.directions])
+        weights = self.weights[: 4 * self.directions]
+        return engine.pack(self.cell, [None if w is None else _lend(w) for w in weights])
 
 
 def _arrays(tensors: Sequence[Tensor | None]) -> list[Any]:
-    distributes = distributed.is_available() and distributed.is_initialized()
-    return [(_lend if distributes else _array)(t) for t in tensors]
+    """All but the weights as arrays, by force: whatever needs gradients, and views that negate."""
+    return [t if t is None or 2 <= n < 10 else t.numpy(force=True) for n, t in enumerate(tensors)]
 
 
-def _array(tensor: Tensor | None) -> Any:
-    if tensor is None:
-        return None
-    if tensor.dtype == torch.bfloat16:  # which NumPy does not know
-        return tensor.detach().view(torch.int16).numpy().view(np.uint16)
-    return tensor.numpy(force=True)  # whatever needs gradients, and views that negate
+def _lend(weight: Tensor) -> Any:
+    """A weight for ``engine.pack``, by DLPack: quickly, in any type, and only for the call.
 
-
-def _lend(tensor: Tensor | None) -> Any:
-    """FSDP frees weights between calls, which numpy() would forbid once and for all."""
-    if type(tensor) is not Parameter or tensor.dtype == torch.bfloat16:
-        return _array(tensor)
-    return np.from_dlpack(_Loan(tensor.detach()))
-
-
-class _Loan:
-    """A tensor on the CPU, for ``np.from_dlpack``."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
-
-    def __dlpack__(self, **_: Any) -> Any:
-        return torch._C._to_dlpack(self.tensor)  # pyright: ignore[reportPrivateUsage]
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return 1, 0
+    A NumPy view would forbid its storage to be resized ever after, by which FSDP frees it.
+    """
+    if not weight.is_contiguous() or weight.is_neg():
+        weight = weight.resolve_neg().contiguous()
+    return torch._C._to_dlpack(weight)  # pyright: ignore[reportPrivateUsage]
 
 
 def _tensors(arrays: Sequence[Any]) -> list[Any]:

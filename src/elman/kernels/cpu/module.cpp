@@ -96,7 +96,7 @@ class LayerWeights {
     H_ = arrays_[1]->shape(1);
     dtype_ = arrays_[0]->dtype();
     require(dtype_ == nb::dtype<double>() || float_kernels(),
-            "weights are float32, float64, float16, or bfloat16 as uint16");
+            "weights are float32, float64, float16, or bfloat16, also as uint16");
     const index rows = H_ * kernels().float32[static_cast<int>(cell_)].gates;
     const bool bias = arrays_[2].has_value();
     for (std::size_t i = 0; i < arrays_.size(); ++i) {
@@ -160,11 +160,14 @@ class LayerWeights {
 
   // Null where weights are none of those.
   const Kernel<float>* float_kernels() const {
+    const auto is_half = [&](nb::dlpack::dtype_code code) {
+      return dtype_ == nb::dlpack::dtype{static_cast<std::uint8_t>(code), 16, 1};
+    };
     if (dtype_ == nb::dtype<float>()) return kernels().float32;
-    if (dtype_ ==
-        nb::dlpack::dtype{static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float), 16, 1})
-      return kernels().float16;
-    if (dtype_ == nb::dtype<std::uint16_t>()) return kernels().bfloat16;
+    if (is_half(nb::dlpack::dtype_code::Float)) return kernels().float16;
+    if (is_half(nb::dlpack::dtype_code::Bfloat) || is_half(nb::dlpack::dtype_code::UInt)) {
+      return kernels().bfloat16;
+    }
     return nullptr;
   }
 
