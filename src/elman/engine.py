@@ -12,7 +12,7 @@ is computed is float32, and so are the state and its gradient.
 
 import os
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -89,7 +89,7 @@ def pack(cell: Cell, weights: Sequence[Any]) -> _engine.Weights:
 def _contiguous(weight: Any) -> Any:
     if not isinstance(weight, np.ndarray):
         return weight
-    a = np.ascontiguousarray(weight)
+    a: Array = np.ascontiguousarray(cast(Array, weight))
     return a.view(np.uint16) if a.dtype.itemsize == 2 and a.dtype != np.float16 else a
 
 
