@@ -18,6 +18,7 @@ from .grid import Case, draw
 WHO: list[tuple[str, str, dict[str, Any]]] = [
     ("elman", "elman", {}),
     ("elman.torch", "elman.torch", {}),
+    ("elman.torch, recompute", "elman.torch", {"recompute": True}),
     ("torch", "torch", {}),
     ("JAX", "JAX", {}),
 ]

@@ -22,13 +22,13 @@ class Paths:
     def __init__(self, *names: str) -> None:
         self.counts: Counter[str] = Counter()
         self._names = names
-        self._required: str | None = None
+        self._required: list[str] = []  # the last one holds; several threads may come and go
 
     def check(self, path: str, layer: str) -> None:
         """Raise if a call of the class named `layer` takes this path though another is required."""
-        if self._required not in (None, path):
+        if self._required and self._required[-1] != path:
             raise RuntimeError(
-                f"{layer}: path {self._required!r} is required, but this call takes {path!r}"
+                f"{layer}: path {self._required[-1]!r} is required, but this call takes {path!r}"
             )
 
     def take(self, path: str, layer: str, layers: int = 1) -> None:
@@ -45,8 +45,8 @@ class Paths:
         if path not in self._names:
             expected = ", ".join(map(repr, self._names))
             raise ValueError(f"require: expected one of {expected}, got {path!r}")
-        before, self._required = self._required, path
+        self._required.append(path)
         try:
             yield
         finally:
-            self._required = before
+            del self._required[-1 - self._required[::-1].index(path)]
