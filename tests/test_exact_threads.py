@@ -22,7 +22,7 @@ few = settings(max_examples=settings.default.max_examples // 4)
 LARGE = {  # enough arithmetic for eight threads
     "rows divided": ((30, 40), (20, 64), {}),
     "units divided": ((25, 1), (30, 400), {}),
-    "few rows": ((300, 3), (20, 64), {}),
+    "few rows": ((120, 17), (20, 64), {}),
     "rows divided, both directions": ((30, 40), (20, 64), {"bidirectional": True}),
     "units divided, both directions": ((15, 2), (9, 401), {"bidirectional": True}),
     "three layers": ((20, 33), (65, 63), {"num_layers": 3}),

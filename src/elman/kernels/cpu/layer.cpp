@@ -29,9 +29,10 @@ extern const Kernels kernels;
 namespace {
 
 constexpr index kMostThreads = 1024;
-// Fewer multiplications than this are done before a second thread has woken up.
-constexpr index kWorthAThread = index{1} << 20;
-// Likewise a step of the recurrence, whose threads meet at a barrier.
+// Multiplications a thread, some 50 microseconds of them: a sleeping thread takes 20 to wake up.
+constexpr index kWorthAThread = index{3} << 20;
+// Multiplications of a step of the recurrence whose threads meet at a barrier: microseconds, where
+// meeting takes a fraction of one.
 constexpr index kWorthABarrier = index{1} << 17;
 // Values of W_ih x held at a time: enough steps to read W_ih seldom, few enough to stay in the
 // cache.
@@ -88,13 +89,22 @@ Division divide(const Kernel<T>& kernel, const Plan& plan, index H, int members)
   return {1, false};
 }
 
+// How many of a team's members fall to direction d.
+int members_of(int d, int count, int team) { return (team - d + count - 1) / count; }
+
+// Of `products` matrix products of the forward pass's size in each of `count` directions.
 template <class T>
-int worthwhile_threads(const Kernel<T>& kernel, index rows, index D, index H, int count,
-                       index threads) {
+int worthwhile_threads(const Kernel<T>& kernel, const Schedule& schedule, index D, index H,
+                       int count, int products, index threads) {
   // As a real number, since it may be beyond any integer.
-  const double work = 1.0 * rows * kernel.gates * H * (D + H) * count;
-  return static_cast<int>(
+  const double work = 1.0 * schedule.rows() * kernel.gates * H * (D + H) * count * products;
+  const int most = static_cast<int>(
       std::clamp<double>(work / kWorthAThread, 1, std::min(threads, kMostThreads)));
+  if (most < count) return most;
+  int used = 0;
+  for (int d = 0; d < count; ++d)
+    used += divide(kernel, schedule.plan(), H, members_of(d, count, most)).members;
+  return used;
 }
 
 // Runs work(direction, share) on every thread that divide() gives each direction.
@@ -109,18 +119,19 @@ void run_directions(const Kernel<T>& kernel, const Plan& plan, index H, int coun
   Division division[2] = {};
   std::optional<Barrier> barrier[2];
   for (int d = 0; d < count; ++d) {
-    division[d] = divide(kernel, plan, H, (team.size() - d + count - 1) / count);
-    barrier[d].emplace(division[d].members);
+    division[d] = divide(kernel, plan, H, members_of(d, count, team.size()));
+    if (division[d].members > 1) barrier[d].emplace(division[d].members);
   }
   team.run([&](int member) {
     const int d = member % count, m = member / count, members = division[d].members;
     if (m >= members) return;
     const bool caller = member == 0;
+    Barrier* const meeting = barrier[d] ? &*barrier[d] : nullptr;
     if (division[d].by_units) {
-      work(d, Share{0, 1, panels * m / members, panels * (m + 1) / members, m, members,
-                    &*barrier[d], &team, caller});
+      work(d, Share{0, 1, panels * m / members, panels * (m + 1) / members, m, members, meeting,
+                    &team, caller});
     } else {
-      work(d, Share{m, members, 0, panels, m, members, &*barrier[d], &team, caller});
+      work(d, Share{m, members, 0, panels, m, members, meeting, &team, caller});
     }
   });
 }
@@ -216,7 +227,7 @@ void run_forward(const Kernel<T>& kernel, const Schedule& schedule, Forward<T>* 
   const Plan& plan = schedule.plan();
   const index D = directions[0].input_size, H = directions[0].hidden_size,
               padded = kernel.padded(H);
-  Team team(worthwhile_threads(kernel, schedule.rows(), D, H, count, threads), watch);
+  Team team(worthwhile_threads(kernel, schedule, D, H, count, 1, threads), watch);
   const index active = plan.longest > 0 ? plan.active[0] : 0;
   const index chunk_rows =
       std::min(schedule.rows(), std::max(active, kInputGates / (kernel.gates * padded)));
@@ -242,7 +253,7 @@ void run_backward(const Kernel<T>& kernel, const Schedule& schedule, Backward<T>
                   int count, index threads, void (*watch)()) {
   const Plan& plan = schedule.plan();
   const index D = directions[0].input_size, H = directions[0].hidden_size;
-  Team team(worthwhile_threads(kernel, schedule.rows(), D, H, 2 * count, threads), watch);
+  Team team(worthwhile_threads(kernel, schedule, D, H, count, 2, threads), watch);
   const index active = plan.longest > 0 ? plan.active[0] : 0;
   const index chunk_rows = std::min(schedule.rows(), std::max(active, kGradientRows));
   // Rows a power of two apart would fall on one another in the cache, where weight gradients read

@@ -1,7 +1,9 @@
 #include "threads.h"
 
 #include <pthread.h>
+#include <sched.h>
 
+#include <algorithm>
 #include <thread>
 #include <vector>
 
@@ -16,14 +18,30 @@ void pause() {
 #endif
 }
 
-constexpr int kSpins = 2048;
+// About one and twenty microseconds.
+constexpr int kFewestPauses = 32, kMostPauses = 512;
+// Some tens of microseconds where nobody else wants the processor.
+constexpr int kYields = 128;
 constexpr std::chrono::milliseconds kBetweenLooks{100};
+
+// More where pausing has been enough of late. Threads that run side by side are best served by
+// that; threads that share a processor keep one another from it.
+std::atomic<int> pauses{kMostPauses};
 
 template <class Done>
 bool spin_until(Done done) {
-  for (int i = 0; i < kSpins; ++i) {
-    if (done()) return true;
+  const int most = pauses.load(std::memory_order_relaxed);
+  for (int i = 0; i < most; ++i) {
+    if (done()) {
+      if (most < kMostPauses) pauses.store(2 * most, std::memory_order_relaxed);
+      return true;
+    }
     pause();
+  }
+  pauses.store(std::max(most / 2, kFewestPauses), std::memory_order_relaxed);
+  for (int i = 0; i < kYields; ++i) {
+    if (done()) return true;
+    sched_yield();
   }
   return false;
 }

@@ -12,8 +12,9 @@ namespace elman {
 class Team;
 
 // Where threads wait for what others are about to do. They spin at first, since a step of the
-// recurrence lasts microseconds. Then they sleep: there may be more threads than processors, of
-// this library or of others, and a sleeper is woken sooner than one that has spun its time away.
+// recurrence lasts microseconds. Then they let others have the processor, among whom may be those
+// they wait for: there may be more threads than processors, of this library or of others. Then
+// they sleep: a sleeper is woken sooner than one that has spun its time away.
 class WaitingRoom {
  public:
   // Until done(). Calls look() several times a second, which may throw.
