@@ -147,7 +147,7 @@ def threads(n):
 # The doors: a case's output and h_n, and as d_x, d_h_0 and d_{weight} the gradients.
 #
 # In half precision the state is float32, as the NumPy door has it. The torch door takes h_0 in half
-# precision too, but hands h_n out rounded then, so that chunks would not have the bits of the whole.
+# precision too, but hands h_n out rounded then, and chunks would not have the bits of the whole.
 
 
 def numpy_layer(case):

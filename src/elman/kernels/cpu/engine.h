@@ -157,13 +157,16 @@ struct Backward {
 template <class T>
 struct BackwardScratch {
   T* block;   // (block_rows, padded D + padded H): rows of x and h beside each other, as panels
-  T* tiles;   // (padded H, block_rows + 16): gradients of one gate, in tiles
+  T* tiles;   // (H in whole kTileUnits, block_rows + 16): gradients of one gate, in tiles
   T* d_bias;  // (d_gates * H)
 };
 
 // Weight gradients are summed over this many rows at a time, one chain of fused multiply-adds, and
 // these sums are added in order.
 inline constexpr index kSumBlock = 256;
+
+// The most units in a tile of them, whatever the instruction set.
+inline constexpr index kTileUnits = 8;
 
 // The kernels of one cell, number type and instruction set.
 template <class T>
