@@ -12,11 +12,17 @@ import numpy as np
 from hypothesis import strategies as st
 
 import elman
+from elman import engine
 from elman.spec import CELLS as SPECS
 from elman.spec import Spec
 
 CELLS = ("rnn_tanh", "rnn_relu", "gru")
-DTYPES = ("float32", "float64")
+FULL = ("float32", "float64")  # in which the state is of the type of x
+DTYPES = (*FULL, "float16")
+if find_spec("ml_dtypes"):
+    import ml_dtypes
+
+    DTYPES += ("bfloat16",)
 
 
 @dataclass(frozen=True)
@@ -65,10 +71,14 @@ class Case:
 def make(cell, D, H, steps, batch, dtype, *, seed=0, scale=1.0, extents=True, **options):
     """A case of random values. `scale` multiplies x and h_0."""
     rng = np.random.default_rng(seed)
+    if dtype == "float16":  # whose values lie closer together
+        scale = min(max(scale, 1e-6), 30.0)
+    dtype = np.dtype(dtype)
+    state_dtype = engine.computed_in(dtype)
     spec = Spec(SPECS[cell], D, H, **options)
     states = spec.num_layers * spec.directions
 
-    def normal(*shape):
+    def normal(*shape, dtype=dtype):
         return rng.normal(size=shape).astype(dtype)
 
     shapes = spec.weight_shapes()
@@ -77,10 +87,10 @@ def make(cell, D, H, steps, batch, dtype, *, seed=0, scale=1.0, extents=True, **
     case = Case(
         spec,
         weights,
-        normal(steps, batch, D) * np.dtype(dtype).type(scale),
-        normal(states, batch, H) * np.dtype(dtype).type(scale),
+        normal(steps, batch, D) * dtype.type(scale),
+        normal(states, batch, H, dtype=state_dtype) * state_dtype.type(scale),
         normal(steps, batch, spec.directions * H),
-        normal(states, batch, H),
+        normal(states, batch, H, dtype=state_dtype),
     )
     if not extents:
         return case
@@ -89,7 +99,14 @@ def make(cell, D, H, steps, batch, dtype, *, seed=0, scale=1.0, extents=True, **
     return replace(case, lengths=lengths, reset=rng.random((steps, batch)) < 0.2)
 
 
-def cases(steps=(1, 6), batch=(1, 21), D=(1, 3, 8, 300), H=(1, 4, 15, 16, 17, 33, 65), **fixed):
+def cases(
+    steps=(1, 6),
+    batch=(1, 21),
+    D=(1, 3, 8, 300),
+    H=(1, 4, 15, 16, 17, 33, 65),
+    dtypes=DTYPES,
+    **fixed,
+):
     """Cases whose sizes cross the edges of vectors, tiles and blocks of a sum."""
     options = {
         "cell": st.sampled_from(CELLS),
@@ -97,7 +114,7 @@ def cases(steps=(1, 6), batch=(1, 21), D=(1, 3, 8, 300), H=(1, 4, 15, 16, 17, 33
         "H": st.sampled_from(H),
         "steps": st.integers(*steps),
         "batch": st.integers(*batch),
-        "dtype": st.sampled_from(DTYPES),
+        "dtype": st.sampled_from(dtypes),
         "seed": st.integers(0, 2**32 - 1),
         # Ordinary values, subnormal ones, and those that saturate every gate.
         "scale": st.sampled_from([1.0, 1.0, 1e-39, 1e3]),
@@ -127,7 +144,10 @@ def threads(n):
             set_to(was)
 
 
-# The doors: a case's output and h_n, and as d_x, d_h_0 and d_{weight} the gradients
+# The doors: a case's output and h_n, and as d_x, d_h_0 and d_{weight} the gradients.
+#
+# In half precision the state is float32, as the NumPy door has it. The torch door takes h_0 in half
+# precision too, but hands h_n out rounded then, and chunks would not have the bits of the whole.
 
 
 def numpy_layer(case):
@@ -183,32 +203,43 @@ def run_torch(case):
     else:
         options["nonlinearity"] = spec.cell.name.removeprefix("rnn_")
         layer = elman.torch.RNN(spec.input_size, spec.hidden_size, **options)
-    layer.load_state_dict({name: _tensor(w) for name, w in case.weights.items()})
-    x, h_0 = _tensor(case.x).requires_grad_(), _tensor(case.h_0).requires_grad_()
+    layer.load_state_dict({name: tensor(w) for name, w in case.weights.items()})
+    x, h_0 = tensor(case.x).requires_grad_(), tensor(case.h_0).requires_grad_()
     extents = {
-        name: None if a is None else _tensor(a)
+        name: None if a is None else tensor(a)
         for name, a in (("lengths", case.lengths), ("reset", case.reset))
     }
     with elman.torch.require("kernel"):
         output, h_n = layer(x, h_0, **extents)
     named = dict(layer.named_parameters())
     inputs = (x, h_0, *(named[name] for name in case.weights))
-    cotangents = (_tensor(case.d_output), _tensor(case.d_h_n))
+    cotangents = (tensor(case.d_output), tensor(case.d_h_n))
     gradients = torch.autograd.grad((output, h_n), inputs, cotangents)
     names = ("x", "h_0", *case.weights)
-    results = {"output": output.detach(), "h_n": h_n.detach()} | {
+    results = {"output": output, "h_n": h_n} | {
         f"d_{name}": d for name, d in zip(names, gradients, strict=True)
     }
-    return {name: t.numpy() for name, t in results.items()}
+    return {name: array(t) for name, t in results.items()}
 
 
-def _tensor(a):
+def tensor(a):
     """A tensor on the array's own memory, strides and all, where torch can have it so."""
     import torch
 
-    if a.flags.writeable and a.flags.aligned and min(a.strides, default=0) >= 0:
-        return torch.from_numpy(a)
-    return torch.from_numpy(a.copy())
+    if not (a.flags.writeable and a.flags.aligned and min(a.strides, default=0) >= 0):
+        a = a.copy()
+    if a.dtype.name == "bfloat16":
+        return torch.from_numpy(a.view(np.uint16)).view(torch.bfloat16)
+    return torch.from_numpy(a)
+
+
+def array(t):
+    """The way back."""
+    import torch
+
+    if t.dtype == torch.bfloat16:
+        return t.detach().view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+    return t.detach().numpy()
 
 
 MLX_NAMES = {
@@ -223,11 +254,19 @@ MLX_NAMES = {
 
 
 def fit_mlx(case):
-    """The same without the recurrent biases that MLX has not: all but a GRU's b_hn."""
-    weights = {name: w.copy() for name, w in case.weights.items()}
+    """The same without the recurrent biases that MLX has not: all but a GRU's b_hn.
+
+    And in float32 where it is in half precision, which the door leaves to MLX.
+    """
+
+    def widened(a):
+        return a if a.dtype in FULL else a.astype(np.float32)
+
+    weights = {name: widened(w).copy() for name, w in case.weights.items()}
     for name, w in weights.items():
         if name.startswith("bias_hh"):
             w[: 2 * case.spec.hidden_size] = 0
+    case = replace(case, x=widened(case.x), d_output=widened(case.d_output))
     return replace(case, weights=weights)
 
 

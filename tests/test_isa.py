@@ -20,7 +20,7 @@ ISAS = ["portable", "avx2", "avx512"]
 SIZES = [(3, 2, 1, 1), (5, 3, 7, 15), (4, 9, 5, 33), (2, 3, 300, 4), (2, 2, 3, 270), (45, 13, 3, 5)]
 
 
-TESTS = ("tests/test_engine.py", "tests/test_exact.py")
+TESTS = ("tests/test_engine.py", "tests/test_exact.py", "tests/test_half.py")
 
 
 def digests():

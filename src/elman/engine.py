@@ -104,7 +104,7 @@ def rows_together(a: Array) -> Array:
     Half precision becomes float32.
     """
     if a.dtype.itemsize == 2:
-        return a.astype(np.float32)
+        return a.astype(np.float32, order="C")
     if a.flags.aligned and (a.flags.c_contiguous or a.strides[-1] == a.itemsize):
         return a
     return np.array(a, order="C")

@@ -15,6 +15,16 @@ Array = npt.NDArray[Any]
 Path = str | os.PathLike[str]
 
 
+# The types of safetensors that NumPy has.
+_TYPES = {
+    **{f"F{bits}": f"float{bits}" for bits in (16, 32, 64)},
+    **{f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
+    **{f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)},
+    "BOOL": "bool",
+    "C64": "complex64",
+}
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file under another name beside it, then move it into place.
 
@@ -56,19 +66,21 @@ def read_safetensors(title: str, path: Path) -> tuple[dict[str, Array], dict[str
     """Every tensor by its name, and the file's metadata. Needs the package safetensors.
 
     Raises ValueError, opening with the title, where the file is no safetensors file or holds a type
-    that NumPy does not have.
+    that NumPy does not have. Of bfloat16 needs the package ml_dtypes.
     """
     _require_safetensors(title)
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
+    from safetensors import SafetensorError, deserialize  # pyright: ignore[reportUnknownVariableType]
 
     # All of it at once: a file that is mapped, and cut short meanwhile, ends the process.
     where, data = os.fsdecode(path), read_whole(path)
+    tensors: dict[str, Array] = {}
     try:
-        tensors = load(data)
+        for name, tensor in deserialize(data):
+            dtype = bfloat16(title) if tensor["dtype"] == "BF16" else _TYPES[tensor["dtype"]]
+            tensors[name] = np.frombuffer(tensor["data"], dtype).reshape(tensor["shape"])
     except SafetensorError as e:
         raise ValueError(f"{title}: {where!r} is not a safetensors file: {e}") from e
-    except (AttributeError, KeyError, TypeError) as e:  # how safetensors puts it
+    except KeyError as e:
         raise ValueError(f"{title}: {where!r} holds a type that NumPy does not have: {e}") from e
     # A file that loads begins with its header's size and the header.
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
@@ -85,6 +97,16 @@ def write_safetensors(
     # Memory is written as it lies, so each array has to lie in order.
     ordered = {name: np.ascontiguousarray(a) for name, a in tensors.items()}
     write_whole(path, save(ordered, metadata))
+
+
+def bfloat16(title: str) -> np.dtype[Any]:
+    """NumPy's bfloat16, which needs the package ml_dtypes."""
+    if find_spec("ml_dtypes") is None:
+        reason = "bfloat16 needs the package ml_dtypes, which the extra elman[bfloat16] brings"
+        raise ModuleNotFoundError(f"{title}: {reason}", name="ml_dtypes")
+    import ml_dtypes
+
+    return np.dtype(ml_dtypes.bfloat16)
 
 
 def _require_safetensors(title: str) -> None:

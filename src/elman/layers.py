@@ -6,7 +6,7 @@
 import json
 import os
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from elman import engine, stack
 from elman.engine import Array, Extent
-from elman.files import read_safetensors, write_safetensors
+from elman.files import bfloat16, read_safetensors, write_safetensors
 from elman.spec import (
     CELLS,
     WEIGHTS,
@@ -592,19 +592,15 @@ class _Call:
 
 def _dtype(title: str, dtype: DTypeLike) -> np.dtype[Any]:
     if dtype == "bfloat16":
-        if find_spec("ml_dtypes") is None:
-            reason = "bfloat16 needs the package ml_dtypes, which the extra elman[bfloat16] brings"
-            raise ModuleNotFoundError(f"{title}: {reason}", name="ml_dtypes")
-        import ml_dtypes
-
-        return np.dtype(ml_dtypes.bfloat16)
-    if dtype is None:  # for NumPy that is float64  # pyright: ignore[reportUnnecessaryComparison]
-        raise TypeError(f"{title}: dtype must be float16, bfloat16, float32 or float64, got None")
-    known = np.dtype(dtype)
-    if known.name not in ("float16", "bfloat16", "float32", "float64") or not known.isnative:
-        expected = "float16, bfloat16, float32 or float64"
-        raise TypeError(f"{title}: dtype must be {expected}, got {known}")
-    return known
+        return bfloat16(title)
+    known: Any = dtype
+    if dtype is not None:  # for NumPy that is float64  # pyright: ignore[reportUnnecessaryComparison]
+        with suppress(TypeError):
+            known = np.dtype(dtype)
+            if known.isnative and known.name in ("float16", "bfloat16", "float32", "float64"):
+                return known
+    expected = "float16, bfloat16, float32 or float64"
+    raise TypeError(f"{title}: dtype must be {expected}, got {known}")
 
 
 def _read(title: str, name: str, values: Any) -> Array:

@@ -157,7 +157,7 @@ struct Backward {
 template <class T>
 struct BackwardScratch {
   T* block;   // (block_rows, padded D + padded H): rows of x and h beside each other, as panels
-  T* tiles;   // gradients of one gate, in tiles of kMostTileRows units at most
+  T* tiles;   // (H in whole kTileUnits, block_rows + 16): gradients of one gate, in tiles
   T* d_bias;  // (d_gates * H)
 };
 
@@ -165,8 +165,8 @@ struct BackwardScratch {
 // these sums are added in order.
 inline constexpr index kSumBlock = 256;
 
-// No tile has more rows.
-inline constexpr index kMostTileRows = 8;
+// The most units in a tile of them, whatever the instruction set.
+inline constexpr index kTileUnits = 8;
 
 // The kernels of one cell, number type and instruction set.
 template <class T>

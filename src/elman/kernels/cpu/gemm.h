@@ -138,7 +138,7 @@ ELMAN_INLINE void multiply_outer(Vector<T> (&acc)[R][P], const T* a, index a_ste
 
 // Rows of the tallest tile.
 inline constexpr int kTallest = kAccumulators == 24 ? 8 : 4;
-static_assert(kTallest <= kMostTileRows);
+static_assert(kTallest <= kTileUnits);
 
 // Panels of V vectors that a tile of R rows takes at once. 12 sums hide the latency of one; the
 // tallest tile has 3 vectors a row, for which there are just the registers.

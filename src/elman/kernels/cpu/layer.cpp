@@ -267,7 +267,7 @@ void run_backward(const Kernel<T>& kernel, const Schedule& schedule, Backward<T>
   std::vector<Buffer<T>> block, tiles, d_bias;
   for (int m = 0; m < team.size(); ++m) {
     block.emplace_back(block_rows * (kernel.padded(D) + kernel.padded(H)));
-    tiles.emplace_back((H + kMostTileRows - 1) / kMostTileRows * kMostTileRows * (block_rows + 16));
+    tiles.emplace_back((H + kTileUnits - 1) / kTileUnits * kTileUnits * (block_rows + 16));
     d_bias.emplace_back(kernel.d_gates * H);
   }
   for (int d = 0; d < count; ++d) {
