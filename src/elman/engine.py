@@ -149,7 +149,7 @@ def forward(
         *(kept or (None, None)),
         threads,
     )
-    return output.astype(x.dtype, copy=False), h_n, kept
+    return output if dtype == x.dtype else output.astype(x.dtype), h_n, kept
 
 
 def backward(

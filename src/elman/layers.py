@@ -89,13 +89,13 @@ class _Parameters:
 
     def array(self, name: str, values: Any) -> Array:
         """The values as an array, if of the layer's dtype; `name` stands in the error."""
-        a = _read(self._title, name, values)
+        a = values if type(values) is np.ndarray else _read(self._title, name, values)
         self._check_dtype(name, a, self.dtype)
         return a
 
     def state(self, name: str, values: Any) -> Array:
         """The same, if of the state's dtype."""
-        a = _read(self._title, name, values)
+        a = values if type(values) is np.ndarray else _read(self._title, name, values)
         self._check_dtype(name, a, self.state_dtype)
         return a
 
