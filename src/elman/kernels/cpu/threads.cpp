@@ -18,8 +18,9 @@ void pause() {
 #endif
 }
 
-// About one and twenty microseconds.
-constexpr int kFewestPauses = 32, kMostPauses = 512;
+// About one microsecond, as long as threads side by side wait at a barrier; and eighty, longer than
+// they wait where each step is large.
+constexpr int kFewestPauses = 32, kMostPauses = 2048;
 // Some tens of microseconds where nobody else wants the processor.
 constexpr int kYields = 128;
 constexpr std::chrono::milliseconds kBetweenLooks{100};
