@@ -270,7 +270,7 @@ def fit_mlx(case):
     return replace(case, weights=weights)
 
 
-def run_mlx(case):
+def run_mlx(case, **options):
     """Of d_bias_hh only what MLX has: a GRU's b_hn."""
     import mlx.core as mx
     from mlx.utils import tree_flatten, tree_unflatten
@@ -278,7 +278,7 @@ def run_mlx(case):
     import elman.mlx
 
     spec, dtype = case.spec, getattr(mx, case.dtype)
-    options = {"num_layers": spec.num_layers, "bidirectional": spec.bidirectional}
+    options |= {"num_layers": spec.num_layers, "bidirectional": spec.bidirectional}
     sizes = (spec.input_size, spec.hidden_size, spec.bias)
     with mx.stream(mx.cpu), elman.mlx.require("kernel"):
         if spec.cell.name == "gru":

@@ -323,6 +323,29 @@ def test_backward_again():
     np.testing.assert_array_equal(x.grad.numpy(), 2 * once)
 
 
+@every_kind
+@every_dtype
+@pytest.mark.parametrize("given", ["none", "lengths", "reset"])
+def test_recompute(kind, dtype, given):
+    """The same bits, beyond a chunk of 512 rows."""
+    name, options = KINDS[kind]
+    extent = {
+        "none": {},
+        "lengths": {"lengths": [150, 0, 7, 90]},
+        "reset": {"reset": np.random.default_rng(0).random((150, 4)) < 0.2},
+    }[given]
+    results = []
+    for recompute in (False, True):
+        flow.manual_seed(0)
+        layer = getattr(elman.oneflow, name)(
+            3, 5, 2, bidirectional=True, recompute=recompute, **options
+        ).to(getattr(flow, dtype))
+        x, h = randn(150, 4, 3, dtype=dtype), randn(4, 4, 5, dtype=dtype)
+        with require("kernel"):
+            results.append(run(layer, x, h, **extent))
+    assert_all_same_bits(*results)
+
+
 def test_second_derivative_raises():
     theirs, ours = twins("GRU", 5, 7)
     x = leaf(randn(6, 4, 5))
