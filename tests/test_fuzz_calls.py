@@ -9,7 +9,7 @@ import hostile
 import numpy as np
 import pytest
 import reference
-from doors import CELLS, DTYPES, make, numpy_cell, numpy_layer
+from doors import CELLS, FULL, make, numpy_cell, numpy_layer
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -65,7 +65,7 @@ def agrees(results, want, dtype):
 good_cases = st.builds(
     lambda cell, dtype, seed, **options: make(cell, D, H, L, N, dtype, seed=seed, **options),
     st.sampled_from(CELLS),
-    st.sampled_from(DTYPES),
+    st.sampled_from(FULL),
     st.integers(0, 99),
     bidirectional=st.booleans(),
     num_layers=st.integers(1, 2),
@@ -125,7 +125,7 @@ def test_a_call_of_vjp(data, case):
 @given(
     data=st.data(),
     cell=st.sampled_from(CELLS),
-    dtype=st.sampled_from(DTYPES),
+    dtype=st.sampled_from(FULL),
 )
 def test_a_call_of_a_cell(data, cell, dtype):
     case = make(cell, D, H, 1, N, dtype)

@@ -452,7 +452,15 @@ EVERY_CHECK = (
 
 
 def arguments(
-    cell, directions=1, bias=True, hx=True, keep=True, requires_grad=True, members=(), **extent
+    cell,
+    directions=1,
+    bias=True,
+    hx=True,
+    keep=True,
+    recompute=False,
+    requires_grad=True,
+    members=(),
+    **extent,
 ):
     """Arguments of torch.ops.elman.layer for (L, N, D, H) = (3, 2, 3, 4), or 5 packed rows."""
     gates = 3 if cell == "gru" else 1
@@ -469,7 +477,7 @@ def arguments(
     x = make(5, 3) if "batch_sizes" in extent else make(3, 2, 3)
     h_0 = make(directions, 2, 4) if hx else None
     extent = [extent.get(name) for name in ("lengths", "reset", "batch_sizes")]
-    return [cell, x, h_0, *weights, *extent, keep]
+    return [cell, x, h_0, *weights, *extent, keep, recompute]
 
 
 # Rows of full length: what the operator keeps for backward of steps beyond is nobody's to compare.
@@ -480,6 +488,7 @@ CASES = {
     "rnn_relu without bias": arguments("rnn_relu", bias=False),
     "gru": arguments("gru"),
     "gru without h_0": arguments("gru", hx=False),
+    "gru without its gates": arguments("gru", recompute=True),
     "gru with lengths": arguments("gru", lengths=LENGTHS),
     "gru with lengths and reset, two directions": arguments("gru", 2, lengths=LENGTHS, reset=RESET),
     "packed": arguments("rnn_tanh", batch_sizes=torch.tensor([2, 2, 1])),
@@ -504,7 +513,7 @@ def test_operator_for_inference():
 def backward_arguments(given, need_x=True, need_weights=True):
     output, h_n, gates, states = (t.detach() for t in torch.ops.elman.layer(*given))
     cotangents = torch.randn_like(output), torch.randn_like(h_n)
-    return [*given[:-1], gates, states, *cotangents, need_x, need_weights]
+    return [*given[:-2], gates, states, *cotangents, need_x, need_weights]
 
 
 @every_case
