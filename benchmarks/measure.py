@@ -30,7 +30,7 @@ class Pace:
 
 
 FULL = Pace(turns=15, fewest=5, budget=5, patience=1.5)
-QUICK = Pace(turns=4, fewest=2, budget=0.4, patience=0.1)
+QUICK = Pace(turns=3, fewest=2, budget=0.3, patience=0.1)
 
 A_WHILE = 0.005  # seconds: short calls are repeated until a turn lasts as long
 LONG = 0.5  # seconds: of longer calls the first one tells how long they take
