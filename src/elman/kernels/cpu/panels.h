@@ -29,20 +29,32 @@ struct ForwardPanels {
   }
 };
 
-// (G * H, K) -> (panels of hidden units, K, G, lanes), zeros where H ends inside a panel.
+// (G * H, K) -> (panels of hidden units, K, G, lanes), zeros where H ends inside a panel. Square by
+// square, and what is read and written next is fetched, since its pieces lie too far apart for the
+// processor to foresee them.
 template <class C, class T, class W>
 void pack_units(const W* w, index K, index H, W* to) {
-  constexpr index L = kLanes<T>;
-  for (index unit = 0; unit < H; unit += L, to += K * C::gates * L) {
+  constexpr index L = kLanes<T>, row_size = C::gates * L;
+  for (index unit = 0; unit < H; unit += L) {
+    const index height = smaller(L, H - unit);
     for (int g = 0; g < C::gates; ++g) {
-      for (index from = 0; from < K; from += L) {
-        const index count = smaller(L, K - from);
-        Vector<T> block[L] = {};
-        for (index i = 0; i < smaller(L, H - unit); ++i) {
-          block[i] = load_raw(w + (g * H + unit + i) * K + from, count);
+      const W* const rows = w + (g * H + unit) * K;
+      const W* next = g + 1 < C::gates ? rows + H * K : w + (unit + L < H ? unit + L : 0) * K;
+      W* row = to + unit * K * C::gates + g * L;
+      for (index from = 0; from < K; from += L, next += L * L) {
+        const index width = smaller(L, K - from);
+        Vector<T> square[L];
+#pragma GCC unroll 16
+        for (index i = 0; i < L; ++i) {
+          square[i] = i < height ? load_raw(rows + i * K + from, width) : Vector<T>{};
+          __builtin_prefetch(next + i * L);
         }
-        transpose<T>(block);
-        for (index i = 0; i < count; ++i) store_raw(to + ((from + i) * C::gates + g) * L, block[i]);
+        transpose<T>(square);
+#pragma GCC unroll 16
+        for (index i = 0; i < L; ++i, row += row_size) {
+          if (i < width) store_raw(row, square[i]);
+          if (g == 0) __builtin_prefetch(row + 2 * L * row_size, 1, 2);
+        }
       }
     }
   }
@@ -72,14 +84,20 @@ void pack_forward(const Weights& w, index D, index H, void* packed) {
   }
 }
 
-// (G * H, K), its gates taken in the given order -> (panels of K's columns, H, G, lanes).
+// (G * H, K), its gates taken in the given order -> (panels of K's columns, H, G, lanes). Several
+// panels together, so that longer pieces of a row are read.
 template <class C, class T, class W>
 void pack_columns(const W* w, index K, index H, const int (&gate)[C::gates], T* to) {
-  for (index column = 0; column < K; column += kLanes<T>) {
-    const index count = smaller(kLanes<T>, K - column);
+  constexpr index L = kLanes<T>, together = 4;
+  const index panel = H * C::gates * L;
+  for (index column = 0; column < K; column += together * L, to += together * panel) {
+    T* row = to;
     for (index unit = 0; unit < H; ++unit) {
-      for (int g = 0; g < C::gates; ++g, to += kLanes<T>) {
-        store<T>(to, load_part(w + (gate[g] * H + unit) * K + column, count));
+      for (int g = 0; g < C::gates; ++g, row += L) {
+        const W* const from = w + (gate[g] * H + unit) * K + column;
+        for (index p = 0; p < together && column + p * L < K; ++p) {
+          store<T>(row + p * panel, load_part(from + p * L, smaller(L, K - column - p * L)));
+        }
       }
     }
   }
