@@ -1,12 +1,13 @@
 """The PyTorch door in workers of a DataLoader, beside torch's threads, and interrupted."""
 
+import os
 import sys
 import threading
 
 import numpy as np
 import pytest
 from reference import assert_all_same_bits, assert_same_bits
-from test_faults import LIMIT, compute, ctrl_c
+from test_faults import LIMIT, compute, ctrl_c, in_new_process
 
 import elman
 import elman.torch
@@ -88,6 +89,24 @@ def test_threads_of_torch_numpy_and_elman_together():
         thread.join(LIMIT)
         assert not thread.is_alive(), "a thread hangs"
     assert not wrong
+
+
+def work_on_torchs_threads():
+    torch.set_num_threads(2)
+    torch.ones(1000, 1000) @ torch.ones(1000, 1000)
+    before = len(os.listdir("/proc/self/task"))
+    layer = elman.torch.GRU(64, 256)
+    x = torch.randn(20, 16, 64)
+    on_two = forward_and_gradients(layer, x)
+    assert len(os.listdir("/proc/self/task")) == before
+    torch.set_num_threads(1)
+    for a, b in zip(on_two, forward_and_gradients(layer, x), strict=True):
+        assert_same_bits(a, b)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_calls_run_on_torchs_threads():
+    in_new_process(work_on_torchs_threads)
 
 
 @pytest.mark.parametrize("backward", [False, True])

@@ -1,11 +1,15 @@
 #include "threads.h"
 
+#include <dlfcn.h>
 #include <pthread.h>
 #include <sched.h>
 
 #include <algorithm>
+#include <stdexcept>
 #include <thread>
 #include <vector>
+
+#include "arithmetic.h"
 
 namespace elman {
 namespace {
@@ -88,22 +92,28 @@ class Pool {
                                                        : workers;
   }
 
+  // Before the work of so many.
+  void expect(int members) { running_.store(members - 1, std::memory_order_relaxed); }
+
   // Calls work(context, member) on all members but the first, which is the caller.
-  void start(int members, void (*work)(const void*, int), const void* context) {
+  void start(int members, void (*work)(void*, int), void* context) {
     {
       std::lock_guard lock(mutex_);
       work_ = work;
       context_ = context;
       members_ = members;
-      running_.store(members - 1, std::memory_order_relaxed);
       job_.fetch_add(1, std::memory_order_release);
     }
     wake_.notify_all();
   }
 
+  // For the caller after its own part, and for the others after theirs.
   template <class Look>
   void wait_for_members(Look look) {
     room_.wait([this] { return running_.load() == 0; }, look);
+  }
+  void leave() {
+    if (running_.fetch_sub(1) == 1) room_.wake();
   }
 
  private:
@@ -116,10 +126,9 @@ class Pool {
       seen = job_.load(std::memory_order_relaxed);
       if (member >= members_) continue;
       const auto work = work_;
-      const void* const context = context_;
+      void* const context = context_;
       lock.unlock();
       work(context, member);
-      if (running_.fetch_sub(1) == 1) room_.wake();
     }
   }
 
@@ -129,27 +138,68 @@ class Pool {
   std::atomic<unsigned> job_{0};
   std::atomic<int> running_{0};
   WaitingRoom room_;  // of the caller, while others still run
-  void (*work_)(const void*, int) = nullptr;
-  const void* context_ = nullptr;
+  void (*work_)(void*, int) = nullptr;
+  void* context_ = nullptr;
   int members_ = 0;
+};
+
+// What OpenMP's runtime offers to the code that GCC writes, and to all.
+struct OpenMP {
+  void (*parallel)(void (*work)(void*), void* context, unsigned threads, unsigned flags);
+  int (*thread_num)();
+  int (*num_threads)();
+  int (*max_threads)();
+  int (*thread_limit)();
+  int (*dynamic)();
+  int (*in_parallel)();
+
+  bool find() {
+    return find(parallel, "GOMP_parallel") && find(thread_num, "omp_get_thread_num") &&
+           find(num_threads, "omp_get_num_threads") && find(max_threads, "omp_get_max_threads") &&
+           find(thread_limit, "omp_get_thread_limit") && find(dynamic, "omp_get_dynamic") &&
+           find(in_parallel, "omp_in_parallel");
+  }
+  // Will work be done by as many threads as it is asked for?
+  bool has(int members) const {
+    return max_threads() >= members && thread_limit() >= max_threads() && !dynamic() &&
+           !in_parallel();
+  }
+
+ private:
+  template <class F>
+  static bool find(F*& function, const char* name) {
+    function = reinterpret_cast<F*>(dlsym(RTLD_DEFAULT, name));
+    return function != nullptr;
+  }
 };
 
 namespace {
 
 // Never destroyed: its threads sleep until the process ends. A forked child has none of them, and
-// starts a new one.
+// starts a new one. OpenMP's are gone for good there.
 std::atomic<Pool*> the_pool{nullptr};
+std::atomic<bool> is_forked{false};
+[[maybe_unused]] const int at_fork = pthread_atfork(nullptr, nullptr, [] {
+  the_pool.store(nullptr);
+  is_forked.store(true);
+});
 
 Pool& pool() {
   if (Pool* p = the_pool.load(std::memory_order_acquire)) return *p;
   static std::mutex creating;
   std::lock_guard lock(creating);
-  if (!the_pool.load()) {
-    static const int once = pthread_atfork(nullptr, nullptr, [] { the_pool.store(nullptr); });
-    (void)once;
-    the_pool.store(new Pool, std::memory_order_release);
-  }
+  if (!the_pool.load()) the_pool.store(new Pool, std::memory_order_release);
   return *the_pool.load();
+}
+
+// Null where OpenMP does not have as many threads for this one. Called by one thread at a time, who
+// has taken the pool. It may yet be loaded, and is looked for again.
+const OpenMP* openmp(int members) {
+  static OpenMP found;
+  static bool is_found = false;
+  if (is_forked) return nullptr;
+  if (!is_found) is_found = found.find();
+  return is_found && found.has(members) ? &found : nullptr;
 }
 
 }  // namespace
@@ -168,7 +218,8 @@ void Barrier::wait(Team& team, bool caller) {
 Team::Team(int wanted, void (*watch)()) : watch_(watch) {
   if (wanted <= 1 || pool().taken.exchange(true)) return;
   pool_ = &pool();
-  size_ = 1 + pool_->grow(wanted - 1);
+  openmp_ = openmp(wanted);
+  size_ = openmp_ ? wanted : 1 + pool_->grow(wanted - 1);
 }
 
 Team::~Team() {
@@ -196,13 +247,32 @@ void Team::attempt(const F& work) {
 
 void Team::run(void (*work)(const void*, int), const void* context) {
   if (size_ == 1) return work(context, 0);
-  const auto take_part = [&](int member) { attempt([&] { work(context, member); }); };
+  auto take_part = [&](int member) {
+    const StandardArithmetic standard;  // OpenMP's threads may have another
+    attempt([&] { work(context, member); });
+    if (member > 0) return pool_->leave();
+    pool_->wait_for_members([this] { attempt([this] { look(true); }); });
+  };
   using TakePart = decltype(take_part);
-  pool_->start(
-      size_, [](const void* f, int member) { (*static_cast<const TakePart*>(f))(member); },
-      &take_part);
-  take_part(0);
-  pool_->wait_for_members([this] { attempt([this] { look(true); }); });
+  pool_->expect(size_);
+  if (openmp_) {
+    bool are_all_here = true;
+    auto on_openmp = [&] {
+      const int member = openmp_->thread_num();
+      if (openmp_->num_threads() >= size_) {
+        if (member < size_) take_part(member);
+      } else if (member == 0) {
+        are_all_here = false;
+      }
+    };
+    using OnOpenMP = decltype(on_openmp);
+    openmp_->parallel([](void* f) { (*static_cast<OnOpenMP*>(f))(); }, &on_openmp, 0, 0);
+    if (!are_all_here) throw std::runtime_error("elman: OpenMP gave fewer threads than it has");
+  } else {
+    pool_->start(
+        size_, [](void* f, int member) { (*static_cast<TakePart*>(f))(member); }, &take_part);
+    take_part(0);
+  }
   if (error_) std::rethrow_exception(error_);
 }
 

@@ -44,10 +44,12 @@ class Barrier {
 };
 
 class Pool;
+struct OpenMP;
 
 // Holds up to `wanted` threads, the caller among them, for as long as it lives. There is one pool a
 // process: whoever finds it taken works alone, so that two calls at once neither wait for one
-// another nor crowd the machine.
+// another nor crowd the machine. Where the process has OpenMP's threads, as PyTorch does, the team
+// is of these: they spin on for milliseconds after their work, in the way of any others.
 //
 // What one member throws, or the `watch` that the caller's thread calls several times a second,
 // stops them all.
@@ -78,7 +80,8 @@ class Team {
   template <class F>
   void attempt(const F& work);
 
-  Pool* pool_ = nullptr;  // null: working alone
+  Pool* pool_ = nullptr;            // null: working alone
+  const OpenMP* openmp_ = nullptr;  // null: the pool's own threads
   int size_ = 1;
   void (*const watch_)();
   Clock::time_point next_watch_{};
