@@ -156,7 +156,7 @@ def run_out_of_memory():
     elman.set_num_threads(3)
     want = compute()
     rng = np.random.default_rng(0)
-    H, batch = 512, 100_000
+    H, batch = 1024, 50_000
     arrays = [rng.normal(size=(3 * H, n)).astype("float32") for n in (4, H)]
     weights = engine.pack(spec.CELLS["gru"], [*arrays, None, None])
     x = np.ones((1, batch, 4), "float32")

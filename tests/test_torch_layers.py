@@ -279,6 +279,34 @@ def test_results_changed_in_place(kind, num_layers):
 
 
 @every_kind
+@pytest.mark.parametrize("where", ["x", "hx", "weight", "d_output", "d_h_n"])
+def test_what_a_bit_negates(kind, where):
+    """The imaginary part of a conjugate is a view of numbers with the other sign."""
+
+    def negated(t):
+        view = torch.complex(torch.zeros_like(t), -t).conj().imag
+        assert view.is_neg()
+        return view
+
+    theirs, ours = twins(kind, 4, 6, 1)
+    x, hx = inputs(ours, 5, 3)
+    results = []
+    for layer in (theirs, ours):
+        weights = dict(layer.named_parameters())
+        given = {"x": x, "hx": hx, "weight": weights["weight_hh_l0"].detach()}
+        cotangents = {"d_output": torch.ones(5, 3, 6), "d_h_n": torch.ones(1, 3, 6)}
+        for tensors in (given, cotangents):
+            if where in tensors:
+                tensors[where] = negated(tensors[where])
+        given = {name: t.detach().requires_grad_() for name, t in given.items()}
+        weights["weight_hh_l0"] = given["weight"]
+        output = torch.func.functional_call(layer, weights, (given["x"], given["hx"]))
+        d = torch.autograd.grad(output, list(given.values()), list(cotangents.values()))
+        results.append(dict(enumerate([*output, *d])))
+    agree(*results)
+
+
+@every_kind
 def test_zeroed_results_do_not_reach_the_gradients(kind):
     """Not even past autograd's sight."""
     _, ours = twins(kind, 4, 6, 2)

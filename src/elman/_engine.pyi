@@ -3,9 +3,8 @@ The compiled engine: one layer of one or two directions, forward and backward, o
 """
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Any
 
-import numpy
 from numpy.typing import NDArray
 
 
@@ -17,7 +16,7 @@ class Weights:
     One layer's weights, packed when first used; they must not change afterwards.
     """
 
-    def __init__(self, cell: str, arrays: Sequence[Annotated[NDArray, dict(device='cpu', writable=False)] | None]) -> None: ...
+    def __init__(self, cell: str, arrays: Sequence[Any | None]) -> None: ...
 
     @property
     def directions(self) -> int: ...
@@ -25,14 +24,23 @@ class Weights:
     @property
     def hidden_size(self) -> int: ...
 
-def forward(weights: Weights, x: Annotated[NDArray, dict(device='cpu', writable=False)], output: Annotated[NDArray, dict(device='cpu')], h_n: Annotated[NDArray, dict(device='cpu')], h_0: Annotated[NDArray, dict(device='cpu', writable=False)] | None, lengths: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, reset: Annotated[NDArray[numpy.bool_], dict(shape=(None, None), device='cpu', writable=False)] | None, batch_sizes: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, gates: Annotated[NDArray, dict(device='cpu')] | None, states: Annotated[NDArray, dict(device='cpu')] | None, threads: int) -> None:
+    @property
+    def is_float64(self) -> bool:
+        """Whether all else is, or float32."""
+
+def forward(weights: Weights, x: Any, output: Any, h_n: Any, h_0: Any | None, lengths: Any | None, reset: Any | None, batch_sizes: Any | None, gates: Any | None, states: Any | None, threads: int) -> None:
     """
     Fills output (L, N, directions*H) and h_n (directions, N, H), and what backward needs where asked: gates (directions, rows, kept*H) and states (directions, rows, H), rows = L*N or those of the packed x.
     """
 
-def backward(weights: Weights, x: Annotated[NDArray, dict(device='cpu', writable=False)], gates: Annotated[NDArray, dict(device='cpu', writable=False)] | None, states: Annotated[NDArray, dict(device='cpu', writable=False)], d_output: Annotated[NDArray, dict(device='cpu', writable=False)] | None, d_h_n: Annotated[NDArray, dict(device='cpu', writable=False)] | None, d_x: Annotated[NDArray, dict(device='cpu')] | None, d_h_0: Annotated[NDArray, dict(device='cpu')], d_weights: Sequence[Annotated[NDArray, dict(device='cpu')] | None] | None, lengths: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, reset: Annotated[NDArray[numpy.bool_], dict(shape=(None, None), device='cpu', writable=False)] | None, batch_sizes: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, threads: int) -> None:
+def backward(weights: Weights, x: Any, gates: Any | None, states: Any, d_output: Any | None, d_h_n: Any | None, d_x: Any | None, d_h_0: Any, d_weights: Sequence[Any | None] | None, lengths: Any | None, reset: Any | None, batch_sizes: Any | None, threads: int) -> None:
     """
     Fills d_x (directions, *x.shape), d_h_0 (directions, N, H) and d_weights, arrays as the weights are.
+    """
+
+def empty(shape: Sequence[int], is_float64: bool) -> NDArray:
+    """
+    A new array, float64 or float32, in memory that the engine keeps for the next one when it is freed.
     """
 
 def poison_buffers(on: bool) -> None:

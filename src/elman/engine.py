@@ -1,7 +1,8 @@
-"""The CPU engine on NumPy arrays: one layer of one or two directions, forward and backward.
+"""The CPU engine: one layer of one or two directions, forward and backward.
 
-Every door that computes on the CPU comes through here. Arrays are read in place, whatever their
-strides, as long as the features of a row lie side by side.
+Every door that computes on the CPU comes through here. It reads NumPy arrays, and tensors that
+their framework lends by DLPack's exchange functions, in place, whatever their strides, as long as
+the features of a row lie side by side; and gives NumPy arrays.
 
 Weights may be in half precision. Then x and output, and their gradients, may be too, but all that
 is computed is float32, and so are the state and its gradient.
@@ -10,8 +11,9 @@ is computed is float32, and so are the state and its gradient.
 # pyright: reportUnknownMemberType=false
 # (arrays of either dtype cross into the extension)
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -21,6 +23,7 @@ from elman import _engine
 from elman.spec import Cell, Shape
 
 Array = npt.NDArray[Any]
+_FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 isa = _engine.isa()
 
 
@@ -77,44 +80,52 @@ class Kept(NamedTuple):
     states: Array  # (directions, rows, H): the state before each step
 
 
-def pack(cell: Cell, weights: Sequence[Any]) -> _engine.Weights:
+def pack(cell: Cell, weights: Iterable[Any]) -> _engine.Weights:
     """Weights for the calls below: w_ih, w_hh, b_ih, b_hh of each direction, None for no bias.
 
-    They are arrays of float32, float64, float16 or bfloat16 (or its bits, as uint16), or DLPack's
-    capsules of contiguous ones. They must not change while they are in use.
+    They are arrays or tensors of float32, float64, float16 or bfloat16, or DLPack's capsules of
+    such. They must not change while they are in use.
     """
-    return _engine.Weights(cell.name, [_contiguous(w) for w in weights])
+    known = [_packable(w) if type(w) is np.ndarray else w for w in weights]
+    return _engine.Weights(cell.name, known)
 
 
-def _contiguous(weight: Any) -> Any:
-    if not isinstance(weight, np.ndarray):
-        return weight
-    a: Array = np.ascontiguousarray(cast(Array, weight))
+def _packable(weight: Array) -> Array:
+    """The weight as the extension knows it: of bfloat16 its bits, as uint16."""
+    a = weight if weight.flags.aligned else np.array(weight)
     return a.view(np.uint16) if a.dtype.itemsize == 2 and a.dtype != np.float16 else a
 
 
 def computed_in(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """The type of the state, and of all arithmetic, for weights of a type."""
-    return np.dtype(np.float32) if dtype.itemsize == 2 else dtype
+    return _FLOAT32 if dtype.itemsize == 2 else dtype
 
 
-def rows_together(a: Array) -> Array:
-    """The array, copied only if the last axis does not lie side by side, at an address for it.
-
-    Half precision becomes float32.
-    """
+def _readable(a: Any) -> Any:
+    """The array as the extension reads it: half precision as float32, bytes between values gone."""
+    if type(a) is not np.ndarray:
+        return a
     if a.dtype.itemsize == 2:
         return a.astype(np.float32, order="C")
-    if a.flags.aligned and (a.flags.c_contiguous or a.strides[-1] == a.itemsize):
-        return a
-    return np.array(a, order="C")
+    return a if a.flags.aligned else np.array(a, order="C")
+
+
+# Values of a result from which it lies in the engine's memory. For fewer NumPy is quicker.
+_LARGE = 1 << 14
+
+
+def _empty(shape: Shape, is_float64: bool) -> Array:
+    """A new array for a result."""
+    if math.prod(shape) < _LARGE:
+        return np.empty(shape, _FLOAT64 if is_float64 else _FLOAT32)
+    return cast(Array, _engine.empty(shape, is_float64))
 
 
 def forward(
     cell: Cell,
     weights: _engine.Weights,
-    x: Array,
-    h_0: Array | None,
+    x: Any,
+    h_0: Any,
     extent: Extent,
     threads: int,
     keep: bool = False,
@@ -129,36 +140,36 @@ def forward(
     """
     directions, H = weights.directions, weights.hidden_size
     batch = x.shape[1] if extent.batch_sizes is None else int(extent.batch_sizes[0])
-    dtype = computed_in(x.dtype)
-    output = np.empty((*x.shape[:-1], directions * H), dtype)
-    h_n = np.empty((directions, batch, H), dtype)
+    wide = weights.is_float64
+    output = _empty((*x.shape[:-1], directions * H), wide)
+    h_n = _empty((directions, batch, H), wide)
     kept = None
     if keep:
         rows = output.size // (directions * H)
         kept = Kept(
-            None if recompute else np.empty((directions, rows, cell.kept * H), dtype),
-            np.empty((directions, rows, H), dtype),
+            None if recompute else _empty((directions, rows, cell.kept * H), wide),
+            _empty((directions, rows, H), wide),
         )
     _engine.forward(
         weights,
-        rows_together(x),
+        _readable(x),
         output,
         h_n,
-        None if h_0 is None else rows_together(h_0),
+        _readable(h_0),
         *extent,
         *(kept or (None, None)),
         threads,
     )
-    return output if dtype == x.dtype else output.astype(x.dtype), h_n, kept
+    return output.astype(x.dtype) if x.dtype.itemsize == 2 else output, h_n, kept
 
 
 def backward(
     weights: _engine.Weights,
     shapes: Sequence[Shape | None],
-    x: Array,
+    x: Any,
     kept: Kept,
-    d_output: Array | None,
-    d_h_n: Array | None,
+    d_output: Any,
+    d_h_n: Any,
     extent: Extent,
     threads: int,
     need_x: bool = True,
@@ -171,18 +182,18 @@ def backward(
     """
     directions, _, H = kept.states.shape
     batch = x.shape[1] if extent.batch_sizes is None else int(extent.batch_sizes[0])
-    dtype = computed_in(x.dtype)
-    d_x = np.empty((directions, *x.shape), dtype) if need_x else None
-    d_h_0 = np.empty((directions, batch, H), dtype)
+    wide = weights.is_float64
+    d_x = _empty((directions, *x.shape), wide) if need_x else None
+    d_h_0 = _empty((directions, batch, H), wide)
     d_weights = None
     if need_weights:
-        d_weights = [None if shape is None else np.empty(shape, dtype) for shape in shapes]
+        d_weights = [None if shape is None else _empty(shape, wide) for shape in shapes]
     _engine.backward(
         weights,
-        rows_together(x),
+        _readable(x),
         *kept,
-        None if d_output is None else rows_together(d_output),
-        None if d_h_n is None else rows_together(d_h_n),
+        _readable(d_output),
+        _readable(d_h_n),
         d_x,
         d_h_0,
         d_weights,
@@ -192,7 +203,8 @@ def backward(
     if d_x is not None:
         with np.errstate(all="ignore"):  # what is not finite goes through
             d_x = d_x[0] if directions == 1 else d_x[0] + d_x[1]
-            d_x = d_x.astype(x.dtype, copy=False)
-    if d_weights is not None and dtype != x.dtype:
+            if x.dtype.itemsize == 2:
+                d_x = d_x.astype(x.dtype)
+    if d_weights is not None and x.dtype.itemsize == 2:
         d_weights = [None if d is None else d.astype(x.dtype) for d in d_weights]
     return d_x, d_h_0, d_weights

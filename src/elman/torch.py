@@ -34,7 +34,7 @@ from torch.nn.utils.rnn import PackedSequence
 from elman import stack
 from elman.spec import check_lengths, check_lengths_lie_within, check_reset, takes
 from elman.swap import swap
-from elman.torch_operators import is_transformed, run_kernel, run_scan
+from elman.torch_operators import HALVES, is_transformed, run_kernel, run_scan
 from elman.torch_operators import paths as _paths
 
 __all__ = ["GRU", "RNN", "GRUCell", "RNNCell", "accelerate", "paths", "require"]
@@ -42,25 +42,28 @@ __all__ = ["GRU", "RNN", "GRUCell", "RNNCell", "accelerate", "paths", "require"]
 paths, require = _paths.counts, _paths.require
 
 
-_HALVES = (torch.bfloat16, torch.float16)
+_STRIDED = torch.strided
+_FLOATS = frozenset((torch.float32, torch.float64, *HALVES))
 
 
 def _served(x: Tensor, hx: Tensor | None, *weights: Any) -> bool:
     """Whether the engine takes these tensors."""
     dtype = x.dtype
-    if dtype not in (torch.float32, torch.float64, *_HALVES) or torch.is_autocast_enabled("cpu"):
+    if dtype not in _FLOATS or torch.is_autocast_enabled("cpu"):
         return False
-    if hx is not None and hx.dtype == torch.float32 and dtype in _HALVES:
+    if hx is not None and hx.dtype == torch.float32 and dtype in HALVES:
         hx = hx.to(dtype)  # the state is float32
     for t in (x, hx, *weights):
-        if t is not None and not (t.dtype == dtype and t.is_cpu and t.layout == torch.strided):
+        if t is None:
+            continue
+        if t.dtype != dtype or not t.is_cpu or t.layout != _STRIDED or t.is_neg():
             return False
     return True
 
 
 def _run_kernel(cell: str, x: Tensor, h_0: Tensor | None, *arguments: Any) -> tuple[Tensor, Tensor]:
     """The engine, with x, output and mostly the state rounded in half precision."""
-    if x.dtype not in _HALVES:
+    if x.dtype not in HALVES:
         return run_kernel(cell, x, h_0, *arguments)
     state = None if h_0 is None else h_0.float()
     output, h_n = run_kernel(cell, x.float(), state, *arguments)
@@ -271,10 +274,9 @@ class _Layer(nn.RNNBase):
                 return run_scan(cell, x, h_0, *arguments, *extent)
             return _run_kernel(cell, x, h_0, *arguments, *extent, keep, self.recompute)
 
-        def dropout(x: Tensor) -> Tensor:
-            return F.dropout(x, self.dropout, training=True)
-
-        between = dropout if self.training and self.dropout > 0 else None
+        between = None
+        if self.training and self.dropout > 0:
+            between = partial(F.dropout, p=self.dropout, training=True)
         if _becomes_onnx():
             from elman import torch_onnx
 

@@ -26,6 +26,7 @@ from elman.paths import Paths
 from elman.spec import CELLS, Weights
 
 paths = Paths("kernel", "torch", "scan")
+HALVES = (torch.bfloat16, torch.float16)
 
 # Absent weights and absent gradients are None going in, and tensors without elements coming out.
 _WEIGHTS = ", ".join(
@@ -76,22 +77,26 @@ class _Inputs:
 
     def packed(self) -> Any:
         weights = self.weights[: 4 * self.directions]
-        return engine.pack(self.cell, [None if w is None else _lend(w) for w in weights])
+        return engine.pack(self.cell, weights if _IS_LENT else map(_lend_weight, weights))
 
 
-def _arrays(tensors: Sequence[Tensor | None]) -> list[Any]:
-    """All but the weights as arrays, by force: whatever needs gradients, and views that negate."""
+# Torch before its DLPack 1.2 cannot lend a tensor as it is.
+_IS_LENT = hasattr(Tensor, "__dlpack_c_exchange_api__")
+
+
+def _lend(tensors: Sequence[Any]) -> Sequence[Any]:
+    """All but the weights for the engine, whether or not they need gradients."""
+    if _IS_LENT:
+        return tensors
     return [t if t is None or 2 <= n < 10 else t.numpy(force=True) for n, t in enumerate(tensors)]
 
 
-def _lend(weight: Tensor) -> Any:
-    """A weight for ``engine.pack``, by DLPack: quickly, in any type, and only for the call.
+def _lend_weight(weight: Tensor | None) -> Any:
+    """A weight for ``engine.pack``, in any type, and only for the call.
 
     A NumPy view would forbid its storage to be resized ever after, by which FSDP frees it.
     """
-    if not weight.is_contiguous() or weight.is_neg():
-        weight = weight.resolve_neg().contiguous()
-    return torch._C._to_dlpack(weight)  # pyright: ignore[reportPrivateUsage]
+    return weight if _IS_LENT or weight is None else torch._C._to_dlpack(weight)  # pyright: ignore[reportPrivateUsage]
 
 
 def _tensors(arrays: Sequence[Any]) -> list[Any]:
@@ -104,7 +109,7 @@ def _filled(tensors: Sequence[Any], like: Tensor) -> tuple[Tensor, ...]:
 
 
 def _one_by_one(
-    run: Callable[..., Sequence[Any]], cell: str, arrays: list[Any], *options: bool
+    run: Callable[..., Sequence[Any]], cell: str, arrays: Sequence[Any], *options: bool
 ) -> Sequence[Any]:
     """Every member through the engine, where it finds its weights in the cache.
 
@@ -127,12 +132,12 @@ def _run_layer(cell: str, *arguments: Any) -> list[Any]:
     *tensors, keep, recompute = arguments
     paths.counts["kernel"] += 1
     try:
-        return _tensors(_forward(cell, _arrays(tensors), keep, recompute))
+        return _tensors(_forward(cell, _lend(tensors), keep, recompute))
     except (MemoryError, ValueError) as e:  # ValueError: lengths out of range
         raise RuntimeError(str(e)) from None
 
 
-def _forward(cell: str, arrays: list[Any], keep: bool, recompute: bool) -> Sequence[Any]:
+def _forward(cell: str, arrays: Sequence[Any], keep: bool, recompute: bool) -> Sequence[Any]:
     i = _Inputs(cell, *arrays)
     if i.members:
         return _one_by_one(_forward, cell, arrays, keep, recompute)
@@ -162,12 +167,13 @@ def _layer_backward(*arguments: Any) -> tuple[Tensor, ...]:
 
 def _run_layer_backward(cell: str, *arguments: Any) -> list[Any]:
     *tensors, need_x, need_weights = arguments
-    d_x, d_h_0, *d_weights = _tensors(_backward(cell, _arrays(tensors), need_x, need_weights))
-    pairs = zip(d_weights, tensors[2:10], strict=True)
-    return [d_x, d_h_0, *(d if d is None or w is None else d.to(w.dtype) for d, w in pairs)]
+    results = _tensors(_backward(cell, _lend(tensors), need_x, need_weights))
+    if need_weights and tensors[2].dtype in HALVES:
+        results[2:] = [d if d is None else d.to(tensors[2].dtype) for d in results[2:]]
+    return results
 
 
-def _backward(cell: str, arrays: list[Any], need_x: bool, need_weights: bool) -> Sequence[Any]:
+def _backward(cell: str, arrays: Sequence[Any], need_x: bool, need_weights: bool) -> Sequence[Any]:
     *inputs, gates, states, d_output, d_h_n = arrays
     i = _Inputs(cell, *inputs)
     if i.members:
@@ -176,7 +182,7 @@ def _backward(cell: str, arrays: list[Any], need_x: bool, need_weights: bool) ->
         i.packed(),
         [None if w is None else w.shape for w in i.weights[: 4 * i.directions]],
         i.x,
-        Kept(np.ascontiguousarray(gates) if gates.size else None, np.ascontiguousarray(states)),
+        Kept(gates if len(gates.shape) > 1 else None, states),
         d_output,
         d_h_n,
         Extent(*i.extent),
@@ -346,11 +352,14 @@ def _is_watched(*tensors: Tensor | None) -> bool:
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
         or torch._C._len_torch_dispatch_stack() > 0  # pyright: ignore[reportPrivateUsage]
-        # (of the old batched kind are cotangents of torch.autograd.grad with is_grads_batched=True)
-        or any(
-            type(t) is not Tensor or is_legacy_batchedtensor(t) for t in tensors if t is not None
-        )
+        or any(map(_is_odd, tensors))
     )
+
+
+def _is_odd(t: Tensor | None) -> bool:
+    # Of the old batched kind are cotangents of torch.autograd.grad with is_grads_batched=True. What
+    # a bit negates, as it does a conjugate's imaginary part, is resolved on its way to an operator.
+    return t is not None and (type(t) is not Tensor or is_legacy_batchedtensor(t) or t.is_neg())
 
 
 def run_scan(*inputs: Any) -> tuple[Tensor, Tensor]:

@@ -40,8 +40,6 @@ constexpr index kInputGates = index{1} << 17;
 // Rows of gate gradients held at a time.
 constexpr index kGradientRows = 2 * kSumBlock;
 
-std::atomic<bool> poisoned{false};
-
 bool available(const Kernels& k) {
 #if defined(ELMAN_X86)
   if (&k == &avx2::kernels) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
@@ -147,21 +145,6 @@ void Share::look_closely() const { team->look(caller); }
 const Kernels& kernels() {
   static const Kernels& chosen = choose_kernels();
   return chosen;
-}
-
-void poison_buffers(bool on) { poisoned = on; }
-
-template <class T>
-Buffer<T>::Buffer(index size) {
-  constexpr std::size_t line = 64;
-  if (size < 0 || size > std::numeric_limits<index>::max() / 16) throw std::bad_alloc();
-  const std::size_t bytes = (static_cast<std::size_t>(size) * sizeof(T) + line) / line * line;
-  T* const data = static_cast<T*>(std::aligned_alloc(line, bytes));
-  if (!data) throw std::bad_alloc();
-  data_.reset(data);
-  if constexpr (std::is_floating_point_v<T>) {
-    if (poisoned) std::fill_n(data, size, std::numeric_limits<T>::quiet_NaN());
-  }
 }
 
 Schedule Schedule::dense(index steps, index batch, const index* lengths, Reset reset) {
@@ -288,8 +271,6 @@ void run_backward(const Kernel<T>& kernel, const Schedule& schedule, Backward<T>
   });
 }
 
-template class Buffer<float>;
-template class Buffer<double>;
 template void run_forward(const Kernel<float>&, const Schedule&, Forward<float>*, int, index,
                           void (*)());
 template void run_forward(const Kernel<double>&, const Schedule&, Forward<double>*, int, index,

@@ -1,36 +1,16 @@
 // One layer of one or two directions: who runs when, on how many threads, in what memory.
 #pragma once
 
-#include <cstdlib>
-#include <memory>
 #include <vector>
 
 #include "engine.h"
+#include "memory.h"
 
 namespace elman {
 
 // The kernels of the widest instruction set that this processor has, or of the one that ELMAN_ISA
 // names. Throws std::runtime_error where that one is unknown or not to be had.
 const Kernels& kernels();
-
-// Memory on a cache line's boundary, not initialised.
-template <class T>
-class Buffer {
- public:
-  Buffer() = default;
-  explicit Buffer(index size);
-  T* get() const { return data_.get(); }
-
- private:
-  struct Free {
-    void operator()(T* p) const { std::free(p); }
-  };
-  std::unique_ptr<T[], Free> data_;
-};
-
-// From now on new buffers are filled with NaN, so that a test sees what is read before it is
-// written.
-void poison_buffers(bool on);
 
 // A plan and the memory behind it.
 class Schedule {

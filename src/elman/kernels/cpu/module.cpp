@@ -4,31 +4,27 @@
 // It checks what memory safety needs. What a user may get wrong is checked, and said in the user's
 // terms, in spec.py.
 #include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 #include <pthread.h>
 
 #include <atomic>
+#include <limits>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <stdexcept>
 #include <string>
 
 #include "arithmetic.h"
+#include "arrays.h"
 #include "layer.h"
 
-namespace nb = nanobind;
-using namespace nb::literals;
+using namespace nanobind::literals;
 
 namespace elman {
 namespace {
-
-using In = nb::ndarray<nb::ro, nb::device::cpu>;
-using Out = nb::ndarray<nb::device::cpu>;
-using Lengths = nb::ndarray<const index, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Resets = nb::ndarray<const bool, nb::ndim<2>, nb::device::cpu>;
 
 // The thread on which Python runs the handlers of signals.
 std::atomic<unsigned long> main_thread;
@@ -57,32 +53,6 @@ Cell cell_named(const std::string& name) {
   return Cell::gru;
 }
 
-template <class A>
-bool has_shape(const A& a, std::initializer_list<index> shape) {
-  if (a.ndim() != shape.size()) return false;
-  std::size_t axis = 0;
-  for (const index n : shape) {
-    if (static_cast<index>(a.shape(axis++)) != n) return false;
-  }
-  return true;
-}
-
-template <class A>
-bool rows_lie_together(const A& a) {
-  return a.size() == 0 ||
-         (a.ndim() > 0 && (a.stride(a.ndim() - 1) == 1 || a.shape(a.ndim() - 1) < 2));
-}
-
-template <class A>
-bool is_contiguous(const A& a) {
-  if (a.size() == 0) return true;
-  index expected = 1;
-  for (std::size_t axis = a.ndim(); axis-- > 0; expected *= a.shape(axis)) {
-    if (a.shape(axis) > 1 && a.stride(axis) != expected) return false;
-  }
-  return true;
-}
-
 // The weights of one layer: for each direction w_ih, w_hh, b_ih, b_hh. Packed when first used; the
 // arrays must not change afterwards.
 class LayerWeights {
@@ -95,18 +65,19 @@ class LayerWeights {
     D_ = arrays_[0]->shape(1);
     H_ = arrays_[1]->shape(1);
     dtype_ = arrays_[0]->dtype();
-    require(dtype_ == nb::dtype<double>() || float_kernels(),
+    require(is_float64() || float_kernels(),
             "weights are float32, float64, float16, or bfloat16, also as uint16");
     const index rows = H_ * kernels().float32[static_cast<int>(cell_)].gates;
     const bool bias = arrays_[2].has_value();
     for (std::size_t i = 0; i < arrays_.size(); ++i) {
-      const auto& a = arrays_[i];
+      auto& a = arrays_[i];
       const bool is_bias = i % 4 >= 2;
       require(a.has_value() == (!is_bias || bias), "all biases or none");
       if (!a) continue;
-      require(a->dtype() == dtype_ && is_contiguous(*a), "weights are contiguous and of one dtype");
-      require(is_bias ? has_shape(*a, {rows}) : has_shape(*a, {rows, i % 4 == 0 ? D_ : H_}),
+      require(a->dtype() == dtype_, "weights are of one dtype");
+      require(is_bias ? a->has_shape({rows}) : a->has_shape({rows, i % 4 == 0 ? D_ : H_}),
               "a weight's shape is off");
+      a->make_contiguous();
     }
   }
 
@@ -116,9 +87,8 @@ class LayerWeights {
   int directions() const { return static_cast<int>(arrays_.size() / 4); }
   bool bias() const { return arrays_[2].has_value(); }
   // Of all that is not a weight: float64, or float32.
-  nb::dlpack::dtype dtype() const {
-    return dtype_ == nb::dtype<double>() ? dtype_ : nb::dtype<float>();
-  }
+  bool is_float64() const { return dtype_ == nb::dtype<double>(); }
+  nb::dlpack::dtype dtype() const { return is_float64() ? dtype_ : nb::dtype<float>(); }
 
   template <class T>
   const Kernel<T>& kernel() const {
@@ -190,17 +160,17 @@ struct Call {
   index steps = schedule.plan().steps, batch = schedule.plan().batch;
   index rows = packed ? schedule.rows() : steps * batch;  // of the kept arrays
 
-  Call(LayerWeights& w, const In& x, const std::optional<Lengths>& lengths,
-       const std::optional<Lengths>& batch_sizes, const std::optional<Resets>& reset)
+  Call(LayerWeights& w, const In& x, const std::optional<In>& lengths,
+       const std::optional<In>& batch_sizes, const std::optional<In>& reset)
       : weights(w),
         schedule(titled_schedule(w, x, lengths, batch_sizes, reset)),
         packed(batch_sizes.has_value()) {}
 
   // What Schedule refuses is the user's to mend: say which layer.
   static Schedule titled_schedule(const LayerWeights& w, const In& x,
-                                  const std::optional<Lengths>& lengths,
-                                  const std::optional<Lengths>& batch_sizes,
-                                  const std::optional<Resets>& reset) {
+                                  const std::optional<In>& lengths,
+                                  const std::optional<In>& batch_sizes,
+                                  const std::optional<In>& reset) {
     try {
       return make_schedule(x, lengths, batch_sizes, reset);
     } catch (const std::invalid_argument& e) {
@@ -209,7 +179,8 @@ struct Call {
     }
   }
 
-  static Schedule packed_schedule(const Lengths& batch_sizes, index rows) {
+  static Schedule packed_schedule(const In& batch_sizes, index rows) {
+    const index* const sizes = static_cast<const index*>(batch_sizes.data());
     const auto require_sum = [&](bool holds) {
       if (holds) return;
       throw std::invalid_argument("batch_sizes must add up to the packed rows, " +
@@ -217,15 +188,19 @@ struct Call {
     };
     const index steps = batch_sizes.shape(0);
     // Before memory is taken for as many rows as they say.
-    require_sum(steps == 0 || batch_sizes.data()[0] <= rows);
-    Schedule schedule = Schedule::packed(steps, batch_sizes.data());
+    require_sum(steps == 0 || sizes[0] <= rows);
+    Schedule schedule = Schedule::packed(steps, sizes);
     require_sum(schedule.rows() == rows);
     return schedule;
   }
 
-  static Schedule make_schedule(const In& x, const std::optional<Lengths>& lengths,
-                                const std::optional<Lengths>& batch_sizes,
-                                const std::optional<Resets>& reset) {
+  static Schedule make_schedule(const In& x, const std::optional<In>& lengths,
+                                const std::optional<In>& batch_sizes,
+                                const std::optional<In>& reset) {
+    for (const auto& a : {lengths, batch_sizes}) {
+      require(!a || (a->dtype() == nb::dtype<index>() && a->ndim() == 1 && a->is_contiguous()),
+              "lengths and batch_sizes are int64, with one axis");
+    }
     if (batch_sizes) {
       require(!lengths && !reset, "packed input takes no lengths and no reset");
       require(x.ndim() == 2, "packed x has two axes");
@@ -233,16 +208,19 @@ struct Call {
     }
     require(x.ndim() == 3, "x has three axes");
     const index steps = x.shape(0), batch = x.shape(1);
-    if (lengths) require(has_shape(*lengths, {batch}), "lengths is (N,)");
-    if (!reset) return Schedule::dense(steps, batch, lengths ? lengths->data() : nullptr, {});
-    require(has_shape(*reset, {steps, batch}), "reset is (L, N)");
-    return Schedule::dense(steps, batch, lengths ? lengths->data() : nullptr,
-                           {reset->data(), reset->stride(0), reset->stride(1)});
+    if (lengths) require(lengths->has_shape({batch}), "lengths is (N,)");
+    const index* const each = lengths ? static_cast<const index*>(lengths->data()) : nullptr;
+    if (!reset) return Schedule::dense(steps, batch, each, {});
+    require(reset->has_shape({steps, batch}) && reset->dtype() == nb::dtype<bool>(),
+            "reset is (L, N), booleans");
+    return Schedule::dense(
+        steps, batch, each,
+        {static_cast<const bool*>(reset->data()), reset->stride(0), reset->stride(1)});
   }
 
   template <class A>
   void check(const A& a, const char* what) const {
-    require(a.dtype() == weights.dtype() && rows_lie_together(a), what);
+    require(a.dtype() == weights.dtype() && a.rows_lie_together(), what);
   }
 
   // (L, N, features), or (rows, features) where packed.
@@ -251,10 +229,10 @@ struct Call {
     check(a, what);
     T* const data = static_cast<T*>(a.data());
     if (packed) {
-      require(has_shape(a, {rows, features}), what);
+      require(a.has_shape({rows, features}), what);
       return {data, 0, static_cast<index>(a.stride(0)), schedule.plan().first};
     }
-    require(has_shape(a, {steps, batch, features}), what);
+    require(a.has_shape({steps, batch, features}), what);
     return {data, static_cast<index>(a.stride(0)), static_cast<index>(a.stride(1)), nullptr};
   }
 
@@ -262,7 +240,7 @@ struct Call {
   template <class T, class A>
   Rows<T> states(const A& a, int direction, const char* what) const {
     check(a, what);
-    require(has_shape(a, {directions, batch, H}), what);
+    require(a.has_shape({directions, batch, H}), what);
     return {static_cast<T*>(a.data()) + direction * a.stride(0), static_cast<index>(a.stride(1))};
   }
 
@@ -270,7 +248,7 @@ struct Call {
   template <class T, class A>
   T* kept(const A& a, index per, int direction, const char* what) const {
     check(a, what);
-    require(is_contiguous(a) && has_shape(a, {directions, rows, per * H}), what);
+    require(a.is_contiguous() && a.has_shape({directions, rows, per * H}), what);
     return static_cast<T*>(a.data()) + direction * rows * per * H;
   }
 };
@@ -305,12 +283,21 @@ void forward_as(const Call& call, const In& x, const Out& output, const Out& h_n
   run_forward(k, call.schedule, f, w.directions(), threads, handle_signals);
 }
 
-void forward(LayerWeights& weights, const In& x, const Out& output, const Out& h_n,
-             const std::optional<In>& h_0, const std::optional<Lengths>& lengths,
-             const std::optional<Resets>& reset, const std::optional<Lengths>& batch_sizes,
-             const std::optional<Out>& gates, const std::optional<Out>& states, index threads) {
+// What is read need not lie as the kernels want it.
+void lay_rows_together(std::initializer_list<std::optional<In>*> arrays) {
+  for (std::optional<In>* a : arrays) {
+    if (*a) (*a)->lay_rows_together();
+  }
+}
+
+void forward(LayerWeights& weights, In x, const Out& output, const Out& h_n, std::optional<In> h_0,
+             std::optional<In> lengths, const std::optional<In>& reset,
+             std::optional<In> batch_sizes, const std::optional<Out>& gates,
+             const std::optional<Out>& states, index threads) {
+  x.lay_rows_together();
+  lay_rows_together({&h_0, &lengths, &batch_sizes});
   const Call call(weights, x, lengths, batch_sizes, reset);
-  if (weights.dtype() == nb::dtype<float>()) {
+  if (!weights.is_float64()) {
     forward_as<float>(call, x, output, h_n, h_0, gates, states, threads);
   } else {
     forward_as<double>(call, x, output, h_n, h_0, gates, states, threads);
@@ -340,7 +327,7 @@ void backward_as(const Call& call, const In& x, const std::optional<In>& gates, 
     b[d].d_h_0 = call.states<T>(d_h_0, d, "d_h_0");
     if (d_x) {
       require(d_x->ndim() == x.ndim() + 1 && static_cast<index>(d_x->shape(0)) == call.directions &&
-                  is_contiguous(*d_x) && d_x->dtype() == w.dtype(),
+                  d_x->is_contiguous() && d_x->dtype() == w.dtype(),
               "d_x is (directions, *x.shape), contiguous");
       for (std::size_t axis = 0; axis < x.ndim(); ++axis) {
         require(d_x->shape(axis + 1) == x.shape(axis), "d_x is (directions, *x.shape), contiguous");
@@ -358,8 +345,8 @@ void backward_as(const Call& call, const In& x, const std::optional<In>& gates, 
         require(a.has_value() == (i < 2 || w.bias()), "one gradient a weight");
         if (!a) continue;
         require(
-            a->dtype() == w.dtype() && is_contiguous(*a) &&
-                (i >= 2 ? has_shape(*a, {rows}) : has_shape(*a, {rows, i == 0 ? call.D : call.H})),
+            a->dtype() == w.dtype() && a->is_contiguous() &&
+                (i >= 2 ? a->has_shape({rows}) : a->has_shape({rows, i == 0 ? call.D : call.H})),
             "a weight gradient's shape is off");
         to[i] = static_cast<T*>(a->data());
       }
@@ -378,18 +365,38 @@ void backward_as(const Call& call, const In& x, const std::optional<In>& gates, 
   run_backward(k, call.schedule, b, w.directions(), threads, handle_signals);
 }
 
-void backward(LayerWeights& weights, const In& x, const std::optional<In>& gates, const In& states,
-              const std::optional<In>& d_output, const std::optional<In>& d_h_n,
-              const std::optional<Out>& d_x, const Out& d_h_0,
-              const std::optional<std::vector<std::optional<Out>>>& d_weights,
-              const std::optional<Lengths>& lengths, const std::optional<Resets>& reset,
-              const std::optional<Lengths>& batch_sizes, index threads) {
+void backward(LayerWeights& weights, In x, std::optional<In> gates, In states,
+              std::optional<In> d_output, std::optional<In> d_h_n, const std::optional<Out>& d_x,
+              const Out& d_h_0, const std::optional<std::vector<std::optional<Out>>>& d_weights,
+              std::optional<In> lengths, const std::optional<In>& reset,
+              std::optional<In> batch_sizes, index threads) {
+  x.lay_rows_together();
+  lay_rows_together({&d_output, &d_h_n, &lengths, &batch_sizes});
+  states.make_contiguous();
+  if (gates) gates->make_contiguous();
   const Call call(weights, x, lengths, batch_sizes, reset);
-  if (weights.dtype() == nb::dtype<float>()) {
+  if (!weights.is_float64()) {
     backward_as<float>(call, x, gates, states, d_output, d_h_n, d_x, d_h_0, d_weights, threads);
   } else {
     backward_as<double>(call, x, gates, states, d_output, d_h_n, d_x, d_h_0, d_weights, threads);
   }
+}
+
+// A new array, for a result.
+template <class T>
+nb::ndarray<nb::numpy> empty_as(const std::vector<std::size_t>& shape) {
+  double values = 1;  // an integer may be too small for it
+  for (const std::size_t n : shape) values *= static_cast<double>(n);
+  if (values > static_cast<double>(std::numeric_limits<index>::max() / 16)) throw std::bad_alloc();
+  auto buffer = std::make_unique<Buffer<T>>(static_cast<index>(values));
+  T* const data = buffer->get();
+  const nb::capsule owner(buffer.release(),
+                          [](void* p) noexcept { delete static_cast<Buffer<T>*>(p); });
+  return {data, shape.size(), shape.data(), owner, nullptr, nb::dtype<T>()};
+}
+
+nb::ndarray<nb::numpy> empty(const std::vector<std::size_t>& shape, bool is_float64) {
+  return is_float64 ? empty_as<double>(shape) : empty_as<float>(shape);
 }
 
 }  // namespace
@@ -416,7 +423,8 @@ NB_MODULE(_engine, m) {
       m, "Weights", "One layer's weights, packed when first used; they must not change afterwards.")
       .def(nb::init<const std::string&, std::vector<std::optional<In>>>(), "cell"_a, "arrays"_a)
       .def_prop_ro("directions", &LayerWeights::directions)
-      .def_prop_ro("hidden_size", &LayerWeights::hidden_size);
+      .def_prop_ro("hidden_size", &LayerWeights::hidden_size)
+      .def_prop_ro("is_float64", &LayerWeights::is_float64, "Whether all else is, or float32.");
   m.def("forward", &forward, "weights"_a, "x"_a, "output"_a, "h_n"_a, "h_0"_a.none(),
         "lengths"_a.none(), "reset"_a.none(), "batch_sizes"_a.none(), "gates"_a.none(),
         "states"_a.none(), "threads"_a,
@@ -429,6 +437,9 @@ NB_MODULE(_engine, m) {
         "lengths"_a.none(), "reset"_a.none(), "batch_sizes"_a.none(), "threads"_a,
         "Fills d_x (directions, *x.shape), d_h_0 (directions, N, H) and d_weights, arrays as the "
         "weights are.");
+  m.def("empty", &empty, "shape"_a, "is_float64"_a,
+        "A new array, float64 or float32, in memory that the engine keeps for the next one when it "
+        "is freed.");
   m.def("poison_buffers", &poison_buffers, "on"_a,
         "For tests: fill scratch memory with NaN before use.");
 }
