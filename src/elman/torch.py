@@ -54,9 +54,7 @@ def _served(x: Tensor, hx: Tensor | None, *weights: Any) -> bool:
     if hx is not None and hx.dtype == torch.float32 and dtype in HALVES:
         hx = hx.to(dtype)  # the state is float32
     for t in (x, hx, *weights):
-        if t is None:
-            continue
-        if t.dtype != dtype or not t.is_cpu or t.layout != _STRIDED or t.is_neg():
+        if t is not None and (t.dtype != dtype or not t.is_cpu or t.layout != _STRIDED):
             return False
     return True
 

@@ -323,7 +323,7 @@ def run_kernel(*arguments: Any) -> Any:
     """
     if is_transformed():  # and members' gates are all kept
         return _Layer.apply(*arguments[:-1], False)[:2]
-    if _is_watched(arguments[1]):
+    if _is_watched(arguments[1]) or _is_one_negated(arguments[1:11]):
         return torch.ops.elman.layer(*arguments)[:2]
     *_, keep, _ = arguments
     return _DirectLayer.apply(*arguments) if keep else _run_layer(*arguments)[:2]
@@ -333,8 +333,12 @@ def _run_backward(*arguments: Any) -> Sequence[Any]:
     """``elman::layer_backward``."""
     if is_transformed():
         return _LayerBackward.apply(*arguments)
-    *_, d_output, d_h_n, _, _ = arguments
-    if torch.is_grad_enabled() or _is_watched(arguments[1], d_output, d_h_n):
+    *tensors, d_output, d_h_n = arguments[1:-2]
+    if (
+        torch.is_grad_enabled()
+        or _is_watched(tensors[0], d_output, d_h_n)
+        or _is_one_negated((*tensors[:10], d_output, d_h_n))
+    ):
         return torch.ops.elman.layer_backward(*arguments)
     return _run_layer_backward(*arguments)
 
@@ -357,9 +361,19 @@ def _is_watched(*tensors: Tensor | None) -> bool:
 
 
 def _is_odd(t: Tensor | None) -> bool:
-    # Of the old batched kind are cotangents of torch.autograd.grad with is_grads_batched=True. What
-    # a bit negates, as it does a conjugate's imaginary part, is resolved on its way to an operator.
-    return t is not None and (type(t) is not Tensor or is_legacy_batchedtensor(t) or t.is_neg())
+    # Of the old batched kind are cotangents of torch.autograd.grad with is_grads_batched=True.
+    return t is not None and (type(t) is not Tensor or is_legacy_batchedtensor(t))
+
+
+def _is_one_negated(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether one lies in memory with the other sign, as a conjugate's imaginary part does.
+
+    The dispatcher knows of that, the engine does not.
+    """
+    for t in tensors:  # noqa: SIM110 (a generator takes a microsecond)
+        if t is not None and t.is_neg():
+            return True
+    return False
 
 
 def run_scan(*inputs: Any) -> tuple[Tensor, Tensor]:

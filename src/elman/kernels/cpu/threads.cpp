@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 #include <pthread.h>
 #include <sched.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <stdexcept>
@@ -192,12 +193,21 @@ Pool& pool() {
   return *the_pool.load();
 }
 
-// Null where OpenMP does not have as many threads for this one. Called by one thread at a time, who
-// has taken the pool. It may yet be loaded, and is looked for again.
+// Only the main thread has OpenMP's: each that calls would get a pool of its own from it.
+bool is_main_thread() {
+#if defined(__linux__)
+  return gettid() == getpid();
+#else
+  return false;
+#endif
+}
+
+// Null where OpenMP does not have as many threads for this one. It may yet be loaded, and is looked
+// for again.
 const OpenMP* openmp(int members) {
   static OpenMP found;
   static bool is_found = false;
-  if (is_forked) return nullptr;
+  if (is_forked || !is_main_thread()) return nullptr;
   if (!is_found) is_found = found.find();
   return is_found && found.has(members) ? &found : nullptr;
 }
