@@ -47,7 +47,7 @@ test: $(INSTALLED) ## run every test and every documented example
 
 test-oneflow: $(ONEFLOW)/installed ## run the OneFlow door's tests on OneFlow itself; needs Python 3.10
 	LD_LIBRARY_PATH=$(NVIDIA)/cudnn/lib:$(NVIDIA)/cublas/lib \
-		$(ONEFLOW)/bin/python -m pytest tests/test_oneflow.py src/elman/oneflow.py
+		$(ONEFLOW)/bin/python -m pytest -k oneflow tests/test_oneflow.py tests/test_exact.py src/elman/oneflow.py
 
 test-r: $(INSTALLED) ## run the R package's tests; installs R and reticulate on Debian
 	dpkg -s $(R_PACKAGES) > /dev/null 2>&1 || \
@@ -154,7 +154,7 @@ $(OLDEST)/installed: pyproject.toml CMakeLists.txt $(NATIVE)
 
 $(ONEFLOW)/installed: pyproject.toml CMakeLists.txt $(NATIVE)
 	test -x $(ONEFLOW)/bin/python || $(PYTHON310) -m venv $(ONEFLOW)
-	$(ONEFLOW)/bin/python $(PIP) $(ONEFLOW_PACKAGES) pytest scikit-build-core nanobind cmake ninja
+	$(ONEFLOW)/bin/python $(PIP) $(ONEFLOW_PACKAGES) hypothesis pytest scikit-build-core nanobind cmake ninja
 	$(ONEFLOW)/bin/python $(PIP) --no-build-isolation --no-deps --editable .
 	touch $@
 

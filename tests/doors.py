@@ -191,35 +191,64 @@ def run_torch(case):
 
     import elman.torch
 
+    return run_as_torch(case, torch, elman.torch, tensor, array)
+
+
+def run_oneflow(case):
+    """In float32 where the case is in half precision, which the door leaves to OneFlow."""
+    import oneflow
+
+    import elman.oneflow
+
+    return run_as_torch(widened(case), oneflow, elman.oneflow, oneflow.tensor, oneflow.Tensor.numpy)
+
+
+def run_as_torch(case, library, door, tensor, array):
+    """In a library that has torch's names, with arrays to its tensors and back."""
     spec = case.spec
     options = {
         "num_layers": spec.num_layers,
         "bias": spec.bias,
         "bidirectional": spec.bidirectional,
-        "dtype": getattr(torch, case.dtype),
+        "dtype": getattr(library, case.dtype),
     }
     if spec.cell.name == "gru":
-        layer = elman.torch.GRU(spec.input_size, spec.hidden_size, **options)
+        layer = door.GRU(spec.input_size, spec.hidden_size, **options)
     else:
         options["nonlinearity"] = spec.cell.name.removeprefix("rnn_")
-        layer = elman.torch.RNN(spec.input_size, spec.hidden_size, **options)
+        layer = door.RNN(spec.input_size, spec.hidden_size, **options)
     layer.load_state_dict({name: tensor(w) for name, w in case.weights.items()})
     x, h_0 = tensor(case.x).requires_grad_(), tensor(case.h_0).requires_grad_()
     extents = {
         name: None if a is None else tensor(a)
         for name, a in (("lengths", case.lengths), ("reset", case.reset))
     }
-    with elman.torch.require("kernel"):
+    with door.require("kernel"):
         output, h_n = layer(x, h_0, **extents)
     named = dict(layer.named_parameters())
     inputs = (x, h_0, *(named[name] for name in case.weights))
-    cotangents = (tensor(case.d_output), tensor(case.d_h_n))
-    gradients = torch.autograd.grad((output, h_n), inputs, cotangents)
+    # As one number: OneFlow does not begin at two results of one node.
+    products = (output * tensor(case.d_output)).sum() + (h_n * tensor(case.d_h_n)).sum()
+    gradients = library.autograd.grad(products, inputs)
     names = ("x", "h_0", *case.weights)
     results = {"output": output, "h_n": h_n} | {
         f"d_{name}": d for name, d in zip(names, gradients, strict=True)
     }
     return {name: array(t) for name, t in results.items()}
+
+
+def widened(case):
+    """The same in float32, where it is in half precision."""
+
+    def wide(a):
+        return a if a.dtype in FULL else a.astype(np.float32)
+
+    return replace(
+        case,
+        weights={name: wide(w) for name, w in case.weights.items()},
+        x=wide(case.x),
+        d_output=wide(case.d_output),
+    )
 
 
 def tensor(a):
@@ -258,15 +287,11 @@ def fit_mlx(case):
 
     And in float32 where it is in half precision, which the door leaves to MLX.
     """
-
-    def widened(a):
-        return a if a.dtype in FULL else a.astype(np.float32)
-
-    weights = {name: widened(w).copy() for name, w in case.weights.items()}
+    case = widened(case)
+    weights = {name: w.copy() for name, w in case.weights.items()}
     for name, w in weights.items():
         if name.startswith("bias_hh"):
             w[: 2 * case.spec.hidden_size] = 0
-    case = replace(case, x=widened(case.x), d_output=widened(case.d_output))
     return replace(case, weights=weights)
 
 
@@ -336,3 +361,5 @@ if find_spec("torch"):
     DOORS["torch"] = run_torch
 if find_spec("mlx"):
     DOORS["mlx"] = lambda case: run_mlx(fit_mlx(case))
+if find_spec("oneflow"):
+    DOORS["oneflow"] = run_oneflow

@@ -21,6 +21,7 @@ from doors import (
     numpy_layer,
     run_numpy,
     tensor,
+    widened,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -109,32 +110,49 @@ def test_whole_or_in_chunks_with_the_state_carried(door, case, cuts):
 
 
 def torch_cell(case):
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    import torch
+
     import elman.torch
 
+    return cell_as_torch(case, torch, elman.torch, tensor, array)
+
+
+def oneflow_cell(case):
+    import oneflow
+
+    import elman.oneflow
+
+    return cell_as_torch(case, oneflow, elman.oneflow, oneflow.tensor, oneflow.Tensor.numpy)
+
+
+def cell_as_torch(case, library, door, tensor, array):
     spec = case.spec
-    options = {"bias": spec.bias, "dtype": getattr(torch, case.dtype)}
+    options = {"bias": spec.bias, "dtype": getattr(library, case.dtype)}
     if spec.cell.name == "gru":
-        cell = elman.torch.GRUCell(spec.input_size, spec.hidden_size, **options)
+        cell = door.GRUCell(spec.input_size, spec.hidden_size, **options)
     else:
         options["nonlinearity"] = spec.cell.name.removeprefix("rnn_")
-        cell = elman.torch.RNNCell(spec.input_size, spec.hidden_size, **options)
+        cell = door.RNNCell(spec.input_size, spec.hidden_size, **options)
     cell.load_state_dict({k.removesuffix("_l0"): tensor(w) for k, w in case.weights.items()})
 
     def run(x, h):
-        with elman.torch.require("kernel"):
+        with door.require("kernel"):
             return array(cell(tensor(x), tensor(h)))
 
     return run
 
 
+CELL_DOORS = {"numpy": numpy_cell, "torch": torch_cell, "oneflow": oneflow_cell}
+
+
 @pytest.mark.every_isa
-@pytest.mark.parametrize("cell_of", [numpy_cell, torch_cell])
+@pytest.mark.parametrize("door", [name for name in CELL_DOORS if name in DOORS])
 @given(case=cases(num_layers=1, bidirectional=False, extents=False))
-def test_whole_or_cell_by_cell(cell_of, case):
+def test_whole_or_cell_by_cell(door, case):
     """With a batch, and one row at a time without one."""
+    case = widened(case) if door == "oneflow" else case
     whole = run_numpy(case)
-    step = cell_of(case)
+    step = CELL_DOORS[door](case)
     h = case.h_0[0]
     for t, x_t in enumerate(case.x):
         alone = step(x_t[-1], h[-1])
@@ -167,7 +185,7 @@ def test_an_episode_alone_and_after_a_reset(door, case, cut):
 @given(case=cases())
 def test_doors_that_share_the_engine_agree(door, case):
     """Outputs and every gradient."""
-    case = fit_mlx(case) if door == "mlx" else case
+    case = {"mlx": fit_mlx, "oneflow": widened}.get(door, lambda case: case)(case)
     got, want = DOORS[door](case), run_numpy(case)
     assert got.keys() <= want.keys()
     assert {*BY_ROW, "d_weight_ih_l0", "d_weight_hh_l0"} <= got.keys()

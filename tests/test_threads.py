@@ -1,7 +1,10 @@
 """A process that has used the engine may fork or spawn others, which give the same bits."""
 
 import multiprocessing
+import os
+import subprocess
 import sys
+import sysconfig
 import threading
 
 import numpy as np
@@ -102,3 +105,12 @@ def test_a_fork_of_a_fork():
     finally:
         process.kill()
         process.join()
+
+
+@pytest.mark.skipif(
+    not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python has its lock always"
+)
+def test_a_free_threaded_python_stays_so():
+    code = "import elman, sys; assert not sys._is_gil_enabled()"
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHON_GIL"}
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, env=environment)

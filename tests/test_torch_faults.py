@@ -1,13 +1,13 @@
 """The PyTorch door in workers of a DataLoader, beside torch's threads, and interrupted."""
 
-import os
 import sys
-import threading
 
 import numpy as np
 import pytest
+from doors import threads
 from reference import assert_all_same_bits, assert_same_bits
-from test_faults import LIMIT, compute, ctrl_c, in_new_process
+from test_exact_threads import at_once
+from test_faults import LIMIT, compute, count_threads, ctrl_c, in_new_process, only_linux
 
 import elman
 import elman.torch
@@ -67,46 +67,59 @@ def test_workers_of_a_data_loader(method):
 
 
 def test_threads_of_torch_numpy_and_elman_together():
-    dataset = Dataset()
-    want = dataset[1]
+    want = Dataset()[1]
     a = np.random.default_rng(0).normal(size=(300, 300))
-    wrong = []
 
-    def work():
-        for _ in range(5):
-            torch.ones(400, 400) @ torch.ones(400, 400)
-            a @ a
-            got = dataset_of_thread[threading.current_thread()][1]
-            for x, y in zip(got[0], want[0], strict=True):
-                if not torch.equal(x, y):
-                    wrong.append(x)
+    def job(dataset):
+        torch.ones(400, 400) @ torch.ones(400, 400)
+        a @ a
+        return dataset[1]
 
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(3)]
-    dataset_of_thread = {thread: Dataset() for thread in threads}
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(LIMIT)
-        assert not thread.is_alive(), "a thread hangs"
-    assert not wrong
+    datasets = [Dataset() for _ in range(3)]
+    with threads(3):
+        for results in at_once([lambda d=d: job(d) for d in datasets], 20):
+            for got, got_numpy in results:
+                for x, y in zip(got, want[0], strict=True):
+                    assert_same_bits(x, y)
+                assert_all_same_bits(got_numpy, want[1])
 
 
-def work_on_torchs_threads():
-    torch.set_num_threads(2)
-    torch.ones(1000, 1000) @ torch.ones(1000, 1000)
-    before = len(os.listdir("/proc/self/task"))
-    layer = elman.torch.GRU(64, 256)
-    x = torch.randn(20, 16, 64)
-    on_two = forward_and_gradients(layer, x)
-    assert len(os.listdir("/proc/self/task")) == before
+def count_threads_of_both_doors():
+    layer = elman.torch.GRU(20, 64)
+    x, d_output = torch.ones(30, 40, 20, requires_grad=True), torch.ones(30, 40, 64)
+
+    def call():
+        output, _ = layer(x)
+        torch.autograd.grad(output, (x, *layer.parameters()), d_output)
+
     torch.set_num_threads(1)
-    for a, b in zip(on_two, forward_and_gradients(layer, x), strict=True):
-        assert_same_bits(a, b)
+    call()
+    before = count_threads()
+    call()
+    assert count_threads() == before, "torch was told to use one thread"
+    torch.set_num_threads(3)
+    torch.ones(1000, 1000) @ torch.ones(1000, 1000)
+    assert count_threads() == before + 2
+    call()
+    assert count_threads() == before + 2, "torch's threads are there to be used"
+    elman.set_num_threads(3)
+    compute()
+    assert count_threads() == before + 2, "the doors share their threads"
+
+    def both():
+        call()
+        compute()
+        return count_threads()
+
+    callers = 6
+    counts = at_once([both] * callers, 5)
+    # Other threads than the main one share two of Elman's.
+    assert max(map(max, counts)) <= before + 2 + callers + 2
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_calls_run_on_torchs_threads():
-    in_new_process(work_on_torchs_threads)
+@only_linux
+def test_calls_of_both_doors_share_the_threads_that_torch_allows():
+    in_new_process(count_threads_of_both_doors)
 
 
 @pytest.mark.parametrize("backward", [False, True])

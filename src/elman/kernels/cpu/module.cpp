@@ -445,10 +445,30 @@ NB_MODULE(_engine, m) {
 }
 #undef PyInit__engine
 
+namespace {
+
+bool in_main_interpreter() {
+  if (PyInterpreterState_Get() == PyInterpreterState_Main()) return true;
+  PyErr_SetString(PyExc_ImportError, "elman._engine runs in the main interpreter only");
+  return false;
+}
+
+int (*execute)(PyObject*);  // nanobind's
+
+int execute_in_main_interpreter(PyObject* module) {
+  return in_main_interpreter() ? execute(module) : -1;
+}
+
+}  // namespace
+
+// From Python 3.13 on this runs in the main interpreter, whichever imports: so what it returns has
+// to look as well.
 extern "C" NB_EXPORT PyObject* PyInit__engine() {
-  if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
-    PyErr_SetString(PyExc_ImportError, "elman._engine runs in the main interpreter only");
-    return nullptr;
-  }
-  return init_in_main_interpreter();
+  PyObject* const definition = in_main_interpreter() ? init_in_main_interpreter() : nullptr;
+  if (!definition || execute) return definition;
+  PyModuleDef_Slot* slot = reinterpret_cast<PyModuleDef*>(definition)->m_slots;
+  while (slot->slot != Py_mod_exec) ++slot;
+  execute = reinterpret_cast<decltype(execute)>(slot->value);
+  slot->value = reinterpret_cast<void*>(execute_in_main_interpreter);
+  return definition;
 }

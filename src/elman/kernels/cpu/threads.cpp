@@ -5,6 +5,10 @@
 #include <sched.h>
 #include <unistd.h>
 
+#if defined(__linux__)
+#include <sys/syscall.h>
+#endif
+
 #include <algorithm>
 #include <stdexcept>
 #include <thread>
@@ -196,7 +200,7 @@ Pool& pool() {
 // Only the main thread has OpenMP's: each that calls would get a pool of its own from it.
 bool is_main_thread() {
 #if defined(__linux__)
-  return gettid() == getpid();
+  return syscall(SYS_gettid) == getpid();
 #else
   return false;
 #endif
