@@ -68,7 +68,9 @@ def _run_kernel(cell: str, x: Tensor, h_0: Tensor | None, *arguments: Any) -> tu
 
 
 def _are_tensors(x: Any, hx: Any) -> bool:
-    return isinstance(x, Tensor) and (hx is None or isinstance(hx, Tensor))
+    if not isinstance(x, Tensor) or x.is_nested:  # which may have no shape
+        return False
+    return hx is None or (isinstance(hx, Tensor) and not hx.is_nested)
 
 
 def _is_differentiated(*tensors: Tensor | None) -> bool:
@@ -360,6 +362,7 @@ def _step(cell: Any, stock: Any, name: str, input: Any, hx: Any) -> Tensor:
     valid = _are_tensors(input, hx) and input.dim() in (1, 2) and input.shape[-1] == cell.input_size
     state = (*input.shape[:-1], cell.hidden_size) if valid else ()
     valid = valid and (hx is None or tuple(hx.shape) == state)
+    valid = valid and cell.input_size > 0 and cell.hidden_size > 0  # torch's cells may be empty
     if not valid or _needs_loop() or _becomes_onnx() or not _served(input, hx, *weights):
         _paths.take("torch", cell._get_name())
         return stock.forward(cell, input, hx)

@@ -79,9 +79,20 @@ class _Inputs:
         return engine.pack(self.cell, [None if w is None else _lend(w) for w in weights])
 
 
-def _arrays(tensors: Sequence[Tensor | None]) -> list[Any]:
+def _arrays(cell: str, tensors: Sequence[Tensor | None]) -> list[Any]:
     """All but the weights as arrays, by force: whatever needs gradients, and views that negate."""
-    return [t if t is None or 2 <= n < 10 else t.numpy(force=True) for n, t in enumerate(tensors)]
+    there = [t if t is None or t.data_ptr() else _present(cell, t) for t in tensors]
+    return [t if t is None or 2 <= n < 10 else t.numpy(force=True) for n, t in enumerate(there)]
+
+
+def _present(cell: str, t: Tensor) -> Tensor:
+    """A tensor at no address: torch's zeros that take no memory get some, empty ones need none."""
+    if t._is_zerotensor():  # pyright: ignore[reportPrivateUsage]
+        return t.clone()
+    if t.numel() > 0:  # its storage was resized, by which FSDP, for one, frees a weight
+        title = "GRU" if cell == "gru" else "RNN"
+        raise RuntimeError(f"{title}: the memory of a tensor of {tuple(t.shape)} has been freed")
+    return t
 
 
 def _lend(weight: Tensor) -> Any:
@@ -127,7 +138,7 @@ def _run_layer(cell: str, *arguments: Any) -> list[Any]:
     *tensors, keep, recompute = arguments
     paths.counts["kernel"] += 1
     try:
-        return _tensors(_forward(cell, _arrays(tensors), keep, recompute))
+        return _tensors(_forward(cell, _arrays(cell, tensors), keep, recompute))
     except (MemoryError, ValueError) as e:  # ValueError: lengths out of range
         raise RuntimeError(str(e)) from None
 
@@ -162,7 +173,8 @@ def _layer_backward(*arguments: Any) -> tuple[Tensor, ...]:
 
 def _run_layer_backward(cell: str, *arguments: Any) -> list[Any]:
     *tensors, need_x, need_weights = arguments
-    d_x, d_h_0, *d_weights = _tensors(_backward(cell, _arrays(tensors), need_x, need_weights))
+    arrays = _arrays(cell, tensors)
+    d_x, d_h_0, *d_weights = _tensors(_backward(cell, arrays, need_x, need_weights))
     pairs = zip(d_weights, tensors[2:10], strict=True)
     return [d_x, d_h_0, *(d if d is None or w is None else d.to(w.dtype) for d, w in pairs)]
 

@@ -94,6 +94,7 @@ class LayerWeights {
             "w_ih and w_hh are matrices");
     D_ = arrays_[0]->shape(1);
     H_ = arrays_[1]->shape(1);
+    require(H_ > 0, "there is a hidden unit");
     dtype_ = arrays_[0]->dtype();
     require(dtype_ == nb::dtype<double>() || float_kernels(),
             "weights are float32, float64, float16, or bfloat16, also as uint16");
