@@ -90,6 +90,8 @@ def _contiguous(weight: Any) -> Any:
     if not isinstance(weight, np.ndarray):
         return weight
     a: Array = np.ascontiguousarray(cast(Array, weight))
+    if not a.flags.aligned:
+        a = np.array(a)
     return a.view(np.uint16) if a.dtype.itemsize == 2 and a.dtype != np.float16 else a
 
 
