@@ -330,6 +330,14 @@ def test_shared_weight():
 # --- Errors --------------------------------------------------------------------------------------
 
 X, HX = torch.randn(5, 3, 4), torch.randn(2, 3, 6)
+
+
+def ordered(indices):
+    """Three packed rows in an order, which is its own inverse as far as it is one."""
+    packed, indices = pack_padded_sequence(X, [5, 4, 1]), torch.tensor(indices)
+    return PackedSequence(packed.data, packed.batch_sizes, indices, indices)
+
+
 LAYER_CALLS = {
     "one axis": (X[0, 0],),
     "no axis": (torch.tensor(1.0),),
@@ -370,6 +378,9 @@ LAYER_CALLS = {
     "array": (X.numpy(),),
     "packed, input size": (pack_padded_sequence(X[..., :3], [5, 4, 1]),),
     "packed, another float": (pack_padded_sequence(X.double(), [5, 4, 1]),),
+    "packed, an order of fewer rows": (ordered([1, 0]), HX),
+    "packed, an order of more rows": (ordered([1, 0, 2, 1]), HX),
+    "packed, an order of other rows": (ordered([2, 0, 7]), HX),
     "packed, hx of another batch": (pack_padded_sequence(X, [5, 4, 1]), HX[:, :2]),
     "packed, hx of another size": (pack_padded_sequence(X, [5, 4, 1]), HX[..., :5]),
     "packed, hx of another layer count": (pack_padded_sequence(X, [5, 4, 1]), HX[:1]),

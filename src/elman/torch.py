@@ -253,6 +253,7 @@ class _Layer(nn.RNNBase):
             h_0 = x.new_zeros(layers, int(batch_sizes[0]), self.hidden_size)
         else:
             h_0 = self.permute_hidden(hx, sorted_indices)
+            self.check_hidden_size(h_0, self.get_expected_hidden_size(x, batch_sizes))
         output, h_n = self._run(x, h_0, weights, kernel, None, None, batch_sizes)
         packed = PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices)
         return packed, self.permute_hidden(h_n, unsorted_indices)
