@@ -81,8 +81,13 @@ class _Inputs:
 
 def _arrays(cell: str, tensors: Sequence[Tensor | None]) -> list[Any]:
     """All but the weights as arrays, by force: whatever needs gradients, and views that negate."""
-    there = [t if t is None or t.data_ptr() else _present(cell, t) for t in tensors]
-    return [t if t is None or 2 <= n < 10 else t.numpy(force=True) for n, t in enumerate(there)]
+    arrays: list[Any] = []
+    for n, t in enumerate(tensors):
+        if t is not None:
+            t = t if t.data_ptr() else _present(cell, t)
+            t = t if 2 <= n < 10 else t.numpy(force=True)
+        arrays.append(t)
+    return arrays
 
 
 def _present(cell: str, t: Tensor) -> Tensor:
