@@ -408,6 +408,13 @@ def test_the_extension_touches_no_memory_that_does_not_fit(wrong, how):
         _engine.forward(weights, **arrays, **rest)
 
 
+def test_the_extension_refuses_a_layer_without_units():
+    """There is nothing to divide memory by."""
+    empty = [np.zeros((0, 2), "float32"), np.zeros((0, 0), "float32"), None, None]
+    with pytest.raises(ValueError, match="there is a hidden unit"):
+        engine.pack(elman.GRU(2, 3).spec.cell, empty)
+
+
 @pytest.mark.parametrize(("steps", "batch"), [(7, 5), (1, 1), (3, 0), (0, 3)])
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("bias", [False, True])

@@ -2,6 +2,7 @@
 
 # ruff: noqa: PT017 (whether a call raises is not known beforehand)
 
+import contextlib
 import re
 from importlib.util import find_spec
 
@@ -269,6 +270,33 @@ def test_a_call_of_a_layer_of_torch(data, case):
     assert torch.equal(layer(x)[0], before)
 
 
+@pytest.mark.skipif(not find_spec("torch"), reason="PyTorch is not installed")
+@given(data=st.data(), cell=st.sampled_from(CELLS), dtype=st.sampled_from(FULL))
+def test_a_call_of_a_cell_of_torch(data, cell, dtype):
+    """torch's own error, or torch's own answer."""
+    import torch
+
+    import elman.torch
+
+    name = "GRUCell" if cell == "gru" else "RNNCell"
+    options = {} if cell == "gru" else {"nonlinearity": cell.removeprefix("rnn_")}
+    ours = getattr(elman.torch, name)(D, H, **options, dtype=getattr(torch, dtype))
+    stock = type(ours).__mro__[1].forward
+    case = make(cell, D, H, 1, N, dtype)
+    call = {"input": case.x[0], "hx": case.h_0[0]}
+    which = data.draw(st.sampled_from(list(call)))
+    call[which] = data.draw(hostile.changed(call[which]), label=which)
+    call = {k: torch_tensor(a) for k, a in call.items()}
+    try:
+        want = stock(ours, **call)
+    except Exception as error:
+        with pytest.raises(type(error)) as caught:
+            ours(**call)
+        assert str(caught.value) == str(error) or NO_MEMORY.search(str(caught.value))
+    else:
+        reference.assert_close(ours(**call).detach().numpy(), want.detach().numpy(), dtype)
+
+
 def torchs_error(layer, x, h_0):
     """What torch.nn's layer raises, if anything."""
     try:
@@ -314,6 +342,16 @@ def test_a_packed_sequence_that_lies(batch_sizes, rows, dtype):
     assert torch.equal(h_n, want_h_n)
 
 
+def mlx_array(value):
+    """As MLX has it, where MLX can."""
+    import mlx.core as mx
+
+    if isinstance(value, np.ndarray) and value.size < 1000:
+        with contextlib.suppress(TypeError, ValueError, RuntimeError):
+            return mx.array(np.array(value))
+    return value
+
+
 @pytest.mark.skipif(not find_spec("mlx"), reason="MLX is not installed")
 @many
 @given(data=st.data(), case=good_cases)
@@ -329,14 +367,11 @@ def test_a_call_of_a_layer_of_mlx(data, case):
     lengths = data.draw(st.one_of(st.none(), hostile.lengths(L, N)))
     reset = data.draw(st.one_of(st.none(), hostile.changed(case.reset.T)))
     other = data.draw(hostile.changed(case.x[..., :D].swapaxes(0, 1).astype("float32")))
-    other = other if data.draw(st.booleans()) else x
-    if isinstance(other, np.ndarray) and other.size < 1000:
-        try:
-            other = mx.array(np.array(other))
-        except (TypeError, ValueError, RuntimeError):
-            other = x
+    other = mlx_array(other) if data.draw(st.booleans()) else x
+    h_0 = case.h_0.astype("float32")
+    hidden = mlx_array(data.draw(st.one_of(st.none(), hostile.changed(h_0))))
     try:
-        output, h_n = layer(other, lengths=lengths, reset=reset, return_state=True)
+        output, h_n = layer(other, hidden, lengths=lengths, reset=reset, return_state=True)
     except Exception as e:
         assert is_clear(e, OWN, case.spec.title), repr(e)
     else:
@@ -344,6 +379,7 @@ def test_a_call_of_a_layer_of_mlx(data, case):
         if other is x:
             want = layer(
                 x,
+                hidden,
                 lengths=None if lengths is None else np.asarray(lengths).tolist(),
                 reset=None if reset is None else np.asarray(reset).tolist(),
             )

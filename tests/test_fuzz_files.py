@@ -159,6 +159,15 @@ def test_headers_of_malice(header, path):
     assert not readers.safetensors(written(header, data=bytes(4)), path)
 
 
+@pytest.mark.parametrize("shape", [[0, 2**62], [0, 2**63], [0] * 70], ids=lambda s: f"{s[:2]}")
+def test_shapes_of_nothing_that_no_array_has(shape, path):
+    """They take no bytes, and so the file is a good one; the error still names it."""
+    entry = {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}
+    path.write_bytes(written({"a": entry}, data=b""))
+    with pytest.raises(ValueError, match=r"^load: '.*file' holds a shape that NumPy does not have"):
+        elman.load(path)
+
+
 # Models
 
 
@@ -261,7 +270,83 @@ def test_a_node_of_the_same_name_that_is_not_onnxs(path):
     assert not readers.onnx(proto.SerializeToString(), path)
 
 
+FEATURES = 9 * 2 * 4  # bytes of the model's W
+
+
+@pytest.fixture
+def beside(tmp_path):
+    """Writes a model whose W is in a file of its own, of as many bytes as is said."""
+
+    def write(size, **entries):
+        proto = model()
+        (tensor,) = (t for t in proto.graph.initializer if t.name == "W")
+        data = tensor.raw_data
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in ({"location": "w"} | entries).items():
+            tensor.external_data.add(key=key, value=str(value))
+        (tmp_path / "model").write_bytes(proto.SerializeToString())
+        with open(tmp_path / "w", "wb") as file:
+            file.write(data)
+            file.truncate(size)
+        return tmp_path / "model"
+
+    return write
+
+
+@pytest.mark.parametrize("entries", [{}, {"length": FEATURES}, {"offset": 0}])
+@pytest.mark.parametrize("size", [FEATURES, 2**40])
+def test_weights_in_a_file_of_their_own(entries, size, beside):
+    """Only what the shape takes is read of it, however large it is."""
+    tensors = models.read(beside(size, **entries)).tensors
+    assert_all_same_bits(convert(tensors, "onnx", "torch"), GRU.state_dict())
+
+
+LYING = {
+    "too short": (FEATURES - 1, {}),
+    "longer than the shape": (2**40, {"length": 2**39}),
+    "no length": (FEATURES, {"length": "x"}),
+    "before the beginning": (FEATURES, {"offset": -1}),
+    "outside": (FEATURES, {"location": "../w"}),
+    "a device": (FEATURES, {"location": "/dev/zero"}),
+    "no name": (FEATURES, {"location": "a" * 5000}),
+    "no file": (FEATURES, {"location": "none"}),
+}
+
+
+@pytest.mark.parametrize("size_and_entries", LYING.values(), ids=LYING)
+def test_a_file_of_weights_that_lies(size_and_entries, beside):
+    size, entries = size_and_entries
+    with pytest.raises(readers.weights.ConversionError, match=r"^onnx: "):
+        models.read(beside(size, **entries))
+
+
+@pytest.mark.parametrize("size", [-1, 0, 2, 2**62])
+def test_a_hidden_size_that_is_not_the_weights(size, path):
+    proto = model()
+    (node,) = (node for node in proto.graph.node if node.op_type == "GRU")
+    (attribute,) = (a for a in node.attribute if a.name == "hidden_size")
+    attribute.i = size
+    path.write_bytes(proto.SerializeToString())
+    with pytest.raises(readers.weights.ConversionError, match=f"has hidden_size {size}, but R"):
+        models.read(path)
+
+
 # Weights in memory, and the command
+
+KINDS = ("ih", "hh")
+
+
+def test_more_layers_or_features_than_any_layer_has():
+    """Broadcast, since no memory would hold them."""
+    many = {
+        f"weight_{kind}_l{k}": np.ones((3, 1), "f4") for k in range(2**16 + 1) for kind in KINDS
+    }
+    with pytest.raises(readers.weights.ConversionError, match="torch: GRU: num_layers must be at"):
+        convert(many, "torch", "torch")
+    wide = np.broadcast_to(np.float32(1), (3, 2**31))
+    with pytest.raises(readers.weights.ConversionError, match="torch: GRU: input_size must be at"):
+        convert({"weight_ih_l0": wide, "weight_hh_l0": np.ones((3, 1), "f4")}, "torch", "mlx")
 
 
 @given(

@@ -280,6 +280,23 @@ def test_a_nonlinearity_that_is_none(kind, nonlinearity, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("dtype", ["longdouble", "bfloat16"])
+def test_a_dtype_that_nodes_do_not_take(dtype, tmp_path):
+    dtype = pytest.importorskip("ml_dtypes").bfloat16 if dtype == "bfloat16" else dtype
+    tensors = convert(layer().state_dict(), "torch", "onnx")
+    with pytest.raises(ConversionError, match="onnx GRU: has no weights of "):
+        models.write(tmp_path / "m.onnx", {k: a.astype(dtype) for k, a in tensors.items()})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_other_byte_order(tmp_path):
+    tensors = convert(layer().state_dict(), "torch", "onnx")
+    swapped = {k: a.astype(a.dtype.newbyteorder()) for k, a in tensors.items()}
+    models.write(tmp_path / "m.onnx", swapped)
+    for name, a in models.read(tmp_path / "m.onnx").tensors.items():
+        np.testing.assert_array_equal(a, tensors[name])
+
+
 def test_tensors_that_are_no_layers(tmp_path):
     with pytest.raises(ConversionError, match="onnx"):
         models.write(tmp_path / "m.onnx", layer().state_dict())

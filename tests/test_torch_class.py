@@ -330,6 +330,14 @@ def test_shared_weight():
 # --- Errors --------------------------------------------------------------------------------------
 
 X, HX = torch.randn(5, 3, 4), torch.randn(2, 3, 6)
+
+
+def ordered(indices):
+    """Three packed rows in an order, which is its own inverse as far as it is one."""
+    packed, indices = pack_padded_sequence(X, [5, 4, 1]), torch.tensor(indices)
+    return PackedSequence(packed.data, packed.batch_sizes, indices, indices)
+
+
 LAYER_CALLS = {
     "one axis": (X[0, 0],),
     "no axis": (torch.tensor(1.0),),
@@ -370,6 +378,9 @@ LAYER_CALLS = {
     "array": (X.numpy(),),
     "packed, input size": (pack_padded_sequence(X[..., :3], [5, 4, 1]),),
     "packed, another float": (pack_padded_sequence(X.double(), [5, 4, 1]),),
+    "packed, an order of fewer rows": (ordered([1, 0]), HX),
+    "packed, an order of more rows": (ordered([1, 0, 2, 1]), HX),
+    "packed, an order of other rows": (ordered([2, 0, 7]), HX),
     "packed, hx of another batch": (pack_padded_sequence(X, [5, 4, 1]), HX[:, :2]),
     "packed, hx of another size": (pack_padded_sequence(X, [5, 4, 1]), HX[..., :5]),
     "packed, hx of another layer count": (pack_padded_sequence(X, [5, 4, 1]), HX[:1]),
@@ -453,6 +464,80 @@ def test_unknown_nonlinearity_of_a_cell():
     assert outcome(ours, x) == expected
 
 
+@every_layer
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_nested_tensors(name, layout):
+    nested = torch.nested.nested_tensor([torch.ones(4, 3), torch.ones(2, 3)], layout=layout)
+    ours, theirs = pair(name, 3, 4, batch_first=True)
+    expected = outcome(theirs, nested)
+    assert issubclass(expected[0][0], Exception)
+    assert outcome(ours, nested) == expected
+
+
+# --- Memory --------------------------------------------------------------------------------------
+
+FREED = r"^{}: the memory of a tensor of \(.*\) has been freed$"
+
+
+def free(t):
+    t.untyped_storage().resize_(0)
+
+
+@every_layer
+@pytest.mark.parametrize("victim", ["x", "weight_ih_l0", "weight_hh_l0", "bias_hh_l0"])
+def test_memory_that_was_freed_before_a_call(name, victim):
+    """As FSDP frees a parameter's, whose shape stays what it was."""
+    layer, x = both(name)[0](3, 4), torch.ones(5, 2, 3)
+    free(x if victim == "x" else getattr(layer, victim))
+    with pytest.raises(RuntimeError, match=FREED.format(name)):
+        layer(x)
+
+
+@every_layer
+def test_memory_that_was_freed_with_what_lies_before_it(name):
+    """A view into a longer storage, as FSDP's weights are, does not lie at 0 then."""
+    layer = both(name)[0](3, 4)
+    together = torch.randn(1000)
+    shape = layer.weight_hh_l0.shape
+    layer.weight_hh_l0.data = together[100 : 100 + shape.numel()].view(shape)
+    free(together)
+    with pytest.raises(RuntimeError, match=FREED.format(name)):
+        layer(torch.ones(5, 2, 3))
+
+
+@every_cell
+def test_memory_of_a_cell_that_was_freed(name):
+    cell = both(name)[0](3, 4)
+    free(cell.weight_hh)
+    with pytest.raises(RuntimeError, match=FREED.format(name.removesuffix("Cell"))):
+        cell(torch.ones(2, 3))
+
+
+@every_layer
+def test_memory_that_was_freed_before_the_way_back(name):
+    layer = both(name)[0](3, 4)
+    output, _ = layer(torch.ones(5, 2, 3))
+    free(layer.weight_hh_l0)
+    with pytest.raises(RuntimeError, match=FREED.format(name)):
+        output.sum().backward()
+
+
+@every_layer
+@pytest.mark.parametrize("victim", ["input", "hx", "weight_hh_l0"])
+def test_zeros_that_take_no_memory(name, victim):
+    """torch makes such where it differentiates."""
+    layer = both(name)[0](3, 4)
+    given = {"input": torch.ones(5, 2, 3), "hx": torch.ones(1, 2, 4), **layer.state_dict()}
+    results = []
+    for zeros in (torch._efficientzerotensor, torch.zeros):
+        values = given | {victim: zeros(given[victim].shape)}
+        call = {k: values.pop(k) for k in ("input", "hx")}
+        output, h_n = torch.func.functional_call(layer, values, (), call)
+        results.append({"output": output, "h_n": h_n})
+    same_bits(*results)
+
+
 # --- Cells ---------------------------------------------------------------------------------------
 
 
@@ -481,6 +566,16 @@ def test_cells(name, options, dtype, bias, batch, with_hx):
         weights = {k: p.grad for k, p in cell.named_parameters()}
         results.append({"h": h, "d_x": given.grad, "d_hx": h_0.grad, **weights})
     agree(*results)
+
+
+@every_cell
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize("sizes", [(0, 3), (2, 0), (0, 0)])
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_cell_without_features_or_units(name, sizes, grad):
+    ours, theirs = pair(name, *sizes)
+    with torch.set_grad_enabled(grad):
+        agree({"h": ours(torch.ones(5, sizes[0]))}, {"h": theirs(torch.ones(5, sizes[0]))})
 
 
 @every_cell

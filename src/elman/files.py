@@ -82,6 +82,8 @@ def read_safetensors(title: str, path: Path) -> tuple[dict[str, Array], dict[str
         raise ValueError(f"{title}: {where!r} is not a safetensors file: {e}") from e
     except KeyError as e:
         raise ValueError(f"{title}: {where!r} holds a type that NumPy does not have: {e}") from e
+    except ValueError as e:  # of no elements, but of sizes beyond any array
+        raise ValueError(f"{title}: {where!r} holds a shape that NumPy does not have: {e}") from e
     # A file that loads begins with its header's size and the header.
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     return tensors, cast(dict[str, str], header.get("__metadata__") or {})

@@ -9,6 +9,7 @@ several layers W_l0, W_l1 and so on. Needs the package onnx.
 # (parts of onnx are not typed)
 
 import itertools
+import math
 import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -63,7 +64,7 @@ def read(path: Path, node: str | None = None) -> Model:
     {'W_l0': (1, 12, 3), 'R_l0': (1, 12, 4), 'B_l0': (1, 24),
      'W_l1': (1, 12, 4), 'R_l1': (1, 12, 4), 'B_l1': (1, 24)}
     """
-    graph = _load(path).graph
+    graph, folder = _load(path).graph, os.path.dirname(os.fsdecode(path))
     nodes = _choose(graph, node)
     kinds = {(n.op_type, *_attributes(n)) for n in nodes}
     if len(kinds) > 1:
@@ -71,7 +72,7 @@ def read(path: Path, node: str | None = None) -> Model:
     tensors = {
         f"{name}_l{k}" if len(nodes) > 1 else name: a
         for k, n in enumerate(nodes)
-        for name, a in _initialisers(graph, n).items()
+        for name, a in _initialisers(graph, n, folder).items()
     }
     ((_, nonlinearity, reverse),) = kinds
     notes = ["the node runs from the last step to the first, which weights do not tell"]
@@ -83,10 +84,13 @@ def _load(path: Path) -> Any:
     from google.protobuf.message import DecodeError
 
     require_regular(path)
+    name = os.fsdecode(path)
+    text = name.encode(errors="replace").decode() == name
     try:
-        model = onnx.load(os.fsdecode(path), format="protobuf")
-        onnx.checker.check_model(model)
-    except (DecodeError, ValueError, onnx.checker.ValidationError) as e:
+        model = onnx.load(name, format="protobuf", load_external_data=False)
+        # By its name, which has to be text, since other files may be named from there.
+        onnx.checker.check_model(name if text else model)
+    except (DecodeError, ValueError, RuntimeError, onnx.checker.ValidationError) as e:
         reason = str(e).strip().partition("\n")[0]
         raise ConversionError(f"onnx: {os.fspath(path)!r} is not an ONNX model: {reason}") from e
     return model
@@ -145,8 +149,8 @@ def _attributes(node: Any) -> tuple[str, bool]:
     return "" if gru else activations[0], direction == "reverse"
 
 
-def _initialisers(graph: Any, node: Any) -> Tensors:
-    """A node's W, R and, where it has one, B."""
+def _initialisers(graph: Any, node: Any, folder: str) -> Tensors:
+    """A node's W, R and, where it has one, B; files beside the model lie in the folder."""
     import onnx
 
     stored = {tensor.name: tensor for tensor in graph.initializer}
@@ -158,10 +162,30 @@ def _initialisers(graph: Any, node: Any) -> Tensors:
         if given not in stored:
             raise ConversionError(f"{title}: {name} is {given!r}, which the model does not store")
         try:
+            _load_external(stored[given], folder)
             tensors[name] = onnx.numpy_helper.to_array(stored[given])
         except (KeyError, TypeError, ValueError) as e:  # what the checker does not look at
             raise ConversionError(f"{title}: {name} cannot be read: {e!r}") from e
+    hidden = [a.i for a in node.attribute if a.name == "hidden_size"]
+    if hidden and hidden[0] != tensors["R"].shape[-1]:
+        shape = tensors["R"].shape
+        raise ConversionError(f"{title}: has hidden_size {hidden[0]}, but R has shape {shape}")
     return tensors
+
+
+def _load_external(tensor: Any, folder: str) -> None:
+    """Read a tensor that lies in a file of its own; of that no more than the shape takes."""
+    import onnx
+    from onnx import external_data_helper
+
+    if not external_data_helper.uses_external_data(tensor):
+        return
+    size = math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    length = external_data_helper.ExternalDataInfo(tensor).length
+    if length not in (None, size):
+        raise ValueError(f"its shape takes {size} bytes, and {length} are stored")
+    tensor.external_data.add(key="length", value=str(size))
+    external_data_helper.load_external_data_for_tensor(tensor, folder)
 
 
 def write(path: Path, tensors: Mapping[str, Any], nonlinearity: str = "") -> None:
@@ -178,8 +202,8 @@ def write(path: Path, tensors: Mapping[str, Any], nonlinearity: str = "") -> Non
     h_n (K, N, H). L and N are free. All mean what they mean to ``elman.GRU``: output past a row's
     length is 0, and h_n of a row of length 0 is its h_0.
 
-    Raises ConversionError for tensors that are no layer's, and for a nonlinearity that is missing,
-    unknown, or beside a GRU.
+    Raises ConversionError for tensors that are no layer's or of a dtype that ONNX's nodes do not
+    take, and for a nonlinearity that is missing, unknown, or beside a GRU.
 
     >>> import elman, elman.onnx, elman.weights, os, tempfile
     >>> weights = elman.weights.convert(elman.RNN(3, 4).state_dict(), "torch", "onnx")
@@ -191,7 +215,10 @@ def write(path: Path, tensors: Mapping[str, Any], nonlinearity: str = "") -> Non
     """
     import onnx
 
-    spec = to_canonical(tensors, "onnx").spec
+    canonical = to_canonical(tensors, "onnx")
+    spec, dtype = canonical.spec, canonical.dtype.newbyteorder("=")
+    if dtype.name not in ("float16", "float32", "float64"):
+        raise ConversionError(f"onnx {spec}: has no weights of {dtype}")
     possible = [""] if spec.cell.name == "gru" else ["tanh", "relu"]
     if nonlinearity not in possible:
         raise ConversionError(
@@ -199,7 +226,7 @@ def write(path: Path, tensors: Mapping[str, Any], nonlinearity: str = "") -> Non
             f"got {nonlinearity!r}"
         )
     model = onnx.helper.make_model(
-        _graph(spec, {name: np.asarray(a) for name, a in tensors.items()}, nonlinearity),
+        _graph(spec, {name: np.asarray(a, dtype) for name, a in tensors.items()}, nonlinearity),
         producer_name="elman",
         opset_imports=[onnx.helper.make_opsetid("", OPSET)],
         ir_version=IR,

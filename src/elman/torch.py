@@ -69,7 +69,9 @@ def _run_kernel(cell: str, x: Tensor, h_0: Tensor | None, *arguments: Any) -> tu
 
 
 def _are_tensors(x: Any, hx: Any) -> bool:
-    return isinstance(x, Tensor) and (hx is None or isinstance(hx, Tensor))
+    if not isinstance(x, Tensor) or x.is_nested:  # which may have no shape
+        return False
+    return hx is None or (isinstance(hx, Tensor) and not hx.is_nested)
 
 
 def _is_differentiated(*tensors: Tensor | None) -> bool:
@@ -252,6 +254,7 @@ class _Layer(nn.RNNBase):
             h_0 = x.new_zeros(layers, int(batch_sizes[0]), self.hidden_size)
         else:
             h_0 = self.permute_hidden(hx, sorted_indices)
+            self.check_hidden_size(h_0, self.get_expected_hidden_size(x, batch_sizes))
         output, h_n = self._run(x, h_0, weights, kernel, None, None, batch_sizes)
         packed = PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices)
         return packed, self.permute_hidden(h_n, unsorted_indices)
@@ -360,6 +363,7 @@ def _step(cell: Any, stock: Any, name: str, input: Any, hx: Any) -> Tensor:
     valid = _are_tensors(input, hx) and input.dim() in (1, 2) and input.shape[-1] == cell.input_size
     state = (*input.shape[:-1], cell.hidden_size) if valid else ()
     valid = valid and (hx is None or tuple(hx.shape) == state)
+    valid = valid and cell.input_size > 0 and cell.hidden_size > 0  # torch's cells may be empty
     if not valid or _needs_loop() or _becomes_onnx() or not _served(input, hx, *weights):
         _paths.take("torch", cell._get_name())
         return stock.forward(cell, input, hx)

@@ -91,6 +91,19 @@ def _lend(tensors: Sequence[Any]) -> Sequence[Any]:
     return [t if t is None or 2 <= n < 10 else t.numpy(force=True) for n, t in enumerate(tensors)]
 
 
+def _present(cell: str, t: Tensor | None) -> Tensor | None:
+    """The tensor, or zeros in memory for torch's zeros that take none."""
+    if t is None or t.numel() == 0:
+        return t
+    if t._is_zerotensor():  # pyright: ignore[reportPrivateUsage]
+        return t.clone()
+    if t.untyped_storage().data_ptr():
+        return t
+    # Its storage was resized, by which FSDP, for one, frees a weight.
+    title = "GRU" if cell == "gru" else "RNN"
+    raise RuntimeError(f"{title}: the memory of a tensor of {tuple(t.shape)} has been freed")
+
+
 def _lend_weight(weight: Tensor | None) -> Any:
     """A weight for ``engine.pack``, in any type, and only for the call.
 
@@ -132,9 +145,16 @@ def _run_layer(cell: str, *arguments: Any) -> list[Any]:
     *tensors, keep, recompute = arguments
     paths.counts["kernel"] += 1
     try:
-        return _tensors(_forward(cell, _lend(tensors), keep, recompute))
+        return _tensors(_with_memory(_forward, cell, tensors, keep, recompute))
     except (MemoryError, ValueError) as e:  # ValueError: lengths out of range
         raise RuntimeError(str(e)) from None
+
+
+def _with_memory(run: Any, cell: str, tensors: Sequence[Any], *options: bool) -> Sequence[Any]:
+    try:
+        return run(cell, _lend(tensors), *options)
+    except BufferError:  # of the engine, which has found one without
+        return run(cell, _lend([_present(cell, t) for t in tensors]), *options)
 
 
 def _forward(cell: str, arrays: Sequence[Any], keep: bool, recompute: bool) -> Sequence[Any]:
@@ -167,7 +187,7 @@ def _layer_backward(*arguments: Any) -> tuple[Tensor, ...]:
 
 def _run_layer_backward(cell: str, *arguments: Any) -> list[Any]:
     *tensors, need_x, need_weights = arguments
-    results = _tensors(_backward(cell, _lend(tensors), need_x, need_weights))
+    results = _tensors(_with_memory(_backward, cell, tensors, need_x, need_weights))
     if need_weights and tensors[2].dtype in HALVES:
         results[2:] = [d if d is None else d.to(tensors[2].dtype) for d in results[2:]]
     return results

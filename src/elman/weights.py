@@ -249,7 +249,10 @@ def _assume(source: str, form: Form, layout: Layout, shapes: Mapping[str, Shape]
     bias = not form.optional_bias or any(name in shapes for name in biases)
     cell = CELLS["gru" if form.gates == 3 else "rnn_tanh"]
     two = layout.directions == 2
-    spec = Spec(cell, size("D"), size("H"), layers, bias, bidirectional=two)
+    try:
+        spec = Spec(cell, size("D"), size("H"), layers, bias, bidirectional=two)
+    except ValueError as e:  # larger than any layer
+        raise ConversionError(f"{source}: {e}") from e
     return _Model(source, form, layout, spec)
 
 

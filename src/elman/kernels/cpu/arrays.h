@@ -4,6 +4,8 @@
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -40,6 +42,15 @@ inline const ExchangeApi* exchange_api(nb::handle object) {
   return api && api->major == 1 ? api : nullptr;
 }
 
+// Is there memory? A tensor whose storage was freed lies at its offset from 0.
+inline bool is_mapped(void* data) {
+  const auto address = reinterpret_cast<std::uintptr_t>(data);
+  if (address >> 40) return true;  // where systems put what they hand out, mostly
+  const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+  unsigned char residence;
+  return mincore(reinterpret_cast<void*>(address / page * page), 1, &residence) == 0;
+}
+
 // An array in the CPU's memory. Access: nb::ro, where it is only read.
 template <class... Access>
 class Array {
@@ -48,7 +59,10 @@ class Array {
   index shape(index axis) const { return shape_[axis]; }
   index stride(index axis) const { return stride_[axis]; }
   nb::dlpack::dtype dtype() const { return dtype_; }
-  void* data() const { return data_; }
+  void* data() const {
+    if (size() > 0 && !is_mapped(data_)) throw nb::buffer_error("elman._engine: freed memory");
+    return data_;
+  }
 
   bool has_shape(std::initializer_list<index> shape) const {
     return std::equal(shape.begin(), shape.end(), shape_, shape_ + ndim_);
@@ -128,7 +142,7 @@ class Array {
     for (index i = 0; i < size(); ++i, to += item_size()) {
       index from = 0;
       for (index axis = 0; axis < ndim_; ++axis) from += at[axis] * stride_[axis];
-      std::memcpy(to, static_cast<const char*>(data_) + from * item_size(), item_size());
+      std::memcpy(to, static_cast<const char*>(data()) + from * item_size(), item_size());
       for (index axis = ndim_; axis-- > 0 && ++at[axis] == shape_[axis];) at[axis] = 0;
     }
     data_ = copy_->get();

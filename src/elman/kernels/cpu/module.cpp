@@ -64,6 +64,7 @@ class LayerWeights {
             "w_ih and w_hh are matrices");
     D_ = arrays_[0]->shape(1);
     H_ = arrays_[1]->shape(1);
+    require(H_ > 0, "there is a hidden unit");
     dtype_ = arrays_[0]->dtype();
     require(is_float64() || float_kernels(),
             "weights are float32, float64, float16, or bfloat16, also as uint16");
@@ -78,6 +79,7 @@ class LayerWeights {
       require(is_bias ? a->has_shape({rows}) : a->has_shape({rows, i % 4 == 0 ? D_ : H_}),
               "a weight's shape is off");
       a->make_contiguous();
+      a->data();  // which throws where it was freed
     }
   }
 
