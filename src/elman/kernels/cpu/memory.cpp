@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cstdlib>
 #include <mutex>
 #include <vector>
@@ -26,6 +27,12 @@ constexpr std::size_t kMostPieces = 64;
 std::atomic<bool> poisoned{false};
 
 std::size_t round_up(std::size_t size, std::size_t to) { return (size + to - 1) / to * to; }
+
+// Of large pieces few sizes, so that one serves many calls: four between a power of two and the
+// next.
+std::size_t size_of_piece(std::size_t bytes) {
+  return round_up(bytes, bytes < kLarge ? kLine : std::bit_floor(bytes) / 4);
+}
 
 void* allocate(std::size_t size) {
   if (size < 2 * kHugePage) return std::aligned_alloc(kLine, size);
@@ -102,7 +109,7 @@ void fill_with_nan(T* data, index size) {
 
 }  // namespace
 
-Memory::Memory(std::size_t bytes) : size_(round_up(bytes + 1, kLine)) {
+Memory::Memory(std::size_t bytes) : size_(size_of_piece(bytes + 1)) {
   if (size_ >= kLarge) data_ = shelf().take(size_);
   if (!data_) data_ = allocate(size_);
   if (!data_) {
