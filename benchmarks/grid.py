@@ -147,7 +147,7 @@ SHAPES: list[tuple[tuple[int, int, int, int], dict[str, Any]]] = [
     ((100, 1, 32, 64), {}),
     ((100, 1, 128, 256), {}),
     ((100, 1, 512, 512), {}),
-    ((16000, 1, 1, 24), {}),  # a second of audio
+    (AUDIO := (16000, 1, 1, 24), {}),  # a second of it
     ((20, 256, 16, 32), {}),  # reinforcement learning
     ((1000, 8, 64, 64), {}),
     ((100, 16, 128, 128), {}),
@@ -157,6 +157,9 @@ SHAPES: list[tuple[tuple[int, int, int, int], dict[str, Any]]] = [
     ((100, 64, 512, 512), {}),
     (LARGEST := (50, 128, 512, 1024), {}),
 ]
+
+#: Nobody has work for two threads there.
+FOR_ONE_THREAD = (OVERHEAD, STREAMING, AUDIO)
 
 CELLS = ("GRU", "RNN")
 MODES = ("inference", "training")

@@ -6,6 +6,7 @@ has its own process, held to as many processors. Only there are frameworks impor
 
 import gc
 import os
+import random
 import time
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -26,19 +27,20 @@ class Pace:
     turns: int  # at most
     fewest: int  # turns, however long they take
     budget: float  # seconds for all turns of a case, unless that is fewer than the fewest
+    turns_if_slow: int  # of a contender SLOW times as slow as the fastest
     patience: float  # seconds: MLX is left out where a call takes longer
 
 
-FULL = Pace(turns=15, fewest=5, budget=5, patience=1.5)
-QUICK = Pace(turns=3, fewest=2, budget=0.3, patience=0.1)
+FULL = Pace(turns=15, fewest=5, budget=5, turns_if_slow=2, patience=1.5)
+QUICK = Pace(turns=3, fewest=2, budget=0.3, turns_if_slow=1, patience=0.1)
 
 A_WHILE = 0.005  # seconds: short calls are repeated until a turn lasts as long
-LONG = 0.5  # seconds: of longer calls the first one tells how long they take
+#: Seconds: of longer calls the first one tells how long they take, and nobody warms up for them.
+LONG = 0.05
 #: Seconds of sleep before each contender on several threads: those of OpenMP, ONNX Runtime and
 #: others go on spinning for some milliseconds after their call, and would be in the next one's way.
 PAUSE = 0.01
-#: A contender this many times as slow as the fastest takes part in two turns only.
-SLOW, TURNS_IF_SLOW = 20, 2
+SLOW = 20
 
 
 def run(
@@ -138,25 +140,28 @@ def admit(name: str, contender: Contender, case: Case, mode: str, pace: Pace) ->
 
 
 def take_turns(timers: dict[str, Timer], threads: int, pace: Pace) -> dict[str, list[float]]:
-    """Seconds a call, by contender, one figure a turn; each turn begins with another contender."""
+    """Seconds a call, by contender, one figure a turn, in another order each time.
+
+    What one leaves behind, threads that spin and caches that are full, strikes whoever comes next.
+    """
     about = {name: timer.about for name, timer in timers.items()}
     repeats = {name: max(1, round(A_WHILE / seconds)) for name, seconds in about.items()}
     slow = {name for name in about if about[name] > max(A_WHILE, SLOW * min(about.values()))}
     a_turn = sum(max(A_WHILE, about[name]) for name in about.keys() - slow)
     turns = min(pace.turns, max(pace.fewest, int(pace.budget / max(a_turn, A_WHILE))))
     seconds: dict[str, list[float]] = {name: [] for name in timers}
-    order = list(timers)
+    order, rng = list(timers), random.Random(0)
     gc.collect()
     gc.disable()
     for turn in range(turns):
+        rng.shuffle(order)
         for name in order:
-            if name in slow and turn >= TURNS_IF_SLOW:
+            if name in slow and turn >= pace.turns_if_slow:
                 continue
             if threads > 1:
                 time.sleep(PAUSE)
-            if repeats[name] > 1:
+            if about[name] < LONG:
                 timers[name].call()  # its weights back into the caches, its threads awake
             seconds[name].append(timers[name].seconds(repeats[name]))
-        order = order[1:] + order[:1]
     gc.enable()
     return seconds

@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from . import measure, memory, peaks, report, results
 from .contenders import OTHERS, OURS, PACKAGES
-from .grid import CELLS, GRID, LARGEST, MEMORY, MODES, OVERHEAD, Case
+from .grid import CELLS, FOR_ONE_THREAD, GRID, LARGEST, MEMORY, MODES, OVERHEAD, Case
 
 
 def main() -> int:
@@ -51,7 +51,10 @@ def parse() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--quick", action="store_true", help="the grid but for its largest shape, in fewer turns"
+        "--quick",
+        action="store_true",
+        help="in fewer turns, and but for the largest shape and, on several threads, for those "
+        "that have no work for them",
     )
     parser.add_argument(
         "--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads; default: 1 2"
@@ -89,6 +92,11 @@ def parse() -> argparse.Namespace:
     return options
 
 
+def cases_on(threads: int, options: argparse.Namespace) -> list[Case]:
+    leave_out = FOR_ONE_THREAD if options.quick and threads > 1 and not options.shape else ()
+    return [case for case in options.cases if case.shape not in leave_out]
+
+
 def shape(text: str) -> tuple[int, ...]:
     L, N, D, H = (int(size) for size in text.split(","))
     return L, N, D, H
@@ -108,15 +116,16 @@ def measure_all(options: argparse.Namespace) -> results.Run:
     pace = measure.QUICK if options.quick else measure.FULL
     asks_memory = MEMORY in options.cases and "training" in options.mode
     who = [w for w in memory.WHO if asks_memory and w[1] in options.contender]
-    steps = len(options.cases) * len(options.threads) + len(who)
+    cases = {threads: cases_on(threads, options) for threads in options.threads}
+    steps = sum(map(len, cases.values())) + len(who)
     start = time.monotonic()
     with Steps(steps) as progress:
         for threads in options.threads:
             held = peaks.available()[:threads]
             run["peaks"][str(threads)] = [peaks.measure(held)]
-            arguments = (held, options.cases, options.mode, options.contender, pace)
+            arguments = (held, cases[threads], options.mode, options.contender, pace)
             for case, found in zip(
-                options.cases, in_new_process(measure.run, *arguments), strict=True
+                cases[threads], in_new_process(measure.run, *arguments), strict=True
             ):
                 run["results"] += found
                 progress.done(f"{case}, {threads} threads")

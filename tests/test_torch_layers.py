@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import (
 )
 
 import elman.torch
+from elman import torch_operators
 
 KINDS = {
     "rnn_tanh": ("RNN", {}),
@@ -304,6 +305,20 @@ def test_what_a_bit_negates(kind, where):
         d = torch.autograd.grad(output, list(given.values()), list(cotangents.values()))
         results.append(dict(enumerate([*output, *d])))
     agree(*results)
+
+
+@every_kind
+def test_tensors_lent_as_older_torch_lends_them(kind, monkeypatch):
+    results = []
+    _, ours = twins(kind, 4, 6, 2)
+    x, hx = inputs(ours, 5, 3)
+    for is_lent in (True, False):
+        monkeypatch.setattr(torch_operators, "_IS_LENT", is_lent)
+        leaves = leaf(x), leaf(hx)
+        output, h_n = ours(*leaves, lengths=[5, 0, 2])
+        loss = output.square().sum() + h_n.pow(3).sum()
+        results.append(gradients(ours, *leaves, loss) | {"output": output, "h_n": h_n})
+    same_bits(*results)
 
 
 @every_kind

@@ -4,8 +4,11 @@
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+
+#if defined(__linux__)
 #include <sys/mman.h>
 #include <unistd.h>
+#endif
 
 #include <algorithm>
 #include <cstdint>
@@ -44,11 +47,15 @@ inline const ExchangeApi* exchange_api(nb::handle object) {
 
 // Is there memory? A tensor whose storage was freed lies at its offset from 0.
 inline bool is_mapped(void* data) {
+#if defined(__linux__)
   const auto address = reinterpret_cast<std::uintptr_t>(data);
-  if (address >> 40) return true;  // where systems put what they hand out, mostly
+  if (address >> 40) return true;  // where memory lies, mostly
   const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
-  unsigned char residence;
-  return mincore(reinterpret_cast<void*>(address / page * page), 1, &residence) == 0;
+  unsigned char is_resident;
+  return mincore(reinterpret_cast<void*>(address / page * page), 1, &is_resident) == 0;
+#else
+  return data != nullptr;
+#endif
 }
 
 // An array in the CPU's memory. Access: nb::ro, where it is only read.
