@@ -112,7 +112,7 @@ demo: $(INSTALLED) ## train and serve on Japanese Vowels; results go to build/de
 bench: $(INSTALLED) ## measure Elman and everyone else; tables, JSON and a picture in build/bench
 	$(BIN)/python -m benchmarks.run --picture build/bench/bench.png
 
-bench-quick: $(INSTALLED) ## the same but for the largest shape, in fewer turns; some three minutes
+bench-quick: $(INSTALLED) ## nearly the same in fewer turns, in three minutes
 	$(BIN)/python -m benchmarks.run --quick --output build/bench/quick.json
 
 bench-compare: $(INSTALLED) ## compare two results by ratio: make bench-compare OLD=... NEW=...
