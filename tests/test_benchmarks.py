@@ -21,7 +21,7 @@ from elman.spec import CELLS
 PLAIN = Case("GRU", 7, 3, 4, 5)
 LENGTHS = Case("RNN", 7, 3, 4, 5, lengths=(1, 7))
 STACKED = Case("GRU", 7, 3, 4, 5, num_layers=2, bidirectional=True)
-ONCE = measure.Pace(turns=1, fewest=1, budget=0, patience=1)
+ONCE = measure.Pace(turns=1, fewest=1, budget=0, turns_if_slow=1, patience=1)
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ from doors import threads
 from reference import assert_all_same_bits, assert_same_bits
 from test_exact_threads import at_once
 from test_faults import LIMIT, compute, count_threads, ctrl_c, in_new_process, only_linux
+from test_threads import in_child
 
 import elman
 import elman.torch
@@ -120,6 +121,22 @@ def count_threads_of_both_doors():
 @only_linux
 def test_calls_of_both_doors_share_the_threads_that_torch_allows():
     in_new_process(count_threads_of_both_doors)
+
+
+def fork_beside_torchs_threads():
+    torch.set_num_threads(2)
+    elman.set_num_threads(2)
+    torch.ones(3000, 3000).exp()
+    want = compute()
+    assert_all_same_bits(in_child("fork"), want)
+    assert_all_same_bits(compute(), want)
+
+
+@only_linux
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+def test_a_fork_has_none_of_torchs_threads():
+    """OpenMP does not know that, and would wait for them."""
+    in_new_process(fork_beside_torchs_threads)
 
 
 @pytest.mark.parametrize("backward", [False, True])
