@@ -124,8 +124,8 @@ def test_calls_of_both_doors_share_the_threads_that_torch_allows():
 
 
 def fork_beside_torchs_threads():
-    torch.set_num_threads(2)
-    elman.set_num_threads(2)
+    torch.set_num_threads(3)
+    elman.set_num_threads(3)
     torch.ones(3000, 3000).exp()
     want = compute()
     assert_all_same_bits(in_child("fork"), want)
