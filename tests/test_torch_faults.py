@@ -4,9 +4,9 @@ import sys
 
 import numpy as np
 import pytest
-from doors import threads
+from doors import run_numpy, threads
 from reference import assert_all_same_bits, assert_same_bits
-from test_exact_threads import at_once
+from test_exact_threads import at_once, subnormal
 from test_faults import LIMIT, compute, count_threads, ctrl_c, in_new_process, only_linux
 from test_threads import in_child
 
@@ -137,6 +137,22 @@ def fork_beside_torchs_threads():
 def test_a_fork_has_none_of_torchs_threads():
     """OpenMP does not know that, and would wait for them."""
     in_new_process(fork_beside_torchs_threads)
+
+
+def flush_on_torchs_threads():
+    case = subnormal()
+    with threads(1):
+        want = run_numpy(case)
+    torch.set_num_threads(2)
+    torch.set_flush_denormal(True)
+    torch.ones(3000, 3000).exp()
+    with threads(2):
+        assert_all_same_bits(run_numpy(case), want)
+
+
+def test_torchs_threads_keep_subnormal_numbers():
+    """Those that it starts in another mode, too."""
+    in_new_process(flush_on_torchs_threads)
 
 
 @pytest.mark.parametrize("backward", [False, True])
