@@ -1,14 +1,11 @@
 #include "layer.h"
 
 #include <algorithm>
-#include <atomic>
-#include <limits>
-#include <new>
+#include <cstdlib>
 #include <numeric>
 #include <optional>
 #include <stdexcept>
 #include <string>
-#include <type_traits>
 
 #include "threads.h"
 

@@ -199,8 +199,9 @@ struct Call {
   static Schedule make_schedule(const In& x, const std::optional<In>& lengths,
                                 const std::optional<In>& batch_sizes,
                                 const std::optional<In>& reset) {
-    for (const auto& a : {lengths, batch_sizes}) {
-      require(!a || (a->dtype() == nb::dtype<index>() && a->ndim() == 1 && a->is_contiguous()),
+    for (const std::optional<In>* a : {&lengths, &batch_sizes}) {
+      require(!*a || ((*a)->dtype() == nb::dtype<index>() && (*a)->ndim() == 1 &&
+                      (*a)->is_contiguous()),
               "lengths and batch_sizes are int64, with one axis");
     }
     if (batch_sizes) {
