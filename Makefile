@@ -49,7 +49,7 @@ test: $(INSTALLED) ## run every test and every documented example
 
 test-oneflow: $(ONEFLOW)/installed ## run the OneFlow door's tests on OneFlow itself; needs Python 3.10
 	LD_LIBRARY_PATH=$(NVIDIA)/cudnn/lib:$(NVIDIA)/cublas/lib \
-		$(ONEFLOW)/bin/python -m pytest -k oneflow tests/test_oneflow.py tests/test_exact.py src/elman/oneflow.py
+		$(ONEFLOW)/bin/python -m pytest -k oneflow tests/test_oneflow.py tests/test_exact.py src/elman/oneflow
 
 test-r: $(INSTALLED) ## run the R package's tests; installs R and reticulate on Debian
 	dpkg -s $(R_PACKAGES) > /dev/null 2>&1 || \
@@ -64,7 +64,7 @@ test-ecosystem: $(INSTALLED) ## run the tests with PyTorch Lightning, skorch and
 	$(BIN)/python -m pytest tests/test_torch_ecosystem.py
 
 test-torch-oldest: $(OLDEST)/installed ## run the PyTorch door's tests on torch 2.6; some 3 GB on Linux
-	$(OLDEST)/bin/python -m pytest -W default $(wildcard tests/test_torch_*.py) src/elman/torch.py \
+	$(OLDEST)/bin/python -m pytest -W default $(wildcard tests/test_torch_*.py) src/elman/torch \
 		--deselect tests/test_torch_compile.py::test_backward_operator
 
 test-engine: build/$(CXX_NAME)/built ## run the engine's own tests on every instruction set; CXX=clang++ takes Clang
@@ -177,7 +177,7 @@ build/$(CXX_NAME)/built: $(INSTALLED) $(NATIVE)
 # Elman built with a sanitizer, in an environment of its own. Nothing but NumPy is needed there.
 # (Without the next line make takes what a pattern builds for a pattern to be scrap, and removes it.)
 .PRECIOUS: .venv-%/installed
-.venv-%/installed: pyproject.toml CMakeLists.txt $(NATIVE) $(wildcard src/elman/*.py)
+.venv-%/installed: pyproject.toml CMakeLists.txt $(NATIVE) $(wildcard src/elman/*.py src/elman/*/*.py)
 	test -x .venv-$*/bin/python || python3 -m venv .venv-$*
 	.venv-$*/bin/python $(PIP) numpy hypothesis pytest safetensors scikit-build-core nanobind cmake ninja
 	.venv-$*/bin/python $(PIP) --no-build-isolation --no-deps \

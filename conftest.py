@@ -1,6 +1,6 @@
-"""A door is looked at only where its framework is."""
+"""A framework's package is looked at only where the framework is."""
 
 from importlib.util import find_spec
 
-DOORS = ("mlx", "oneflow", "torch")
-collect_ignore_glob = [f"src/elman/{name}*.py" for name in DOORS if find_spec(name) is None]
+PACKAGES = ("mlx", "oneflow", "torch")
+collect_ignore = [f"src/elman/{name}" for name in PACKAGES if find_spec(name) is None]

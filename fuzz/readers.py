@@ -12,7 +12,7 @@ import numpy as np
 
 import elman
 from elman import weights
-from elman.files import read_safetensors
+from elman.weights.files import read_safetensors
 
 
 def convert_to_all(tensors, source):

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from reference import assert_all_same_bits
 
 import elman
-from elman import cli, files
-from elman.weights import convert
+from elman import cli
+from elman.weights import convert, files
 from fuzz import readers
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed; models are read by it")
@@ -456,7 +456,7 @@ def test_a_disk_that_is_full(how, there, tmp_path, monkeypatch, capsys):
 KILLED = """
 import os, signal, sys
 import elman
-from elman import files
+from elman.weights import files
 def end(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 setattr(os, sys.argv[1], end)

@@ -231,7 +231,7 @@ def test_bfloat16_where_its_package_is_missing(monkeypatch, tmp_path):
     def without(name):
         return None if name == "ml_dtypes" else find_spec(name)
 
-    monkeypatch.setattr(elman.files, "find_spec", without)
+    monkeypatch.setattr(elman.weights.files, "find_spec", without)
     for kind in (elman.GRU, elman.RNN, elman.GRUCell, elman.RNNCell):
         with pytest.raises(ModuleNotFoundError, match=rf"^{kind.__name__}: .*elman\[bfloat16\]"):
             kind(3, 4, dtype="bfloat16")

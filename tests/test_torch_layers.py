@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import (
 )
 
 import elman.torch
-from elman import torch_operators
+from elman.torch import operators
 
 KINDS = {
     "rnn_tanh": ("RNN", {}),
@@ -313,7 +313,7 @@ def test_tensors_lent_as_older_torch_lends_them(kind, monkeypatch):
     _, ours = twins(kind, 4, 6, 2)
     x, hx = inputs(ours, 5, 3)
     for is_lent in (True, False):
-        monkeypatch.setattr(torch_operators, "_IS_LENT", is_lent)
+        monkeypatch.setattr(operators, "_IS_LENT", is_lent)
         leaves = leaf(x), leaf(hx)
         output, h_n = ours(*leaves, lengths=[5, 0, 2])
         loss = output.square().sum() + h_n.pow(3).sum()

@@ -12,8 +12,6 @@ the doors to theirs, and ``elman.weights`` carries weights from one framework to
 ((5, 3, 20), (2, 3, 20))
 """
 
-from typing import Any
-
 from elman.engine import get_num_threads, set_num_threads
 from elman.layers import GRU, RNN, GRUCell, RNNCell, load
 
@@ -27,11 +25,3 @@ __all__ = [
     "load",
     "set_num_threads",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name == "weights":  # imported when first asked for
-        from importlib import import_module
-
-        return import_module("elman.weights")
-    raise AttributeError(f"module 'elman' has no attribute {name!r}")

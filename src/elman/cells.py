@@ -8,6 +8,9 @@ Each cell is two short functions on plain arrays, for any number of leading axes
 - ``cell_backward(d, x, u, h, xp)`` takes d, the gradient of h', and gives the gradients of x, u
   and h.
 
+A cell with two states reads the second one, c, in place of h, since it meets h in u alone; it gives
+(h', c'), and its backward takes the gradients of both.
+
 ``xp`` is the array library: numpy, torch, or another with tanh, where,
 zeros_like and concatenate.
 The same equations for vector registers stand in ``kernels/cpu/cells.h``, and are tested against
@@ -88,3 +91,50 @@ def gru_backward(d: Any, x: Any, u: Any, h: Any, xp: Any) -> tuple[Any, Any, Any
     d_x = xp.concatenate([d_r, d_z, d_n], -1)
     d_u = xp.concatenate([d_r, d_z, d_n * r], -1)
     return d_x, d_u, d * z
+
+
+def lstm(x: Any, u: Any, c: Any, xp: Any) -> tuple[Any, Any]:
+    """LSTM. Returns h' and c'.
+
+    ::
+
+        i  = σ(W_ii x + b_ii + W_hi h + b_hi)          input gate
+        f  = σ(W_if x + b_if + W_hf h + b_hf)          forget gate
+        g  = tanh(W_ig x + b_ig + W_hg h + b_hg)       cell candidate
+        o  = σ(W_io x + b_io + W_ho h + b_ho)          output gate
+        c' = f * c + i * g
+        h' = o * tanh(c')
+
+    Hochreiter and Schmidhuber, "Long Short-Term Memory", Neural Computation 9 (1997), with the
+    forget gate of Gers, Schmidhuber and Cummins, "Learning to Forget: Continual Prediction with
+    LSTM", Neural Computation 12 (2000).
+    With a projection h' is :func:`project`'s.
+    """
+    a_i, a_f, a_g, a_o = split(x + u, 4)
+    c = sigmoid(a_f, xp) * c + sigmoid(a_i, xp) * xp.tanh(a_g)
+    return sigmoid(a_o, xp) * xp.tanh(c), c
+
+
+def lstm_backward(d: Any, x: Any, u: Any, c: Any, xp: Any) -> tuple[Any, Any, Any]:
+    """Gradients of :func:`lstm`; d holds those of h' and c'."""
+    d_h, d_c = d
+    a_i, a_f, a_g, a_o = split(x + u, 4)
+    i, f, o = sigmoid(a_i, xp), sigmoid(a_f, xp), sigmoid(a_o, xp)
+    g = xp.tanh(a_g)
+    t = xp.tanh(f * c + i * g)
+    d_c = d_c + d_h * o * (1 - t * t)
+    d_i = d_c * g * i * (1 - i)
+    d_f = d_c * c * f * (1 - f)
+    d_g = d_c * i * (1 - g * g)
+    d_o = d_h * t * o * (1 - o)
+    d_a = xp.concatenate([d_i, d_f, d_g, d_o], -1)
+    return d_a, d_a, d_c * f
+
+
+def project(h: Any, w_hr: Any) -> Any:
+    """The projection of an LSTM's h: h' = W_hr (o * tanh(c')), (..., H) to (..., P).
+
+    Sak, Senior and Beaufays, "Long Short-Term Memory Based Recurrent Neural Network Architectures
+    for Large Vocabulary Speech Recognition", arXiv 1402.1128 (2014).
+    """
+    return h @ w_hr.T

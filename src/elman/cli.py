@@ -10,7 +10,6 @@ from typing import TextIO
 
 import elman
 from elman import engine
-from elman.files import read_safetensors, write_safetensors
 from elman.weights import (
     FRAMEWORKS,
     Canonical,
@@ -19,6 +18,7 @@ from elman.weights import (
     from_canonical,
     to_canonical,
 )
+from elman.weights.files import read_safetensors, write_safetensors
 
 DOORS = ("numpy", "torch", "mlx", "oneflow")
 FILES = ("safetensors", "onnx")

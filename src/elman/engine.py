@@ -4,6 +4,9 @@ Every door that computes on the CPU comes through here. It reads NumPy arrays, a
 their framework lends by DLPack's exchange functions, in place, whatever their strides, as long as
 the features of a row lie side by side; and gives NumPy arrays.
 
+A state is one vector a row: h, or an LSTM's [h | c], of S features. The letters are those of
+``spec.Spec``.
+
 Weights may be in half precision. Then x and output, and their gradients, may be too, but all that
 is computed is float32, and so are the state and its gradient.
 """
@@ -77,11 +80,11 @@ class Kept(NamedTuple):
     """What forward keeps for backward, rows = L*N or those of packed input."""
 
     gates: Array | None  # (directions, rows, cell.kept * H); None: backward computes them again
-    states: Array  # (directions, rows, H): the state before each step
+    states: Array  # (directions, N + rows, S): before the first step, and after each
 
 
 def pack(cell: Cell, weights: Iterable[Any]) -> _engine.Weights:
-    """Weights for the calls below: w_ih, w_hh, b_ih, b_hh of each direction, None for no bias.
+    """Weights for the calls below: a ``spec.Weights`` of each direction, one behind the other.
 
     They are arrays or tensors of float32, float64, float16 or bfloat16, or DLPack's capsules of
     such. They must not change while they are in use.
@@ -133,22 +136,24 @@ def forward(
 ) -> tuple[Array, Array, Kept | None]:
     """Run a layer.
 
-    x is (L, N, D), or (rows, D) packed; h_0 is (directions, N, H), or None for zeros. Returns
-    output (L, N, directions*H) or (rows, directions*H), h_n (directions, N, H), and what backward
+    x is (L, N, D), or (rows, D) packed; h_0 is (directions, N, S), or None for zeros. Returns
+    output (L, N, directions*P) or (rows, directions*P), h_n (directions, N, S), and what backward
     needs if `keep`: of the gates nothing with `recompute`. Raises ValueError for lengths outside
     0..L.
     """
-    directions, H = weights.directions, weights.hidden_size
+    directions, H, P = weights.directions, weights.hidden_size, weights.output_size
+    S = cell.state_size(H, P)
     batch = x.shape[1] if extent.batch_sizes is None else int(extent.batch_sizes[0])
     wide = weights.is_float64
-    output = _empty((*x.shape[:-1], directions * H), wide)
-    h_n = _empty((directions, batch, H), wide)
+    output = _empty((*x.shape[:-1], directions * P), wide)
+    h_n = _empty((directions, batch, S), wide)
     kept = None
     if keep:
-        rows = output.size // (directions * H)
+        rows = output.size // (directions * P)
+        gates = cell.kept * H
         kept = Kept(
-            None if recompute else _empty((directions, rows, cell.kept * H), wide),
-            _empty((directions, rows, H), wide),
+            _empty((directions, rows, gates), wide) if gates and not recompute else None,
+            _empty((directions, batch + rows, S), wide),
         )
     _engine.forward(
         weights,
@@ -177,14 +182,14 @@ def backward(
 ) -> tuple[Array | None, Array, list[Array | None] | None]:
     """Gradients of sum(output * d_output) + sum(h_n * d_h_n), either of which may be None.
 
-    `shapes` are the weights', four a direction, None for an absent bias. Returns d_x, d_h_0 and the
-    weights' gradients, in their order; what is absent or not needed is None.
+    `shapes` are the weights', in the order of `pack`, None for an absent one. Returns d_x, d_h_0
+    and the weights' gradients, in their order; what is absent or not needed is None.
     """
-    directions, _, H = kept.states.shape
+    directions, _, S = kept.states.shape
     batch = x.shape[1] if extent.batch_sizes is None else int(extent.batch_sizes[0])
     wide = weights.is_float64
     d_x = _empty((directions, *x.shape), wide) if need_x else None
-    d_h_0 = _empty((directions, batch, H), wide)
+    d_h_0 = _empty((directions, batch, S), wide)
     d_weights = None
     if need_weights:
         d_weights = [None if shape is None else _empty(shape, wide) for shape in shapes]

@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from elman import engine, stack
 from elman.engine import Array, Extent
-from elman.files import bfloat16, read_safetensors, write_safetensors
 from elman.spec import (
     CELLS,
     WEIGHTS,
@@ -26,6 +25,7 @@ from elman.spec import (
     check_weights,
     weight_names,
 )
+from elman.weights.files import bfloat16, read_safetensors, write_safetensors
 
 DTypeLike = npt.DTypeLike
 Vjp = Callable[[Any, Any], dict[str, Array]]

@@ -4,6 +4,9 @@ Short and slow: what the kernels are tested against, and what runs where they ca
 array library's own differentiation. ``xp`` is the library: numpy, torch, or another with tanh,
 where, zeros_like, stack and concatenate.
 
+A layer's state is one vector a row, here as in all that lies below the packages: h, or an LSTM's
+[h | c], of S features. Its first P are h: the output, and what meets W_hh.
+
 What ``lengths`` and ``reset`` mean, here as everywhere:
 
 - Steps at or past a row's length are not computed: x is not read there, output is 0, and the final
@@ -14,6 +17,7 @@ What ``lengths`` and ``reset`` mean, here as everywhere:
 
 from typing import Any
 
+from elman.cells import project
 from elman.spec import Cell, Weights
 
 
@@ -29,8 +33,8 @@ def layer(
 ) -> tuple[Any, Any]:
     """One layer of one or two directions.
 
-    x (L, N, D), h_0 (directions, N, H), one :class:`Weights` a direction, lengths (N,), reset
-    (L, N). Returns output (L, N, directions*H) and h_n (directions, N, H).
+    x (L, N, D), h_0 (directions, N, S), one :class:`Weights` a direction, lengths (N,), reset
+    (L, N). Returns output (L, N, directions*P) and h_n (directions, N, S).
     """
     runs = [scan(cell, x, h_0[0, ...], weights[0], xp, lengths, reset)]
     if len(weights) == 2:
@@ -49,11 +53,12 @@ def scan(
     reset: Any = None,
     reverse: bool = False,
 ) -> tuple[Any, Any]:
-    """One direction: x (L, N, D), h (N, H). Returns output (L, N, H) and the final state."""
-    w_ih, w_hh, b_ih, b_hh = weights
+    """One direction: x (L, N, D), h (N, S). Returns output (L, N, P) and the final state."""
+    w_ih, w_hh, b_ih, b_hh, w_hr = weights
+    P = w_hh.shape[-1]
     steps = range(x.shape[0])
     if not steps:
-        return (x @ w_ih.T)[..., : h.shape[-1]], h
+        return (x @ w_ih.T)[..., :P], h
     inside = None if lengths is None else [(t < lengths)[:, None] for t in steps]
     if inside is not None:
         x = xp.stack([xp.where(inside[t], x[t], xp.zeros_like(x[t])) for t in steps])
@@ -63,18 +68,32 @@ def scan(
     outputs: list[Any] = []
     for t in reversed(steps) if reverse else steps:
         start = _cut(h, t + 1 if reverse else t, lengths, reset, xp)
-        h_gates = start @ w_hh.T
+        h_gates = _output(start, P) @ w_hh.T
         if b_hh is not None:
             h_gates = h_gates + b_hh
         # [t, ...]: of a bare [t] MLX makes a gather, which has no second derivative.
-        after = cell.forward(x_gates[t, ...], h_gates, start, xp)
+        after = _step(cell, x_gates[t, ...], h_gates, start, w_hr, P, xp)
+        output = _output(after, P)
         if inside is None:
             h = after
-            outputs.append(after)
+            outputs.append(output)
         else:
             h = xp.where(inside[t], after, h)
-            outputs.append(xp.where(inside[t], after, xp.zeros_like(after)))
+            outputs.append(xp.where(inside[t], output, xp.zeros_like(output)))
     return xp.stack(outputs[::-1] if reverse else outputs), h
+
+
+def _output(state: Any, P: int) -> Any:
+    """The part of a state that is h."""
+    return state if state.shape[-1] == P else state[..., :P]
+
+
+def _step(cell: Cell, x: Any, u: Any, state: Any, w_hr: Any, P: int, xp: Any) -> Any:
+    """The state after a step."""
+    if len(cell.states) == 1:
+        return cell.forward(x, u, state, xp)
+    h, c = cell.forward(x, u, state[..., P:], xp)
+    return xp.concatenate([h if w_hr is None else project(h, w_hr), c], -1)
 
 
 def _cut(h: Any, t: int, lengths: Any, reset: Any, xp: Any) -> Any:

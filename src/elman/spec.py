@@ -4,8 +4,9 @@ The one place for names, shapes, gate order, initialisation and shape checks. No
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any, NamedTuple
 
 from elman import cells
@@ -20,34 +21,56 @@ class Cell:
     Attributes
     ----------
     name : the engine's name for it.
+    kind : the class that has it: RNN, GRU or LSTM.
     gates : the blocks of H rows in each weight, in order.
-    kept : values a unit and step that the engine keeps for backward, the state before apart.
+    states : what is carried from step to step. h comes first: it is the output, and what meets
+        W_hh. The last one is what the cell itself reads of the state before: h, or an LSTM's c.
+    kept : values a unit and step that the engine keeps for backward, the states apart.
     forward, backward : the equations, in ``cells.py``.
     """
 
     name: str
+    kind: str
     gates: tuple[str, ...]
+    states: tuple[str, ...]
     kept: int
     forward: Callable[..., Any]
     backward: Callable[..., Any]
 
+    def state_size(self, hidden_size: int, output_size: int) -> int:
+        """S, the values a row of a layer's state: its states one behind the other, [h | c]."""
+        return output_size + (len(self.states) - 1) * hidden_size
 
+
+_RNN = ("RNN", ("h",), ("h",), 0)
 CELLS = {
     cell.name: cell
     for cell in (
-        Cell("rnn_tanh", ("h",), 1, cells.rnn_tanh, cells.rnn_tanh_backward),
-        Cell("rnn_relu", ("h",), 1, cells.rnn_relu, cells.rnn_relu_backward),
-        Cell("gru", ("reset", "update", "new"), 4, cells.gru, cells.gru_backward),
+        Cell("rnn_tanh", *_RNN, cells.rnn_tanh, cells.rnn_tanh_backward),
+        Cell("rnn_relu", *_RNN, cells.rnn_relu, cells.rnn_relu_backward),
+        Cell("gru", "GRU", ("reset", "update", "new"), ("h",), 4, cells.gru, cells.gru_backward),
+        Cell(
+            "lstm",
+            "LSTM",
+            ("input", "forget", "cell", "output"),
+            ("h", "c"),
+            4,
+            cells.lstm,
+            cells.lstm_backward,
+        ),
     )
 }
 
 
 #: PyTorch's names of the weights, in the order of :class:`Weights`.
-WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
 
 
 def weight_names(layer: int, direction: int) -> list[str]:
-    """PyTorch's names of one direction's weights; without bias the last two do not exist."""
+    """PyTorch's names of one direction's weights, in the order of :class:`Weights`.
+
+    Without bias there are none of the biases' names, and ``weight_hr`` with a projection alone.
+    """
     return [f"{name}_l{layer}{'_reverse' if direction else ''}" for name in WEIGHTS]
 
 
@@ -56,12 +79,13 @@ MOST = {"input_size": 2**31 - 1, "hidden_size": 2**29 - 1, "num_layers": 2**16}
 
 
 class Weights(NamedTuple):
-    """One direction of one layer: (G*H, D), (G*H, H), and two biases (G*H), or None."""
+    """One direction of one layer: (G*H, D), (G*H, P), two biases (G*H), and (P, H), or None."""
 
     w_ih: Any
     w_hh: Any
     b_ih: Any = None
     b_hh: Any = None
+    w_hr: Any = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +93,8 @@ class Spec:
     """Sizes and options of a layer, as PyTorch's constructors take them, checked.
 
     Letters used throughout: L steps, N rows of the batch, D input features, H hidden units,
-    G gates of the cell, K = num_layers * directions.
+    P output features of a direction (H, but for a projection), S values of a row's state (P, or
+    P + H where there is a c), G gates of the cell, K = num_layers * directions.
     """
 
     cell: Cell
@@ -80,16 +105,26 @@ class Spec:
     batch_first: bool = False
     dropout: float = 0.0
     bidirectional: bool = False
+    proj_size: int = 0
 
     def __post_init__(self):
-        for name in ("input_size", "hidden_size", "num_layers"):
+        for name in ("input_size", "hidden_size", "num_layers", "proj_size"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool):
                 raise TypeError(f"{self}: {name} must be an int, got {value!r}")
+            if name == "proj_size":
+                continue
             if value < 1:
                 raise ValueError(f"{self}: {name} must be at least 1, got {value}")
             if value > MOST[name]:
                 raise ValueError(f"{self}: {name} must be at most {MOST[name]}")
+        if self.proj_size and len(self.cell.states) == 1:
+            raise ValueError(f"{self}: proj_size is for an LSTM, got {self.proj_size}")
+        if not 0 <= self.proj_size < self.hidden_size:
+            raise ValueError(
+                f"{self}: proj_size must lie between 0 and hidden_size - 1 = "
+                f"{self.hidden_size - 1}, got {self.proj_size}"
+            )
         for name in ("bias", "batch_first", "bidirectional"):
             value = getattr(self, name)
             if not isinstance(value, bool):
@@ -105,19 +140,29 @@ class Spec:
 
     @property
     def title(self) -> str:
-        """The layer's name in errors: GRU or RNN."""
-        return "GRU" if self.cell.name == "gru" else "RNN"
+        """The layer's name in errors: RNN, GRU or LSTM."""
+        return self.cell.kind
 
     @property
     def directions(self) -> int:
         """1, or 2 where bidirectional."""
         return 2 if self.bidirectional else 1
 
+    @property
+    def output_size(self) -> int:
+        """P, the features of one direction's output and of its h."""
+        return self.proj_size or self.hidden_size
+
+    @property
+    def state_sizes(self) -> dict[str, int]:
+        """The features of each state: of h, and of an LSTM's c."""
+        return dict(zip(self.cell.states, (self.output_size, self.hidden_size), strict=False))
+
     def weight_shapes(self) -> dict[str, Shape]:
         """Name and shape of every weight, in PyTorch's order."""
         shapes: dict[str, Shape] = {}
         for layer in range(self.num_layers):
-            size = self.input_size if layer == 0 else self.directions * self.hidden_size
+            size = self.input_size if layer == 0 else self.directions * self.output_size
             for direction in range(self.directions):
                 shapes.update(self._shapes(weight_names(layer, direction), size))
         return shapes
@@ -128,8 +173,10 @@ class Spec:
 
     def _shapes(self, names: list[str], input_size: int) -> dict[str, Shape]:
         rows = len(self.cell.gates) * self.hidden_size
-        shapes = [(rows, input_size), (rows, self.hidden_size), (rows,), (rows,)]
-        return dict(list(zip(names, shapes, strict=True))[: 4 if self.bias else 2])
+        projection = (self.output_size, self.hidden_size)
+        shapes = Weights((rows, input_size), (rows, self.output_size), (rows,), (rows,), projection)
+        there = (True, True, self.bias, self.bias, self.proj_size > 0)
+        return dict(compress(zip(names, shapes, strict=True), there))
 
     def bound(self) -> float:
         """Every weight begins uniform in [-bound, bound]."""
@@ -156,20 +203,21 @@ def check_input(spec: Spec, shape: Shape, error: type[Exception]) -> None:
         raise error(f"{spec}: x must be {axes} or (L, D) with D = {spec.input_size}, got {shape}")
 
 
-def check_state(spec: Spec, shape: Shape, batch: Shape, error: type[Exception]) -> None:
-    """h_0 must be (K, N, H), or (K, H) without a batch; `batch` is (N,) or ()."""
-    expected = (spec.num_layers * spec.directions, *batch, spec.hidden_size)
+def check_state(spec: Spec, name: str, shape: Shape, batch: Shape, error: type[Exception]) -> None:
+    """h_0 must be (K, N, P), c_0 (K, N, H), without N if no batch; `batch` is (N,) or ()."""
+    expected = (spec.num_layers * spec.directions, *batch, spec.state_sizes[name])
     if shape != expected:
-        raise error(f"{spec}: h_0 must have shape {expected}, got {shape}")
+        raise error(f"{spec}: {name}_0 must have shape {expected}, got {shape}")
 
 
-def takes(layer: Any, x: Shape, h_0: Shape | None, batch: int | None = None) -> bool:
+def takes(layer: Any, x: Shape, states: Sequence[Shape], batch: int | None = None) -> bool:
     """Whether torch's layer, or OneFlow's, would take such shapes. If not, it says so best itself.
 
     `layer` has torch's attributes. x is (L, N, D), (N, L, D) with batch_first, (L, D), or packed,
-    (rows, D), with its `batch`; there must be a step.
+    (rows, D), with its `batch`; there must be a step. `states` are those of h_0 and of an LSTM's
+    c_0, or none.
     """
-    if layer.proj_size or len(x) not in ((2, 3) if batch is None else (2,)):
+    if len(x) not in ((2, 3) if batch is None else (2,)):
         return False
     time = 1 if layer.batch_first and len(x) == 3 else 0
     if x[-1] != layer.input_size or 0 in (x[time], layer.num_layers):
@@ -179,8 +227,10 @@ def takes(layer: Any, x: Shape, h_0: Shape | None, batch: int | None = None) -> 
         if batch > x[0]:
             return False
         rows = (batch,)
-    states = layer.num_layers * (2 if layer.bidirectional else 1)
-    return h_0 is None or h_0 == (states, *rows, layer.hidden_size)
+    K = layer.num_layers * (2 if layer.bidirectional else 1)
+    sizes = (layer.proj_size or layer.hidden_size, layer.hidden_size)
+    pairs = zip(states, sizes, strict=False)
+    return all(tuple(shape) == (K, *rows, size) for shape, size in pairs)
 
 
 def check_lengths(

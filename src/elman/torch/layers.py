@@ -1,17 +1,4 @@
-"""The PyTorch door: RNN, GRU, RNNCell and GRUCell for ``torch.nn``'s, and ``accelerate``.
-
-The layers derive from ``torch.nn.RNNBase`` and the cells from torch's cells, and so have torch's
-constructors, parameters, state_dict, repr, errors and warnings. They compute the same function, and
-the layers take ``lengths=`` and ``reset=`` besides.
-
-A call takes one of three paths; :data:`paths` counts which, and :func:`require` insists on one:
-
-- "kernel": the engine, for float32, float64, bfloat16 and float16 on the CPU;
-- "torch": torch's own layer, for every other device and dtype, under autocast, and for whatever
-  torch itself refuses, so that the error is torch's own;
-- "scan": the loop of ``elman.scan`` on tensors, where torch's layer has nothing to offer:
-  ``lengths`` or ``reset`` on other tensors, and forward-mode derivatives.
-"""
+"""The layers and cells of the PyTorch package: ``torch.nn``'s classes on Elman's engine."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
@@ -34,10 +21,8 @@ from torch.nn.utils.rnn import PackedSequence
 from elman import stack
 from elman.spec import check_lengths, check_lengths_lie_within, check_reset, takes
 from elman.swap import swap
-from elman.torch_operators import HALVES, is_transformed, run_kernel, run_scan
-from elman.torch_operators import paths as _paths
-
-__all__ = ["GRU", "RNN", "GRUCell", "RNNCell", "accelerate", "paths", "require"]
+from elman.torch.operators import HALVES, is_transformed, run_kernel, run_scan
+from elman.torch.operators import paths as _paths
 
 paths, require = _paths.counts, _paths.require
 
@@ -279,9 +264,9 @@ class _Layer(nn.RNNBase):
         if self.training and self.dropout > 0:
             between = partial(F.dropout, p=self.dropout, training=True)
         if _becomes_onnx():
-            from elman import torch_onnx
+            from elman.torch import export
 
-            layer = partial(torch_onnx.run_layer, self, weights, *extent[:2])
+            layer = partial(export.run_layer, self, weights, *extent[:2])
         output, finals = stack.run(self.num_layers, directions, layer, x, h_0, between)
         return output, finals[0] if len(finals) == 1 else torch.cat(finals)
 

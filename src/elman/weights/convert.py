@@ -1,10 +1,4 @@
-"""Weights that move between frameworks.
-
-There is one canonical set, PyTorch's: its names, shapes, gate order (r, z, n) and pair of biases.
-Every framework's weights are read into it and written from it, by the framework's entry in
-``frameworks.py``, so that no two frameworks need to know of each other. Values are moved, at most
-negated; only where a framework has fewer biases than PyTorch are two added up, and that is said.
-"""
+"""From a framework's tensors to the canonical ones, and back."""
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -13,18 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from elman.frameworks import FRAMEWORKS, Array, ConversionError, Form, Framework, Layout, Tensors
 from elman.spec import CELLS, WEIGHTS, Shape, Spec, Weights, check_weights, weight_names
-
-__all__ = [
-    "FRAMEWORKS",
-    "Canonical",
-    "ConversionError",
-    "Converted",
-    "convert",
-    "from_canonical",
-    "to_canonical",
-]
+from elman.weights.frameworks import (
+    FRAMEWORKS,
+    Array,
+    ConversionError,
+    Form,
+    Framework,
+    Layout,
+    Tensors,
+)
 
 
 class Converted(Tensors):

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _disable_current_modes  # pyright: ignore[reportPrivateUsage]
 
-from elman.frameworks import FRAMEWORKS, Form
 from elman.spec import Weights
-from elman.torch_operators import run_scan
+from elman.torch.operators import run_scan
+from elman.weights.frameworks import FRAMEWORKS, Form
 
 _INPUTS = "Tensor X, Tensor W, Tensor R, Tensor? B, Tensor? sequence_lens, Tensor? initial_h"
 

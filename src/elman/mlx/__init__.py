@@ -1,0 +1,25 @@
+"""The MLX door: RNN and GRU for ``mlx.nn``'s, and ``accelerate``.
+
+The layers derive from ``mlx.nn.RNN`` and ``mlx.nn.GRU``, and have their constructors, parameters
+and results. Layers, directions, dropout, ``lengths=``, ``reset=`` and the final state come on top.
+
+A call takes one of three paths; :data:`paths` counts which, and :func:`require` insists on one:
+
+- "kernel": the engine, on the CPU, for float32 and float64;
+- "scan": the loop of ``elman.scan`` on MLX arrays, where there are no values yet, as inside
+  ``mx.compile`` and ``mx.vmap``, and where neither the engine nor MLX's layer serves;
+- "mlx": MLX's own layer, for its other dtypes and nonlinearities.
+
+After ``layer.eval()`` the engine keeps nothing for a gradient, and runs forward again if one is
+asked for: faster to serve, slower to train, the same to the bit.
+"""
+
+from elman.mlx.layers import (
+    GRU,
+    RNN,
+    accelerate,
+    paths,
+    require,
+)
+
+__all__ = ["GRU", "RNN", "accelerate", "paths", "require"]
