@@ -1,6 +1,6 @@
-"""Every door as one function from NumPy arrays to NumPy arrays, and the cases drawn for it.
+"""Every package as one function from NumPy arrays to NumPy arrays, and the cases drawn for it.
 
-A door that is not installed is not in :data:`DOORS`; a dtype more is an entry more in
+A package whose framework is not installed is not in :data:`DOORS`; a dtype more is an entry more in
 :data:`DTYPES`.
 """
 
@@ -9,14 +9,16 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
 import numpy as np
+from hypothesis import assume
 from hypothesis import strategies as st
+from reference import named, parts, state_of, whole
 
 import elman
 from elman import engine
 from elman.spec import CELLS as SPECS
 from elman.spec import Spec
 
-CELLS = ("rnn_tanh", "rnn_relu", "gru")
+CELLS = ("rnn_tanh", "rnn_relu", "gru", "lstm")
 FULL = ("float32", "float64")  # in which the state is of the type of x
 DTYPES = (*FULL, "float16")
 if find_spec("ml_dtypes"):
@@ -27,7 +29,10 @@ if find_spec("ml_dtypes"):
 
 @dataclass(frozen=True)
 class Case:
-    """A layer and a call of it: weights by PyTorch's names, x (L, N, D), h_0 (K, N, H), extents."""
+    """A layer and a call of it: weights by PyTorch's names, x (L, N, D), states, extents.
+
+    h_0 is (K, N, P), and an LSTM's c_0 (K, N, H).
+    """
 
     spec: Spec
     weights: dict
@@ -35,6 +40,8 @@ class Case:
     h_0: np.ndarray
     d_output: np.ndarray
     d_h_n: np.ndarray
+    c_0: np.ndarray | None = None
+    d_c_n: np.ndarray | None = None
     lengths: np.ndarray | None = None
     reset: np.ndarray | None = None
 
@@ -42,56 +49,68 @@ class Case:
     def dtype(self):
         return self.x.dtype.name
 
+    @property
+    def state(self):
+        """What the layer is given: h_0, or (h_0, c_0)."""
+        return whole([a for a in (self.h_0, self.c_0) if a is not None])
+
+    @property
+    def d_final(self):
+        """The gradient of the state that comes out."""
+        return whole([d for d in (self.d_h_n, self.d_c_n) if d is not None])
+
+    def arrays(self):
+        """What a call takes, gradients too, by name; what is not there is left out."""
+        names = ("x", "h_0", "c_0", "d_output", "d_h_n", "d_c_n", "lengths", "reset")
+        pairs = ((name, getattr(self, name)) for name in names)
+        return {name: a for name, a in pairs if a is not None}
+
     def rows(self, rows):
         """The same with these rows of the batch, in this order."""
         return self.indexed(np.s_[:, rows], np.s_[:, rows], rows)
 
-    def steps(self, steps, h_0):
+    def steps(self, steps, state):
         """The same with these steps alone, from another state."""
-        return replace(self.indexed(steps, np.s_[:], np.s_[:]), h_0=h_0)
+        return replace(self.indexed(steps, np.s_[:], np.s_[:]), **named(state, "0"))
 
     def indexed(self, sequence, state, row):
-        return replace(
-            self,
-            x=self.x[sequence],
-            h_0=self.h_0[state],
-            d_output=self.d_output[sequence],
-            d_h_n=self.d_h_n[state],
-            lengths=None if self.lengths is None else self.lengths[row],
-            reset=None if self.reset is None else self.reset[sequence],
-        )
+        where = dict.fromkeys(("x", "d_output", "reset"), sequence) | {"lengths": row}
+        arrays = self.arrays()
+        return replace(self, **{k: a[where.get(k, state)] for k, a in arrays.items()})
 
     def laid_out(self, change):
         """The same values as arrays that lie otherwise, or elsewhere."""
-        names = ("x", "h_0", "d_output", "d_h_n", "lengths", "reset")
-        arrays = {name: getattr(self, name) for name in names}
-        return replace(self, **{k: a if a is None else change(a) for k, a in arrays.items()})
+        return replace(self, **{name: change(a) for name, a in self.arrays().items()})
+
+
+def final_of(results):
+    """The state that came out: h_n, or (h_n, c_n)."""
+    return whole([results[name] for name in ("h_n", "c_n") if name in results])
 
 
 def make(cell, D, H, steps, batch, dtype, *, seed=0, scale=1.0, extents=True, **options):
-    """A case of random values. `scale` multiplies x and h_0."""
+    """A case of random values. `scale` multiplies x and the state."""
     rng = np.random.default_rng(seed)
     if dtype == "float16":  # whose values lie closer together
         scale = min(max(scale, 1e-6), 30.0)
     dtype = np.dtype(dtype)
     state_dtype = engine.computed_in(dtype)
     spec = Spec(SPECS[cell], D, H, **options)
-    states = spec.num_layers * spec.directions
 
-    def normal(*shape, dtype=dtype):
+    def normal(shape, dtype=dtype):
         return rng.normal(size=shape).astype(dtype)
+
+    def state():
+        return state_of(spec, (batch,), lambda shape: normal(shape, state_dtype))
 
     shapes = spec.weight_shapes()
     bound = spec.bound()
     weights = {k: rng.uniform(-bound, bound, s).astype(dtype) for k, s in shapes.items()}
-    case = Case(
-        spec,
-        weights,
-        normal(steps, batch, D) * dtype.type(scale),
-        normal(states, batch, H, dtype=state_dtype) * state_dtype.type(scale),
-        normal(steps, batch, spec.directions * H),
-        normal(states, batch, H, dtype=state_dtype),
-    )
+    x = normal((steps, batch, D)) * dtype.type(scale)
+    first = {name: a * state_dtype.type(scale) for name, a in named(state(), "0").items()}
+    d_output = normal((steps, batch, spec.directions * spec.output_size))
+    d_final = {f"d_{name}": d for name, d in named(state(), "n").items()}
+    case = Case(spec, weights, x, d_output=d_output, **first, **d_final)
     if not extents:
         return case
     lengths = rng.integers(0, steps + 1, batch)
@@ -122,13 +141,22 @@ def cases(
         "num_layers": st.integers(1, 2),
         "bias": st.booleans(),
         "bidirectional": st.booleans(),
+        "proj_size": st.sampled_from([0, 0, 1, 5, 16, 33]),
     }
-    return st.builds(make, **options | {name: st.just(value) for name, value in fixed.items()})
+    return st.builds(
+        _make_fitting, **options | {name: st.just(value) for name, value in fixed.items()}
+    )
+
+
+def _make_fitting(proj_size, **options):
+    """Without a projection where there can be none."""
+    fits = options["cell"] == "lstm" and proj_size < options["H"]
+    return make(**options, proj_size=proj_size if fits else 0)
 
 
 @contextmanager
 def threads(n):
-    """Let every door use so many threads."""
+    """Let every package use so many threads."""
     settings = [(elman.get_num_threads, elman.set_num_threads)]
     if find_spec("torch"):
         import torch
@@ -144,46 +172,63 @@ def threads(n):
             set_to(was)
 
 
-# The doors: a case's output and h_n, and as d_x, d_h_0 and d_{weight} the gradients.
+def build(package, cell, *sizes, step=False, **options):
+    """A layer in a package that has torch's arguments, or one step of it."""
+    kind = SPECS[cell].kind
+    if kind == "RNN":
+        options["nonlinearity"] = cell.removeprefix("rnn_")
+    return getattr(package, f"{kind}Cell" if step else kind)(*sizes, **options)
+
+
+def layer_of(case, package, dtype):
+    """The case's layer, without its weights."""
+    spec = case.spec
+    options = {"proj_size": spec.proj_size} if spec.proj_size else {}
+    return build(
+        package,
+        spec.cell.name,
+        spec.input_size,
+        spec.hidden_size,
+        num_layers=spec.num_layers,
+        bias=spec.bias,
+        bidirectional=spec.bidirectional,
+        dtype=dtype,
+        **options,
+    )
+
+
+def cell_of(case, package, dtype):
+    """One step of it."""
+    spec = case.spec
+    sizes = (spec.input_size, spec.hidden_size)
+    return build(package, spec.cell.name, *sizes, step=True, bias=spec.bias, dtype=dtype)
+
+
+# The packages: a case's output, h_n and c_n, and as d_x, d_h_0, d_c_0 and d_{weight} the gradients.
 #
-# In half precision the state is float32, as the NumPy door has it. The torch door takes h_0 in half
-# precision too, but hands h_n out rounded then, and chunks would not have the bits of the whole.
+# In half precision the state is float32, as the NumPy package has it. The torch package takes h_0
+# in half precision too, but hands h_n out rounded then, and chunks would not have the bits of the
+# whole.
 
 
 def numpy_layer(case):
-    spec = case.spec
-    options = {
-        "num_layers": spec.num_layers,
-        "bias": spec.bias,
-        "bidirectional": spec.bidirectional,
-        "dtype": case.dtype,
-    }
-    if spec.cell.name == "gru":
-        layer = elman.GRU(spec.input_size, spec.hidden_size, **options)
-    else:
-        options["nonlinearity"] = spec.cell.name.removeprefix("rnn_")
-        layer = elman.RNN(spec.input_size, spec.hidden_size, **options)
+    layer = layer_of(case, elman, case.dtype)
     layer.load_state_dict(case.weights)
     return layer
 
 
 def numpy_cell(case):
-    spec = case.spec
-    options = {"bias": spec.bias, "dtype": case.dtype}
-    if spec.cell.name == "gru":
-        cell = elman.GRUCell(spec.input_size, spec.hidden_size, **options)
-    else:
-        options["nonlinearity"] = spec.cell.name.removeprefix("rnn_")
-        cell = elman.RNNCell(spec.input_size, spec.hidden_size, **options)
+    cell = cell_of(case, elman, case.dtype)
     cell.load_state_dict({k.removesuffix("_l0"): w for k, w in case.weights.items()})
     return cell
 
 
 def run_numpy(case, layer=None):
     layer = layer or numpy_layer(case)
-    output, h_n, vjp = layer.vjp(case.x, case.h_0, case.lengths, case.reset)
-    gradients = vjp(case.d_output, case.d_h_n)
-    return {"output": output, "h_n": h_n} | {f"d_{name}": d for name, d in gradients.items()}
+    output, final, vjp = layer.vjp(case.x, case.state, case.lengths, case.reset)
+    gradients = vjp(case.d_output, case.d_final)
+    results = {"output": output, **named(final, "n")}
+    return results | {f"d_{name}": d for name, d in gradients.items()}
 
 
 def run_torch(case):
@@ -195,7 +240,7 @@ def run_torch(case):
 
 
 def run_oneflow(case):
-    """In float32 where the case is in half precision, which the door leaves to OneFlow."""
+    """In float32 where the case is in half precision, which the package leaves to OneFlow."""
     import oneflow
 
     import elman.oneflow
@@ -203,36 +248,26 @@ def run_oneflow(case):
     return run_as_torch(widened(case), oneflow, elman.oneflow, oneflow.tensor, oneflow.Tensor.numpy)
 
 
-def run_as_torch(case, library, door, tensor, array):
+def run_as_torch(case, library, package, tensor, array):
     """In a library that has torch's names, with arrays to its tensors and back."""
-    spec = case.spec
-    options = {
-        "num_layers": spec.num_layers,
-        "bias": spec.bias,
-        "bidirectional": spec.bidirectional,
-        "dtype": getattr(library, case.dtype),
-    }
-    if spec.cell.name == "gru":
-        layer = door.GRU(spec.input_size, spec.hidden_size, **options)
-    else:
-        options["nonlinearity"] = spec.cell.name.removeprefix("rnn_")
-        layer = door.RNN(spec.input_size, spec.hidden_size, **options)
+    layer = layer_of(case, package, getattr(library, case.dtype))
     layer.load_state_dict({name: tensor(w) for name, w in case.weights.items()})
-    x, h_0 = tensor(case.x).requires_grad_(), tensor(case.h_0).requires_grad_()
+    x = tensor(case.x).requires_grad_()
+    first = [tensor(a).requires_grad_() for a in parts(case.state)]
     extents = {
         name: None if a is None else tensor(a)
         for name, a in (("lengths", case.lengths), ("reset", case.reset))
     }
-    with door.require("kernel"):
-        output, h_n = layer(x, h_0, **extents)
-    named = dict(layer.named_parameters())
-    inputs = (x, h_0, *(named[name] for name in case.weights))
+    with package.require("kernel"):
+        output, final = layer(x, whole(first), **extents)
+    parameters = dict(layer.named_parameters())
+    leaves = {"x": x, **named(whole(first), "0")} | {k: parameters[k] for k in case.weights}
     # As one number: OneFlow does not begin at two results of one node.
-    products = (output * tensor(case.d_output)).sum() + (h_n * tensor(case.d_h_n)).sum()
-    gradients = library.autograd.grad(products, inputs)
-    names = ("x", "h_0", *case.weights)
-    results = {"output": output, "h_n": h_n} | {
-        f"d_{name}": d for name, d in zip(names, gradients, strict=True)
+    pairs = zip(parts(final), parts(case.d_final), strict=True)
+    products = (output * tensor(case.d_output)).sum() + sum((a * tensor(d)).sum() for a, d in pairs)
+    gradients = library.autograd.grad(products, list(leaves.values()))
+    results = {"output": output, **named(final, "n")} | {
+        f"d_{name}": d for name, d in zip(leaves, gradients, strict=True)
     }
     return {name: array(t) for name, t in results.items()}
 
@@ -285,13 +320,15 @@ MLX_NAMES = {
 def fit_mlx(case):
     """The same without the recurrent biases that MLX has not: all but a GRU's b_hn.
 
-    And in float32 where it is in half precision, which the door leaves to MLX.
+    And in float32 where it is in half precision, which the package leaves to MLX. There is no
+    projection.
     """
+    assume(not case.spec.proj_size)
     case = widened(case)
     weights = {name: w.copy() for name, w in case.weights.items()}
     for name, w in weights.items():
         if name.startswith("bias_hh"):
-            w[: 2 * case.spec.hidden_size] = 0
+            w[: 2 * case.spec.hidden_size if case.spec.cell.name == "gru" else None] = 0
     return replace(case, weights=weights)
 
 
@@ -312,13 +349,13 @@ def run_mlx(case, **options):
             function = {"rnn_tanh": mx.tanh, "rnn_relu": elman.mlx.nn.relu}[spec.cell.name]
             layer = elman.mlx.RNN(*sizes, function, **options)
         paths = [path for path, _ in tree_flatten(layer.parameters())]
-        named = [_torch_name(path) for path in paths]
+        names = [_torch_name(path) for path in paths]
 
         def mlx(a, type=dtype):
             return mx.array(np.array(a, order="C"), type)
 
         parameters = []
-        for path, name in zip(paths, named, strict=True):
+        for path, name in zip(paths, names, strict=True):
             w = case.weights[name]
             parameters.append(mlx(w[-spec.hidden_size :] if path.endswith("bhn") else w))
         extents = {
@@ -346,7 +383,7 @@ def run_mlx(case, **options):
         "d_x": d_x.swapaxes(0, 1),
         "d_h_0": d_h_0.reshape(case.h_0.shape),
     }
-    return found | {f"d_{name}": d for name, d in zip(named, d_weights, strict=True)}
+    return found | {f"d_{name}": d for name, d in zip(names, d_weights, strict=True)}
 
 
 def _torch_name(path):

@@ -1,4 +1,4 @@
-"""Every recorded case of OneFlow's layers, through the NumPy door. OneFlow is not needed."""
+"""Every recorded case of OneFlow's layers, through the NumPy package. OneFlow is not needed."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from recorded import Case
-from reference import assert_close
+from reference import assert_close, named, parts, whole
 
 import elman
 
@@ -38,11 +38,11 @@ def test_layer(name):
     case = load(name)
     layer = build(case, case.kind).train(case.training)
     layer.load_state_dict(case.weights)
-    output, h_n, vjp = layer.vjp(case.x, case.h_0, lengths=case.lengths)
+    output, final, vjp = layer.vjp(case.x, case.state, lengths=case.lengths)
     assert_close(output, pad(case.output, case), case.dtype, "output")
-    assert_close(h_n, case.h_n, case.dtype, "h_n")
-    gradients = vjp(pad(case.d_output, case), case.d_h_n)
-    assert gradients.keys() == case.gradients.keys() | {"h_0"}
+    assert_close(final, case.final, case.dtype, "final state")
+    gradients = vjp(pad(case.d_output, case), case.d_final)
+    assert gradients.keys() == case.gradients.keys() | named(case.final, "0").keys()
     for key, want in case.gradients.items():
         assert_close(gradients[key], want, case.dtype, key)
 
@@ -52,11 +52,12 @@ def test_cell(name):
     case = load(name)
     cell = build(case, case.kind)
     cell.load_state_dict(case.weights)
-    h, states = case.h_0, []
+    state, outputs = case.state, []
     for x in case.x if case.loop else [case.x]:
-        h = cell(x, h)
-        states.append(h)
-    assert_close(np.stack(states) if case.loop else h, case.output, case.dtype, "output")
+        state = cell(x, state)
+        outputs.append(parts(state)[0])
+    assert_close(np.stack(outputs) if case.loop else outputs[0], case.output, case.dtype, "output")
+    assert_close(state, case.final, case.dtype, "final state")
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -65,10 +66,10 @@ def test_gradients_of_cell(name):
     case = load(name)
     layer = build(case, case.kind.removesuffix("Cell"))
     layer.load_state_dict({f"{key}_l0": w for key, w in case.weights.items()})
-    x, d_output = (a if case.loop else a[None] for a in (case.x, case.d_output))
-    d_h_n = None if case.d_h_n is None else case.d_h_n[None]
-    _, _, vjp = layer.vjp(x, case.h_0[None])
-    gradients = vjp(d_output, d_h_n)
+    state, d_final = (whole([a[None] for a in parts(s)]) for s in (case.state, case.d_final))
+    _, _, vjp = layer.vjp(case.x if case.loop else case.x[None], state)
+    # One step's output is its state, which has the gradient.
+    gradients = vjp(case.d_output if case.loop else None, d_final)
     for key, want in case.gradients.items():
         got = gradients[key if key in gradients else f"{key}_l0"]
         assert_close(got.reshape(want.shape), want, case.dtype, key)

@@ -1,9 +1,9 @@
-"""Every recorded case of PyTorch's layers, through the NumPy door."""
+"""Every recorded case of PyTorch's layers, through the NumPy package."""
 
 import numpy as np
 import pytest
 from recorded import Case, cases
-from reference import assert_close
+from reference import assert_close, named, parts, whole
 
 import elman
 
@@ -26,15 +26,15 @@ def test_layer(name):
     case = Case.load(name)
     layer = build(case, case.kind).train(case.training)
     time = 1 if case.batch_first else 0
-    output, h_n = layer(case.x, case.h_0, lengths=case.lengths)
+    output, final = layer(case.x, case.state, lengths=case.lengths)
     assert_close(output, pad(case.output, case.x, time), case.dtype, "output")
-    assert_close(h_n, case.h_n, case.dtype, "h_n")
+    assert_close(final, case.final, case.dtype, "final state")
 
-    output, h_n, vjp = layer.vjp(case.x, case.h_0, lengths=case.lengths)
-    gradients = vjp(pad(case.d_output, case.x, time), case.d_h_n)
+    output, final, vjp = layer.vjp(case.x, case.state, lengths=case.lengths)
+    gradients = vjp(pad(case.d_output, case.x, time), case.d_final)
     assert_close(output, pad(case.output, case.x, time), case.dtype, "output")
-    assert_close(h_n, case.h_n, case.dtype, "h_n")
-    assert gradients.keys() == {"x", "h_0", *case.weights}
+    assert_close(final, case.final, case.dtype, "final state")
+    assert gradients.keys() == {"x", *named(case.final, "0"), *case.weights}
     for key, want in case.gradients.items():
         assert_close(gradients[key], want, case.dtype, key)
 
@@ -44,14 +44,14 @@ def test_cell(name):
     case = Case.load(name)
     cell = build(case, case.kind)
     if case.loop:
-        h, states = case.h_0, []
+        state, outputs = case.state, []
         for x in case.x:
-            h = cell(x, h)
-            states.append(h)
-        assert_close(np.stack(states), case.output, case.dtype, "output")
-        assert_close(h, case.h_n, case.dtype, "h_n")
+            state = cell(x, state)
+            outputs.append(parts(state)[0])
+        assert_close(np.stack(outputs), case.output, case.dtype, "output")
+        assert_close(state, case.final, case.dtype, "final state")
     else:
-        assert_close(cell(case.x, case.h_0), case.output, case.dtype, "h")
+        assert_close(cell(case.x, case.state), case.final, case.dtype, "state")
 
 
 @pytest.mark.parametrize("name", [n for n in cases() if "cell" in n])
@@ -64,15 +64,17 @@ def test_gradients_of_cell(name):
     def steps(a):
         return a if case.loop else a[None]
 
-    h_0 = None if case.h_0 is None else case.h_0[None]
-    d_h_n = None if case.d_h_n is None else case.d_h_n[None]
-    output, _, vjp = layer.vjp(steps(case.x), h_0)
+    def layers(state):
+        return whole([a[None] for a in parts(state)])
+
+    output, _, vjp = layer.vjp(steps(case.x), None if case.state is None else layers(case.state))
     assert_close(output, steps(case.output), case.dtype, "output")
-    gradients = vjp(steps(case.d_output), d_h_n)
+    # One step's output is its state, which has the gradient.
+    gradients = vjp(case.d_output if case.loop else None, layers(case.d_final))
     for key, want in case.gradients.items():
         if key == "x":
             assert_close(gradients["x"], steps(want), case.dtype, key)
-        elif key == "h_0":
-            assert_close(gradients["h_0"], want[None], case.dtype, key)
+        elif key in ("h_0", "c_0"):
+            assert_close(gradients[key], want[None], case.dtype, key)
         else:
             assert_close(gradients[f"{key}_l0"], want, case.dtype, key)
