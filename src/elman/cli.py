@@ -19,6 +19,7 @@ from elman.weights import (
     to_canonical,
 )
 from elman.weights.files import read_safetensors, write_safetensors
+from elman.weights.frameworks import nonlinearities
 
 DOORS = ("numpy", "torch", "mlx", "oneflow")
 FILES = ("safetensors", "onnx")
@@ -27,8 +28,9 @@ EXAMPLE = f"""\
 frameworks:
   {", ".join(FRAMEWORKS)}
 
-example:
+examples:
   elman convert gru.safetensors mlx.safetensors --from torch --to mlx
+  elman convert lstm.safetensors lstm.onnx --from keras
 
 An RNN's weights do not tell its nonlinearity: to write a model of one, say --nonlinearity.
 """
@@ -144,9 +146,10 @@ def _read(given: argparse.Namespace, source: str) -> Canonical:
     else:
         tensors, _ = read_safetensors("convert", given.source)
         canonical = to_canonical(tensors, source)
-    known, asked = canonical.nonlinearity, given.nonlinearity
-    if asked and asked != known and (known or canonical.spec.cell.name == "gru"):
-        raise ConversionError(f"--nonlinearity {asked}: the source is {known or 'a GRU'}")
+    known, asked, kind = canonical.nonlinearity, given.nonlinearity, canonical.spec.cell.kind
+    possible = [known] if known else nonlinearities(kind)
+    if asked and asked not in possible:
+        raise ConversionError(f"--nonlinearity {asked}: the source is {known or f'of kind {kind}'}")
     canonical.nonlinearity = known or asked or ""
     return canonical
 
@@ -169,6 +172,7 @@ def _describe(canonical: Canonical, framework: str) -> str:
         _count(spec.directions, "direction"),
         f"input size {spec.input_size}",
         f"hidden size {spec.hidden_size}",
+        f"projection size {spec.proj_size}" if spec.proj_size else "",
         "" if spec.bias else "no biases",
         str(canonical.dtype),
     ]

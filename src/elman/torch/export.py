@@ -113,7 +113,7 @@ def _reorder(weights: Sequence[Tensor], directions: int) -> tuple[Tensor, Tensor
 
 def _form(w_hh: Tensor) -> Form:
     gates = w_hh.shape[-2] // w_hh.shape[-1]
-    return next(form for form in FRAMEWORKS["onnx"].forms if form.gates == gates)
+    return next(form for form in FRAMEWORKS["onnx"].forms if len(form.cell.gates) == gates)
 
 
 def _run_node(cell: str, X: Tensor, W: Tensor, R: Tensor, B: Tensor | None, *extent: Any) -> Any:

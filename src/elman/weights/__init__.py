@@ -1,6 +1,6 @@
 """Weights that move between frameworks.
 
-There is one canonical set, PyTorch's: its names, shapes, gate order (r, z, n) and pair of biases.
+There is one canonical set, PyTorch's: its names, shapes, order of gates and pair of biases.
 Every framework's weights are read into it and written from it, by the framework's entry in
 ``frameworks.py``, so that no two frameworks need to know of each other. Values are moved, at most
 negated; only where a framework has fewer biases than PyTorch are two added up, and that is said.

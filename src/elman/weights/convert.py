@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from elman.spec import CELLS, WEIGHTS, Shape, Spec, Weights, check_weights, weight_names
+from elman.spec import WEIGHTS, Shape, Spec, Weights, check_weights, weight_names
 from elman.weights.frameworks import (
+    APART,
     FRAMEWORKS,
     Array,
     ConversionError,
@@ -24,8 +25,9 @@ class Converted(Tensors):
 
     Attributes
     ----------
-    folded : whether biases were added up, which rounds each sum once. If not, every value is one
-        that was given, at most negated.
+    folded : whether biases were added up, which rounds each sum. If not, every value is one that
+        was given, at most negated, or one that the framework adds without storing it: the 1 of
+        Haiku's forget gate, and 0 for a bias that there is not.
     notes : sentences on what weights alone do not tell.
     """
 
@@ -66,14 +68,15 @@ class Canonical:
 def convert(
     tensors: Mapping[str, Any], source: str, target: str, *, cell: bool | None = None
 ) -> Converted:
-    """Give a GRU's or an Elman RNN's weights the names, shapes and order of another framework.
+    """Give a recurrent layer's weights the names, shapes and order of another framework.
 
     Parameters
     ----------
     tensors : the source's arrays by name, anything that NumPy reads; docs/weights.md lists every
         framework's names.
     source, target : "torch", "oneflow", "r-torch", "mlx", "keras", "flax-linen", "flax-nnx",
-        "equinox", "onnx" or "haiku".
+        "flax-nnx-optimized" (its OptimizedLSTMCell, which "flax-nnx" reads too), "equinox", "onnx"
+        or "haiku".
     cell : whether the answer is a cell's, such as GRUCell's, or a layer's. Default: as the
         source's, or what the target has.
 
@@ -137,22 +140,24 @@ class _Model:
         return notes
 
     def shapes(self, layer: int, direction: int) -> dict[str, Shape]:
-        """Full name and shape of one direction's tensors, in the order of the form's."""
-        spec, entry = self.spec, FRAMEWORKS[self.framework]
-        size = spec.input_size if layer == 0 else spec.directions * spec.hidden_size
-        shapes = self.form.shapes(size, spec.hidden_size, spec.bias)
-        return {entry.address(t, self.layout, layer, direction): s for t, s in shapes.items()}
+        """Full name and shape of one direction's tensors, in the order of the form's.
+
+        Biases are among them, whether the model has any or not.
+        """
+        spec, address = self.spec, FRAMEWORKS[self.framework].address
+        size = spec.input_size if layer == 0 else spec.directions * spec.output_size
+        shapes = self.form.shapes(spec, size)
+        return {address(t, self.layout, layer, direction): s for t, s in shapes.items()}
+
+    def stored(self, layer: int, direction: int) -> dict[str, Shape]:
+        """Those that the model has."""
+        shapes, biases = self.shapes(layer, direction), self.form.bias_names
+        there = [self.spec.bias or t not in biases for t in self.form.tensors]
+        return dict(itertools.compress(shapes.items(), there))
 
     def all_shapes(self) -> dict[str, Shape]:
         """The same for every layer and direction."""
-        return {name: shape for part in self.parts for name, shape in self.shapes(*part).items()}
-
-    def absent(self, dtype: Any) -> list[Array]:
-        """Zeros for the biases that one direction has not."""
-        if self.spec.bias:
-            return []
-        shapes = self.form.shapes(self.spec.input_size, self.spec.hidden_size)
-        return [np.zeros(shape, dtype) for shape in list(shapes.values())[2:]]
+        return {name: shape for part in self.parts for name, shape in self.stored(*part).items()}
 
 
 def to_canonical(tensors: Mapping[str, Any], source: str) -> Canonical:
@@ -173,16 +178,24 @@ def to_canonical(tensors: Mapping[str, Any], source: str) -> Canonical:
     check_weights(model.title, model.all_shapes(), shapes, ConversionError)
     form = model.form
     canonical = Canonical(model.spec, {}, model.layout.cell, form.nonlinearity, model.notes)
+    dtype = next(iter(arrays.values())).dtype
     for part in model.parts:
-        given = [arrays[name] for name in model.shapes(*part)]
-        w = form.restore(given + model.absent(given[0].dtype))
+        w = form.restore(_arrays_or_zeros(arrays, model.shapes(*part), dtype))
         if form.reset_before:
             _check_diagonal(model, w)
         if not model.spec.bias:
-            w = w[:2]
-        for name, a in zip(canonical.names(*part), w, strict=False):
-            canonical.weights[name] = np.array(a, order="C")
+            w = w._replace(b_ih=None, b_hh=None)
+        for name, a in zip(canonical.names(*part), w, strict=True):
+            if a is not None:
+                canonical.weights[name] = np.array(a, order="C")
     return canonical
+
+
+def _arrays_or_zeros(
+    arrays: Mapping[str, Array], shapes: Mapping[str, Shape], dtype: Any
+) -> list[Array]:
+    """The arrays of these names, zeros for those that there are not."""
+    return [arrays[n] if n in arrays else np.zeros(s, dtype) for n, s in shapes.items()]
 
 
 def _arrays(tensors: Mapping[str, Any], source: str) -> Tensors:
@@ -209,12 +222,12 @@ def _arrays(tensors: Mapping[str, Any], source: str) -> Tensors:
 def _recognise(source: str, shapes: Mapping[str, Shape]) -> _Model:
     """The model whose names and shapes are the given ones, or come closest."""
     entry = FRAMEWORKS[source]
-    pairs = [(form, layout) for form in entry.forms for layout in entry.layouts(form.gates)]
+    pairs = [(form, layout) for form in entry.forms for layout in entry.layouts(form)]
     models = [m for form, layout in pairs if (m := _assume(source, form, layout, shapes))]
     if not models:
-        some = {entry.address(form.axis("H")[0], layout, 0, 0) for form, layout in pairs}
+        some = {entry.address(form.recurrent, layout, 0, 0) for form, layout in pairs}
         raise ConversionError(
-            f"{source}: expected the weights of a GRU or an RNN, with one of {sorted(some)}; "
+            f"{source}: expected the weights of a recurrent layer, with one of {sorted(some)}; "
             f"got {list(shapes)[:8]}"
         )
     return min(models, key=lambda model: len(model.all_shapes().items() ^ shapes.items()))
@@ -227,22 +240,16 @@ def _assume(source: str, form: Form, layout: Layout, shapes: Mapping[str, Shape]
     def full(tensor: str, layer: int = 0, direction: int = last) -> str:
         return FRAMEWORKS[source].address(tensor, layout, layer, direction)
 
-    def size(letter: str) -> int:
-        tensor, axis = form.axis(letter)
-        shape = shapes.get(full(tensor), ())
-        return shape[axis] if len(shape) == 2 else 0
-
-    head = form.axis("H")[0]
-    counted = itertools.takewhile(lambda k: full(head, k) in shapes, itertools.count())
+    counted = itertools.takewhile(lambda k: full(form.recurrent, k) in shapes, itertools.count())
     layers = sum(1 for _ in counted) if layout.several else 1
-    if not (layers and size("D") and size("H")):
+    D, H, P = form.measure({t: shapes[full(t)] for t in form.tensors if full(t) in shapes})
+    if layers < 1 or min(D, H) < 1 or (form.projected and not 0 < P < H):
         return None
-    biases = [full(t, 0, d) for t in list(form.tensors)[2:] for d in (0, last)]
+    biases = [full(t, 0, d) for t in form.bias_names for d in (0, last)]
     bias = not form.optional_bias or any(name in shapes for name in biases)
-    cell = CELLS["gru" if form.gates == 3 else "rnn_tanh"]
-    two = layout.directions == 2
+    two, proj_size = layout.directions == 2, P if form.projected else 0
     try:
-        spec = Spec(cell, size("D"), size("H"), layers, bias, bidirectional=two)
+        spec = Spec(form.cell, D, H, layers, bias, bidirectional=two, proj_size=proj_size)
     except ValueError as e:  # larger than any layer
         raise ConversionError(f"{source}: {e}") from e
     return _Model(source, form, layout, spec)
@@ -250,7 +257,7 @@ def _assume(source: str, form: Form, layout: Layout, shapes: Mapping[str, Shape]
 
 def _check_diagonal(model: _Model, w: Weights) -> None:
     """Raise unless W_hn (r * h) is r * (W_hn h), which takes a diagonal W_hn."""
-    *_, w_hn = np.split(w.w_hh, 3)
+    w_hn = np.split(w.w_hh, len(model.form.cell.gates))[-1]
     if w_hn[~np.eye(len(w_hn), dtype=bool)].any():
         raise ConversionError(
             f"{model.title}: applies its reset gate before the recurrent product, W_hn (r * h), "
@@ -274,41 +281,52 @@ def from_canonical(canonical: Canonical, target: str, *, cell: bool | None = Non
     tensors: Tensors = {}
     folded = False
     for part in model.parts:
-        given = [canonical.weights[n] for n in canonical.names(*part) if n in canonical.weights]
-        w = Weights(*given, *[np.zeros(len(given[0]), canonical.dtype)] * (4 - len(given)))
+        w = Weights(*map(canonical.weights.get, canonical.names(*part)))
+        if not canonical.spec.bias:
+            none = np.zeros(len(w.w_ih), canonical.dtype)
+            w = w._replace(b_ih=none, b_hh=none)
         w, added = _fold(model, w)
         folded = folded or added
         if model.form.reset_before:
             _check_diagonal(model, w)
-        stored = model.form.store(w)
-        tensors.update(zip(model.shapes(*part), stored, strict=False))  # less biases it has not
+        there = model.stored(*part)
+        pairs = zip(model.shapes(*part), model.form.store(w), strict=True)
+        tensors.update({name: a for name, a in pairs if name in there})
     packed = FRAMEWORKS[target].pack(tensors)
     return Converted({n: np.array(a, order="C") for n, a in packed.items()}, folded, notes)
 
 
 def _plan(canonical: Canonical, target: str, cell: bool | None) -> tuple[_Model, list[str]]:
     """The model to write, and what to say of it; raises where the target has no such thing."""
-    entry, spec, gates = _entry(target), canonical.spec, len(canonical.spec.cell.gates)
-    form = next((form for form in entry.forms if form.gates == gates), None)
-    if form is None:
+    entry, spec = _entry(target), canonical.spec
+    forms = [form for form in entry.forms if form.kind == spec.cell.kind]
+    if not forms:
         raise ConversionError(f"{target}: has no {spec}")
-    always, known = form.nonlinearity, canonical.nonlinearity
+    always, known = forms[0].nonlinearity, canonical.nonlinearity
     if always and known not in ("", always):
         raise ConversionError(f"{target} {spec}: always applies {always}, and this one {known}")
     as_cell = _as_cell(canonical, target, cell)
-    layout = Layout(gates, as_cell, spec.num_layers > 1, spec.directions)
-    if layout not in entry.layouts(gates):
-        one = f"{target} {spec}{'Cell' if as_cell else ''}"
+    one = f"{target} {spec}{'Cell' if as_cell else ''}"
+    layout = Layout(spec.cell.kind, as_cell, spec.num_layers > 1, spec.directions)
+    if layout not in entry.layouts(forms[0]):
         raise ConversionError(
             f"{one}: cannot hold num_layers={spec.num_layers}, directions={spec.directions}; "
             "convert one layer, or one direction, at a time"
         )
+    projected = spec.proj_size > 0
+    holding = (f for f in forms if f.projected == projected and layout in entry.layouts(f))
+    form = next(holding, None)
+    if form is None:
+        raise ConversionError(
+            f"{one}: has no projection, so that its h is o * tanh(c), and this one has "
+            f"h = W_hr (o * tanh(c)), with proj_size={spec.proj_size}"
+        )
     notes = list(canonical.notes)
     if not spec.bias and not form.optional_bias:
         spec = replace(spec, bias=True)
-        notes.append(f"{target}'s {spec} always has biases; they are zero")
+        notes.append(f"{target}'s {spec} always has biases; those it gets have no effect")
     model = _Model(target, form, layout, spec)
-    return model, notes + model.notes
+    return model, [*dict.fromkeys(notes + model.notes)]
 
 
 def _as_cell(canonical: Canonical, target: str, cell: bool | None) -> bool:
@@ -324,20 +342,21 @@ def _as_cell(canonical: Canonical, target: str, cell: bool | None) -> bool:
 def _fold(model: _Model, w: Weights) -> tuple[Weights, bool]:
     """Add to b_ih what of b_hh has no place of its own, and say whether that was anything.
 
-    A GRU's b_hn is multiplied by r and b_in is not, so that one cannot join the other.
+    What the class itself adds stays in b_hh, and so do the gates in ``APART``.
     """
-    holds, gates = model.form.biases.holds, model.form.gates
-    if holds == "all":
+    form = model.form
+    if form.biases.holds == "all":
         return w, False
-    moves, stays = w.b_hh.copy(), np.zeros_like(w.b_hh)
-    if gates == 3:
-        new = slice(2 * model.spec.hidden_size, None)
-        moves[new], stays[new] = 0, w.b_hh[new]
-    if holds == "none" and stays.any():
+    own = form.added(w.b_hh)
+    apart = APART.get(form.kind, {})
+    is_apart = np.repeat([gate in apart for gate in form.cell.gates], model.spec.hidden_size)
+    if form.biases.holds == "none" and w.b_hh[is_apart].any():
         raise ConversionError(
-            f"{model.title}: has no place for a recurrent bias of the new gate, b_hn in "
-            "r * (W_hn h + b_hn), and the one given is not zero"
+            f"{model.title}: has no place for a recurrent bias of the {' or '.join(apart)} gate, "
+            f"{' or '.join(apart.values())}, and the one given is not zero"
         )
+    moves, stays = w.b_hh - own, own
+    moves[is_apart], stays[is_apart] = 0, w.b_hh[is_apart]
     if not moves.any():
         return w, False
     return w._replace(b_ih=w.b_ih + moves, b_hh=stays), True

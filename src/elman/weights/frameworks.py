@@ -2,17 +2,18 @@
 
 An entry of :data:`FRAMEWORKS` says how a framework's tensors are named and shaped, which way round
 a matrix is, in which order the gates stand and how the biases are stored, all seen from PyTorch's:
-matrices (G, D) and (G, H), gates r, z, n, two biases. ``weights.py`` reads and writes by it.
+the fields of ``spec.Weights``, gates in the order of ``spec.Cell``. ``convert.py`` reads and writes
+by it, and knows of no framework and no kind of cell.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from elman.spec import Shape, Weights
+from elman.spec import CELLS, Cell, Shape, Spec, Weights
 
 Array = npt.NDArray[Any]
 Tensors = dict[str, Array]
@@ -22,15 +23,69 @@ class ConversionError(ValueError):
     """The weights are not what they were said to be, or the target cannot hold them."""
 
 
+#: The first cell of each kind, since weights do not tell an RNN's nonlinearity.
+KINDS: dict[str, Cell] = {}
+for _cell in CELLS.values():
+    KINDS.setdefault(_cell.kind, _cell)
+
+#: Gates whose recurrent bias is no mere summand, so that it cannot join the other one, and why.
+APART = {"GRU": {"new": "b_hn in r * (W_hn h + b_hn)"}}
+
+
+def nonlinearities(kind: str) -> list[str]:
+    """The names between which a kind of cell leaves the choice; "" alone where it leaves none."""
+    return [cell.name.partition("_")[2] for cell in CELLS.values() if cell.kind == kind]
+
+
 # How a framework lays out one direction of one layer
+
+
+class Parts(NamedTuple):
+    """A way to cut w_ih and w_hh into tensors.
+
+    join : a form's tensors and the number of gates, to w_ih, w_hh and what :class:`Biases` read;
+    cut : the inverse.
+    """
+
+    join: Callable[[Sequence[Array], int], Sequence[Array]]
+    cut: Callable[[Sequence[Array], int], Sequence[Array]]
+
+
+def _unchanged(tensors: Any, *_: Any) -> Any:
+    return tensors
+
+
+def _join_gates(t: Sequence[Array], gates: int) -> Sequence[Array]:
+    whole = [np.concatenate(t[k : k + gates], -1) for k in range(0, 3 * gates, gates)]
+    return [*whole, *t[3 * gates :]]
+
+
+def _cut_gates(t: Sequence[Array], gates: int) -> Sequence[Array]:
+    return [part for whole in t[:3] for part in np.split(whole, gates, -1)] + [*t[3:]]
+
+
+def _join_inputs(t: Sequence[Array], gates: int) -> Sequence[Array]:
+    w, *biases = t
+    inputs = len(w) - w.shape[1] // gates
+    return [w[:inputs], w[inputs:], *biases]
+
+
+def _cut_inputs(t: Sequence[Array], gates: int) -> Sequence[Array]:
+    w_ih, w_hh, *biases = t
+    return [np.concatenate([w_ih, w_hh]), *biases]
+
+
+WHOLE = Parts(_unchanged, _unchanged)  # a tensor each
+BY_GATE = Parts(_join_gates, _cut_gates)  # each gate has tensors of its own, and of its first bias
+STACKED = Parts(_join_inputs, _cut_inputs)  # one matrix on [x, h]
 
 
 class Biases(NamedTuple):
     """A way to store the two biases b_ih and b_hh.
 
     read : the tensors in the order of a form's names, to Weights; write : the inverse.
-    holds : which of b_hh's values have a place of their own: "all", "new" (a GRU's b_hn, which
-        cannot join the others since r multiplies it), or "none".
+    holds : which of b_hh's values have a place of their own: "all", "apart" (those of the gates in
+        :data:`APART`), or "none".
     """
 
     read: Callable[..., Weights]
@@ -38,12 +93,8 @@ class Biases(NamedTuple):
     holds: str
 
 
-def _read_pair(w_ih: Array, w_hh: Array, b_ih: Array, b_hh: Array) -> Weights:
-    return Weights(w_ih, w_hh, b_ih, b_hh)
-
-
 def _write_pair(w: Weights) -> Iterable[Array]:
-    return w
+    return [a for a in w if a is not None]
 
 
 def _read_rows(w_ih: Array, w_hh: Array, rows: Array) -> Weights:
@@ -70,15 +121,6 @@ def _write_new(w: Weights) -> Iterable[Array]:
     return w.w_ih, w.w_hh, w.b_ih, np.split(w.b_hh, 3)[2]
 
 
-def _read_gates(*t: Array) -> Weights:
-    return _read_new(np.hstack(t[:3]), np.hstack(t[3:6]), np.concatenate(t[6:9]), t[9])
-
-
-def _write_gates(w: Weights) -> Iterable[Array]:
-    w_ih, w_hh, b, b_new = _write_new(w)
-    return *np.hsplit(w_ih, 3), *np.hsplit(w_hh, 3), *np.split(b, 3), b_new
-
-
 def _read_one(w_ih: Array, w_hh: Array, b: Array) -> Weights:
     return Weights(w_ih, w_hh, b, np.zeros_like(b))
 
@@ -87,11 +129,10 @@ def _write_one(w: Weights) -> Iterable[Array]:
     return w.w_ih, w.w_hh, w.b_ih
 
 
-PAIR = Biases(_read_pair, _write_pair, "all")  # two tensors
+PAIR = Biases(Weights, _write_pair, "all")  # two tensors
 ROWS = Biases(_read_rows, _write_rows, "all")  # the two rows of one
 JOINED = Biases(_read_joined, _write_joined, "all")  # one behind the other in one
-NEW = Biases(_read_new, _write_new, "new")  # one bias for all gates, and b_hn
-GATES = Biases(_read_gates, _write_gates, "new")  # the same; each gate has tensors of its own
+NEW = Biases(_read_new, _write_new, "apart")  # one bias for all gates, and a GRU's b_hn
 ONE = Biases(_read_one, _write_one, "none")  # one bias for all gates
 
 
@@ -101,76 +142,111 @@ class Form:
 
     Attributes
     ----------
-    gates : 3 for a GRU, 1 for an RNN.
-    tensors : name to axes, such as "G D", where G = gates * H; the input weight, of which
-        "D G" says that matrices are transposed, the recurrent weight, the biases; or those of each
-        gate in turn.
+    kind : of the cell, as in ``spec.Cell``.
+    tensors : name to axes, such as "G D", where G counts a row a gate and unit: the input weight,
+        of which "D G" says that matrices are transposed, the recurrent weight, the biases, and a
+        projection, "P H"; or as `parts` says.
     biases : how they are stored.
-    optional_bias : whether a layer may do without them.
-    update_first : the gates stand in the order z, r, n.
-    update_turned : h' = (1 - z) * h + z * n, so that its z is 1 - z here. As
-        1 - σ(a) = σ(-a), what makes z changes its sign.
+    parts : how the matrices are cut up.
+    optional_bias : whether a layer may do without biases.
+    order : of its gates. Default: PyTorch's.
+    turned : gates whose weights have the other sign. With h' = (1 - z) * h + z * n, z is 1 - z
+        here, and 1 - σ(a) = σ(-a).
+    adds : what the class itself adds to a gate, beside the bias that is stored.
     reset_before : n = tanh(W_in x + b_in + W_hn (r * h)).
     nonlinearity : of an RNN, where it is always the same.
     note : what the tensors do not tell; note_unbiased : what they do not tell without biases.
     """
 
-    gates: int
+    kind: str
     tensors: Mapping[str, str]
     biases: Biases
+    parts: Parts = WHOLE
     optional_bias: bool = True
-    update_first: bool = False
-    update_turned: bool = False
+    order: tuple[str, ...] = ()
+    turned: tuple[str, ...] = ()
+    adds: Mapping[str, float] = field(default_factory=lambda: {})
     reset_before: bool = False
     nonlinearity: str = ""
     note: str = ""
     note_unbiased: str = ""
 
     @property
+    def cell(self) -> Cell:
+        """The kind's cell, whose gates are PyTorch's."""
+        return KINDS[self.kind]
+
+    @property
     def transposed(self) -> bool:
         """Whether matrices have inputs as rows."""
         return next(iter(self.tensors.values())).startswith("D")
 
-    def axis(self, letter: str) -> tuple[str, int]:
-        """A tensor that has the axis D or H, and which of its two it is."""
-        found = ((t, axes.split()) for t, axes in self.tensors.items())
-        return next((t, axes.index(letter)) for t, axes in found if letter in axes)
+    @property
+    def projected(self) -> bool:
+        """Whether h is a projection."""
+        return "P H" in self.tensors.values()
 
-    def shapes(self, input_size: int, hidden_size: int, bias: bool = True) -> dict[str, Shape]:
-        """Name and shape of every tensor."""
-        rows = self.gates * hidden_size
-        sizes = {"D": input_size, "H": hidden_size, "G": rows, "2G": 2 * rows, "2": 2}
-        shapes = {t: tuple(sizes[a] for a in axes.split()) for t, axes in self.tensors.items()}
-        return shapes if bias else dict(list(shapes.items())[:2])
+    @property
+    def recurrent(self) -> str:
+        """A tensor that reads h."""
+        return next(t for t, axes in self.tensors.items() if {"H", "P", "D+H"} & {*axes.split()})
+
+    @property
+    def bias_names(self) -> list[str]:
+        """The tensors that are biases."""
+        return [t for t, axes in self.tensors.items() if axes in ("G", "H", "2G", "2 G")]
+
+    def measure(self, shapes: Mapping[str, Shape]) -> tuple[int, int, int]:
+        """D, H and P as the shapes of the matrices say; 0 for what they do not."""
+        found: dict[str, int] = {}
+        for tensor, axes in self.tensors.items():
+            shape, letters = shapes.get(tensor, ()), axes.split()
+            if len(shape) == len(letters) == 2:
+                found = dict(zip(letters, shape, strict=True)) | found
+        hidden = found.get("H") or found.get("G", 0) // len(self.cell.gates)
+        return found.get("D", found.get("D+H", 0) - hidden), hidden, found.get("P", hidden)
+
+    def shapes(self, spec: Spec, input_size: int) -> dict[str, Shape]:
+        """Name and shape of every tensor, of biases too."""
+        D, H, G = input_size, spec.hidden_size, len(self.cell.gates) * spec.hidden_size
+        sizes = {"D": D, "H": H, "D+H": D + H, "P": spec.output_size, "G": G, "2G": 2 * G, "2": 2}
+        return {t: tuple(sizes[a] for a in axes.split()) for t, axes in self.tensors.items()}
 
     def store(self, w: Weights) -> Iterable[Array]:
         """PyTorch's weights as this form's tensors, in the order of its names."""
-        if self.update_turned:
-            w = Weights(*map(_turn, w))
-        if self.update_first:
-            w = Weights(*map(_swap, w))
-        return self.biases.write(_transpose(w) if self.transposed else w)
+        gates = self.cell.gates
+        w = _arrange(w, gates, self.order or gates, self.turned)
+        stored = self.biases.write(_transpose(w) if self.transposed else w)
+        return self.parts.cut([*stored], len(gates))
 
     def restore(self, tensors: Iterable[Array]) -> Weights:
         """The inverse of ``store``."""
-        w = self.biases.read(*tensors)
+        gates = self.cell.gates
+        w = self.biases.read(*self.parts.join([*tensors], len(gates)))
         if self.transposed:
             w = _transpose(w)
-        if self.update_first:
-            w = Weights(*map(_swap, w))
-        return Weights(*map(_turn, w)) if self.update_turned else w
+        w = _arrange(w, self.order or gates, gates, self.turned)
+        return w._replace(b_hh=w.b_hh + self.added(w.b_hh)) if self.adds else w
+
+    def added(self, b: Array) -> Array:
+        """What the class itself adds to each gate, shaped as the bias."""
+        gates = self.cell.gates
+        each = [self.adds.get(gate, 0) for gate in gates]
+        return np.repeat(each, len(b) // len(gates)).astype(b.dtype)
 
 
-def _swap(a: Array) -> Array:
-    """(r, z, n) to (z, r, n), or back."""
-    first, second, new = np.split(a, 3)
-    return np.concatenate([second, first, new])
+def _arrange(
+    w: Weights, gates: Sequence[str], order: Sequence[str], turned: Sequence[str]
+) -> Weights:
+    """The rows of the gates in another order, and with the other sign where turned."""
+    if gates == order and not turned:
+        return w
 
+    def arrange(a: Array) -> Array:
+        rows = dict(zip(gates, np.split(a, len(gates)), strict=True))
+        return np.concatenate([-rows[gate] if gate in turned else rows[gate] for gate in order])
 
-def _turn(a: Array) -> Array:
-    """(r, z, n) to (r, -z, n), or back."""
-    reset, update, new = np.split(a, 3)
-    return np.concatenate([reset, -update, new])
+    return Weights(*map(arrange, w[:4]), w_hr=w.w_hr)
 
 
 def _transpose(w: Weights) -> Weights:
@@ -183,11 +259,11 @@ def _transpose(w: Weights) -> Weights:
 class Layout(NamedTuple):
     """What a tensor's full name depends on, beside its layer and direction.
 
-    gates : 3 for a GRU, 1 for an RNN; cell : it is a cell's; several : its layer is named as one of
+    kind : of the cell; cell : the names are a cell's; several : its layer is named as one of
     several; directions : 1 or 2.
     """
 
-    gates: int
+    kind: str
     cell: bool
     several: bool
     directions: int
@@ -196,19 +272,15 @@ class Layout(NamedTuple):
 Address = Callable[[str, Layout, int, int], str]
 
 
-def _unchanged(arrays: Tensors) -> Tensors:
-    return arrays
-
-
 @dataclass(frozen=True)
 class Framework:
     """What a framework has, and what it calls it.
 
     Attributes
     ----------
-    forms : how a direction's tensors may lie; the first of a kind is the one that is written.
+    forms : how a direction's tensors may lie; the first that holds a layer is the one written.
     address : (tensor, layout, layer, direction) to the tensor's full name.
-    layers, cells : whether it has a layer's names, or a cell's.
+    layers, cells : whether it has a layer's names, or a cell's. No cell has a projection.
     stacks, bidirectional : whether a layer's names go beyond one layer, or one direction.
     unpack, pack : from its tensors to those that the names above are for, and back.
     """
@@ -222,14 +294,14 @@ class Framework:
     unpack: Callable[[Tensors], Tensors] = _unchanged
     pack: Callable[[Tensors], Tensors] = _unchanged
 
-    def layouts(self, gates: int) -> Iterator[Layout]:
-        """Every layout of such names."""
+    def layouts(self, form: Form) -> Iterator[Layout]:
+        """Every layout of the form's names."""
         if self.layers:
             for directions in (1, 2)[: 1 + self.bidirectional]:
                 for several in (False, True)[: 1 + self.stacks]:
-                    yield Layout(gates, False, several, directions)
-        if self.cells:
-            yield Layout(gates, True, False, 1)
+                    yield Layout(form.kind, False, several, directions)
+        if self.cells and not form.projected:
+            yield Layout(form.kind, True, False, 1)
 
 
 def _torch(first: int) -> Address:
@@ -244,10 +316,13 @@ def _bare(tensor: str, at: Layout, layer: int, direction: int) -> str:
     return tensor
 
 
+_KERAS_NAMES = {"RNN": "simple_rnn", "GRU": "gru", "LSTM": "lstm"}
+
+
 def _keras(tensor: str, at: Layout, layer: int, direction: int) -> str:
     if at.cell:
         return tensor
-    name = "gru" if at.gates == 3 else "simple_rnn"
+    name = _KERAS_NAMES[at.kind]
     wrapper = f"{('forward', 'backward')[direction]}_{name}/" if at.directions == 2 else ""
     return f"{wrapper}{name}_cell/{tensor}"
 
@@ -293,10 +368,23 @@ def _onnx(tensor: str, at: Layout, layer: int, direction: int) -> str:
 
 def _onnx_unpack(arrays: Tensors) -> Tensors:
     """One tensor a direction, from one that has directions as its first axis."""
-    for name, a in arrays.items():
+    whole = {name: a for name, a in arrays.items() if not _is_no_peephole(name, a)}
+    for name, a in whole.items():
         if a.ndim == 0 or len(a) not in (1, 2):
             raise ConversionError(f"onnx: {name}'s first axis must be 1 or 2, got {a.shape}")
-    return {f"{name}[{d}]": part for name, a in arrays.items() for d, part in enumerate(a)}
+    return {f"{name}[{d}]": part for name, a in whole.items() for d, part in enumerate(a)}
+
+
+def _is_no_peephole(name: str, a: Array) -> bool:
+    """Whether it is an LSTM's P, which no other framework has, and changes nothing."""
+    if name.partition("_l")[0] != "P":
+        return False
+    if a.any():
+        raise ConversionError(
+            f"onnx: {name} holds peepholes, by which gates read c; no other framework has such, "
+            "and these are not zero"
+        )
+    return True
 
 
 def _onnx_pack(arrays: Tensors) -> Tensors:
@@ -306,26 +394,46 @@ def _onnx_pack(arrays: Tensors) -> Tensors:
     return {name: np.stack(parts) for name, parts in together.items()}
 
 
+_HAIKU_NAMES = {"RNN": "vanilla_rnn", "GRU": "gru", "LSTM": "lstm"}
+
+
 def _haiku(tensor: str, at: Layout, layer: int, direction: int) -> str:
-    core = "gru" if at.gates == 3 else "vanilla_rnn"
-    return f"{core}{f'_{layer}' if layer else ''}/{tensor}"
+    return f"{_HAIKU_NAMES[at.kind]}{f'_{layer}' if layer else ''}/{tensor}"
 
 
 _TORCH = {"weight_ih": "G D", "weight_hh": "G H", "bias_ih": "G", "bias_hh": "G"}
-_TORCH_FORMS = (Form(3, _TORCH, PAIR), Form(1, _TORCH, PAIR))
+_TORCH_FORMS = tuple(Form(kind, _TORCH, PAIR) for kind in KINDS)
+_PROJECTED = Form("LSTM", _TORCH | {"weight_hh": "G P", "weight_hr": "P H"}, PAIR)
+_MLX = {"Wx": "G D", "Wh": "G H"}
 _KERAS = {"kernel": "D G", "recurrent_kernel": "H G", "bias": "G"}
-_NNX = {"dense_i.kernel": "D G", "dense_h.kernel": "H G", "dense_i.bias": "G"}
+_LINEN = {f"i{gate}.kernel": "D H" for gate in "rzn"} | {f"h{gate}.kernel": "H H" for gate in "rzn"}
+_NNX = {"dense_i.kernel": "D G", "dense_h.kernel": "H G"}
+_EQUINOX = {"weight_ih": "G D", "weight_hh": "G H", "bias": "G"}
 _ONNX = {"W": "G D", "R": "G H", "B": "2G"}
 _VANILLA = {"linear/w": "D G", "linear_1/w": "H G", "linear/b": "G"}
+_UPDATE_FIRST = ("update", "reset", "new")
+_CARRY = "Flax carries an LSTM's state as (c, h), where others have (h, c)"
+
+
+def _flax_lstm(forget: str) -> Form:
+    """The tensors of Flax's LSTMCell, with its name for the forget gate's input weight."""
+    tensors = {f"i{gate}.kernel": "D H" for gate in ("i", forget, "g", "o")}
+    tensors |= {f"h{gate}.kernel": "H H" for gate in "ifgo"}
+    tensors |= {f"h{gate}.bias": "H" for gate in "ifgo"}
+    return Form("LSTM", tensors, ONE, BY_GATE, optional_bias=False, note=_CARRY)
+
+
+_NNX_OPTIMIZED = Form("LSTM", _NNX | {"dense_h.bias": "G"}, ONE, optional_bias=False, note=_CARRY)
 
 FRAMEWORKS = {
-    "torch": Framework(_TORCH_FORMS, _torch(0)),
-    "oneflow": Framework(_TORCH_FORMS, _torch(0)),
+    "torch": Framework((*_TORCH_FORMS, _PROJECTED), _torch(0)),
+    "oneflow": Framework((*_TORCH_FORMS, _PROJECTED), _torch(0)),
     "r-torch": Framework(_TORCH_FORMS, _torch(1), cells=False),
     "mlx": Framework(
         (
-            Form(3, {"Wx": "G D", "Wh": "G H", "b": "G", "bhn": "H"}, NEW),
-            Form(1, {"Wxh": "G D", "Whh": "G H", "bias": "G"}, ONE),
+            Form("GRU", _MLX | {"b": "G", "bhn": "H"}, NEW),
+            Form("RNN", {"Wxh": "G D", "Whh": "G H", "bias": "G"}, ONE),
+            Form("LSTM", _MLX | {"bias": "G"}, ONE),
         ),
         _bare,
         cells=False,
@@ -335,15 +443,16 @@ FRAMEWORKS = {
     "keras": Framework(
         (
             Form(
-                3,
+                "GRU",
                 _KERAS | {"bias": "2 G"},
                 ROWS,
-                update_first=True,
+                order=_UPDATE_FIRST,
                 note_unbiased="a Keras GRU without biases is taken to have reset_after=True, the "
                 "default",
             ),
-            Form(3, _KERAS, ONE, update_first=True, reset_before=True),
-            Form(1, _KERAS, ONE),
+            Form("GRU", _KERAS, ONE, order=_UPDATE_FIRST, reset_before=True),
+            Form("RNN", _KERAS, ONE),
+            Form("LSTM", _KERAS, ONE),
         ),
         _keras,
         stacks=False,
@@ -352,38 +461,50 @@ FRAMEWORKS = {
     "flax-linen": Framework(
         (
             Form(
-                3,
-                {f"i{gate}.kernel": "D H" for gate in "rzn"}
-                | {f"h{gate}.kernel": "H H" for gate in "rzn"}
-                | {f"i{gate}.bias": "H" for gate in "rzn"}
-                | {"hn.bias": "H"},
-                GATES,
+                "GRU",
+                _LINEN | {f"i{gate}.bias": "H" for gate in "rzn"} | {"hn.bias": "H"},
+                NEW,
+                BY_GATE,
                 optional_bias=False,
             ),
             Form(
-                1,
+                "RNN",
                 {"i.kernel": "D H", "h.kernel": "H H", "i.bias": "H"},
                 ONE,
                 optional_bias=False,
             ),
+            _flax_lstm("f"),
         ),
         _flax("layers_{}."),
     ),
     "flax-nnx": Framework(
-        (Form(3, _NNX, ONE, optional_bias=False), Form(1, _NNX, ONE, optional_bias=False)),
+        (
+            *(
+                Form(kind, _NNX | {"dense_i.bias": "G"}, ONE, optional_bias=False)
+                for kind in ("GRU", "RNN")
+            ),
+            _flax_lstm("f_"),
+            _NNX_OPTIMIZED,
+        ),
         _flax("layers.{}."),
     ),
+    "flax-nnx-optimized": Framework((_NNX_OPTIMIZED,), _flax("layers.{}.")),
     "equinox": Framework(
-        (Form(3, {"weight_ih": "G D", "weight_hh": "G H", "bias": "G", "bias_n": "H"}, NEW),),
+        (Form("GRU", _EQUINOX | {"bias_n": "H"}, NEW), Form("LSTM", _EQUINOX, ONE)),
         _bare,
         layers=False,
     ),
     "onnx": Framework(
         (
             Form(
-                3, _ONNX, JOINED, update_first=True, note="the GRU node has linear_before_reset=1"
+                "GRU",
+                _ONNX,
+                JOINED,
+                order=_UPDATE_FIRST,
+                note="the GRU node has linear_before_reset=1",
             ),
-            Form(1, _ONNX, JOINED),
+            Form("RNN", _ONNX, JOINED),
+            Form("LSTM", _ONNX, JOINED, order=("input", "output", "forget", "cell")),
         ),
         _onnx,
         cells=False,
@@ -393,16 +514,33 @@ FRAMEWORKS = {
     "haiku": Framework(
         (
             Form(
-                3,
+                "GRU",
                 {"w_i": "D G", "w_h": "H G", "b": "G"},
                 ONE,
                 optional_bias=False,
-                update_first=True,
-                update_turned=True,
+                order=_UPDATE_FIRST,
+                turned=("update",),
                 reset_before=True,
             ),
-            Form(1, _VANILLA | {"linear_1/b": "G"}, PAIR, optional_bias=False, nonlinearity="relu"),
-            Form(1, _VANILLA, ONE, optional_bias=False, nonlinearity="relu"),
+            Form(
+                "RNN",
+                _VANILLA | {"linear_1/b": "G"},
+                PAIR,
+                optional_bias=False,
+                nonlinearity="relu",
+            ),
+            Form("RNN", _VANILLA, ONE, optional_bias=False, nonlinearity="relu"),
+            Form(
+                "LSTM",
+                {"linear/w": "D+H G", "linear/b": "G"},
+                ONE,
+                STACKED,
+                optional_bias=False,
+                order=("input", "cell", "forget", "output"),
+                adds={"forget": 1},
+                note="Haiku's forget gate is σ(a + 1); elsewhere that 1 is part of the biases, "
+                "which rounds where there is only one of them",
+            ),
         ),
         _haiku,
         cells=False,

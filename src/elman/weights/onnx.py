@@ -1,4 +1,4 @@
-"""ONNX models: the weights of their GRU or RNN nodes read, and a layer written as a model.
+"""ONNX models: the weights of their recurrent nodes read, and a layer written as a model.
 
 Tensors have ONNX's names, which ``elman.weights.convert`` knows as "onnx": W, R and B, and with
 several layers W_l0, W_l1 and so on. Needs the package onnx.
@@ -19,19 +19,39 @@ import numpy as np
 from elman.spec import Spec
 from elman.weights.convert import to_canonical
 from elman.weights.files import Path, require_regular, write_whole
-from elman.weights.frameworks import ConversionError, Tensors
+from elman.weights.frameworks import KINDS, ConversionError, Tensors, nonlinearities
 
 __all__ = ["Model", "read", "write"]
 
 OPSET, IR = 17, 8  # of 2022, for older runtimes too
 #: What may stand between two layers: operators that only lay values out.
 MOVES = {"Dropout", "Identity", "Reshape", "Squeeze", "Transpose"}
+#: A node's inputs, as far as it has them. No other framework has peepholes, P.
+INPUTS = ("x", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
+#: For each kind of node, attributes that must have a value, and what it means where they have not.
+#: Their default is 0.
+ATTRIBUTES = {
+    "GRU": {
+        "linear_before_reset": (
+            1,
+            "it applies its reset gate before the recurrent product, W_hn (r * h), and PyTorch "
+            "after it, r * (W_hn h + b_hn)",
+        )
+    },
+    "LSTM": {"input_forget": (0, "its forget gate is 1 - i, whatever its weights say")},
+}
+#: For each kind of node, the functions that a direction may have.
+ACTIVATIONS = {
+    "RNN": [["tanh"], ["relu"]],
+    "GRU": [["sigmoid", "tanh"]],
+    "LSTM": [["sigmoid", "tanh", "tanh"]],
+}
 
 
 class Model(NamedTuple):
     """What :func:`read` finds: tensors under ONNX's names, and what tensors do not tell.
 
-    nonlinearity is an RNN's, "tanh" or "relu", and "" for a GRU; notes are sentences.
+    nonlinearity is an RNN's, "tanh" or "relu", and "" for another kind; notes are sentences.
     """
 
     tensors: Tensors
@@ -40,7 +60,7 @@ class Model(NamedTuple):
 
 
 def read(path: Path, node: str | None = None) -> Model:
-    """Read the GRU or RNN of a model: one node, or several that feed one another.
+    """Read the RNN, GRU or LSTM of a model: one node, or several that feed one another.
 
     Parameters
     ----------
@@ -51,7 +71,8 @@ def read(path: Path, node: str | None = None) -> Model:
     ------
     ConversionError : no model; no such node, or several that are not one layer's; weights that are
         not stored in the model; a node that no other framework has the like of, such as a GRU with
-        linear_before_reset=0, which is ONNX's default, or with clip.
+        linear_before_reset=0, which is ONNX's default, an LSTM with peepholes that are not zero or
+        with input_forget, or any with clip.
     OSError : the file cannot be read.
 
     >>> import elman, elman.onnx, elman.weights, os, tempfile
@@ -100,10 +121,10 @@ def _choose(graph: Any, name: str | None) -> list[Any]:
     """The nodes of one layer after another."""
     # ONNX's own: what others mean by such names is theirs.
     own = [n for n in graph.node if n.domain in ("", "ai.onnx")]
-    nodes = [n for n in own if n.op_type in ("GRU", "RNN") and name in (None, n.name)]
+    nodes = [n for n in own if n.op_type in KINDS and name in (None, n.name)]
     if not nodes:
-        wanted = "GRU or RNN node" if name is None else f"GRU or RNN node named {name!r}"
-        raise ConversionError(f"onnx: the model has no {wanted}")
+        named = "" if name is None else f" named {name!r}"
+        raise ConversionError(f"onnx: the model has no {' or '.join(KINDS)} node{named}")
     makers = {output: n for n in own for output in n.output}
     for below, above in itertools.pairwise(nodes):
         if _source(makers, above) != below:
@@ -121,43 +142,44 @@ def _source(makers: Mapping[str, Any], node: Any) -> Any:
 
 
 def _attributes(node: Any) -> tuple[str, bool]:
-    """An RNN's nonlinearity, "" for a GRU, and whether the node runs in reverse only.
+    """A node's nonlinearity, "" where its kind leaves no choice, and whether it runs in reverse.
 
     Raises for what no other framework has the like of.
     """
     import onnx
 
     given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-    gru, title = node.op_type == "GRU", f"onnx: {node.op_type} node {node.name!r}"
+    kind, title = node.op_type, f"onnx: {node.op_type} node {node.name!r}"
     if "clip" in given:
         raise ConversionError(f"{title}: has clip, which no other framework has")
-    if gru and not given.get("linear_before_reset", 0):
-        raise ConversionError(
-            f"{title}: has linear_before_reset=0, so that it applies its reset gate before the "
-            "recurrent product, W_hn (r * h), and PyTorch after it, r * (W_hn h + b_hn)"
-        )
+    for name, (value, otherwise) in ATTRIBUTES.get(kind, {}).items():
+        has = given.get(name, 0)
+        if bool(has) != value:
+            raise ConversionError(f"{title}: has {name}={has}, so that {otherwise}")
     direction = given.get("direction", b"forward").decode(errors="replace")
     if direction not in ("forward", "reverse", "bidirectional"):
         raise ConversionError(f"{title}: has direction {direction!r}, which ONNX does not know")
-    directions = 2 if direction == "bidirectional" else 1
-    default = [b"Sigmoid", b"Tanh"] if gru else [b"Tanh"]
-    given_activations = given.get("activations", default * directions)
-    activations = [a.decode(errors="replace").lower() for a in given_activations]
-    usual = [["sigmoid", "tanh"]] if gru else [["tanh"], ["relu"]]
+    directions, usual = 2 if direction == "bidirectional" else 1, ACTIVATIONS[kind]
+    activations = usual[0] * directions
+    if "activations" in given:
+        activations = [a.decode(errors="replace").lower() for a in given["activations"]]
     if activations not in [one * directions for one in usual]:
         raise ConversionError(f"{title}: has activations {activations}, expected {usual}")
-    return "" if gru else activations[0], direction == "reverse"
+    return activations[0] if len(usual) > 1 else "", direction == "reverse"
 
 
 def _initialisers(graph: Any, node: Any, folder: str) -> Tensors:
-    """A node's W, R and, where it has one, B; files beside the model lie in the folder."""
+    """A node's W, R and, where it has one, B; files beside the model lie in the folder.
+
+    Raises for peepholes.
+    """
     import onnx
 
     stored = {tensor.name: tensor for tensor in graph.initializer}
     tensors: Tensors = {}
     title = f"onnx: {node.op_type} node {node.name!r}"
-    for name, given in zip(("W", "R", "B"), node.input[1:4], strict=False):
-        if not given:
+    for name, given in zip(INPUTS, node.input, strict=False):
+        if not given or name not in ("W", "R", "B", "P"):
             continue
         if given not in stored:
             raise ConversionError(f"{title}: {name} is {given!r}, which the model does not store")
@@ -166,6 +188,10 @@ def _initialisers(graph: Any, node: Any, folder: str) -> Tensors:
             tensors[name] = onnx.numpy_helper.to_array(stored[given])
         except (KeyError, TypeError, ValueError) as e:  # what the checker does not look at
             raise ConversionError(f"{title}: {name} cannot be read: {e!r}") from e
+    if tensors.pop("P", np.zeros(0)).any():
+        raise ConversionError(
+            f"{title}: has peepholes, by which gates read c; no other framework has"
+        )
     hidden = [a.i for a in node.attribute if a.name == "hidden_size"]
     if hidden and hidden[0] != tensors["R"].shape[-1]:
         shape = tensors["R"].shape
@@ -195,15 +221,15 @@ def write(path: Path, tensors: Mapping[str, Any], nonlinearity: str = "") -> Non
     ----------
     path : of the model, which appears whole or not at all.
     tensors : W, R and B under the names that ``convert(..., target="onnx")`` gives them.
-    nonlinearity : "tanh" or "relu" for an RNN, whose weights do not tell; "" for a GRU.
+    nonlinearity : "tanh" or "relu" for an RNN, whose weights do not tell; "" for another kind.
 
     The model's inputs are x (L, N, D) and, where they are given, h_0 (K, N, H), zeros by default,
-    and lengths, int32 (N,), L by default; its outputs are output (L, N, directions*H) and
-    h_n (K, N, H). L and N are free. All mean what they mean to ``elman.GRU``: output past a row's
-    length is 0, and h_n of a row of length 0 is its h_0.
+    an LSTM's c_0, the same, and lengths, int32 (N,), L by default; its outputs are output
+    (L, N, directions*H), h_n (K, N, H), and an LSTM's c_n. L and N are free. All mean what they
+    mean to ``elman.GRU``: output past a row's length is 0, and h_n of a row of length 0 is its h_0.
 
     Raises ConversionError for tensors that are no layer's or of a dtype that ONNX's nodes do not
-    take, and for a nonlinearity that is missing, unknown, or beside a GRU.
+    take, and for a nonlinearity that is missing, unknown, or of a kind that leaves no choice.
 
     >>> import elman, elman.onnx, elman.weights, os, tempfile
     >>> weights = elman.weights.convert(elman.RNN(3, 4).state_dict(), "torch", "onnx")
@@ -219,7 +245,7 @@ def write(path: Path, tensors: Mapping[str, Any], nonlinearity: str = "") -> Non
     spec, dtype = canonical.spec, canonical.dtype.newbyteorder("=")
     if dtype.name not in ("float16", "float32", "float64"):
         raise ConversionError(f"onnx {spec}: has no weights of {dtype}")
-    possible = [""] if spec.cell.name == "gru" else ["tanh", "relu"]
+    possible = nonlinearities(spec.cell.kind)
     if nonlinearity not in possible:
         raise ConversionError(
             f"onnx {spec}: nonlinearity, which weights do not tell, must be in {possible}, "
@@ -242,45 +268,52 @@ def _graph(spec: Spec, tensors: Tensors, nonlinearity: str) -> Any:
 
     dtype = next(iter(tensors.values())).dtype
     constants = tensors | _constants(spec, dtype)
-    element, states, H = (
-        np_dtype_to_tensor_dtype(dtype),
-        spec.num_layers * spec.directions,
-        spec.hidden_size,
-    )
+    element, K = np_dtype_to_tensor_dtype(dtype), spec.num_layers * spec.directions
     layers = [n for k in range(spec.num_layers) for n in _layer(spec, tensors, nonlinearity, k)]
+    firsts = [n for state in spec.cell.states for n in _first(spec, state)]
+    finals = [n for state in spec.cell.states for n in _final(spec, state)]
+
+    def states(when: str, rows: str) -> list[Any]:
+        return [
+            make_tensor_value_info(f"{state}_{when}", element, [K, rows, size])
+            for state, size in spec.state_sizes.items()
+        ]
+
     return make_graph(
-        [*_start(spec), *layers, *_finish(spec)],
+        [*_start(), *firsts, *layers, *finals],
         "elman",
         [
             make_tensor_value_info("x", element, ["L", "N", spec.input_size]),
-            make_tensor_value_info("h_0", element, [states, "N or 1", H]),
+            *states("0", "N or 1"),
             make_tensor_value_info("lengths", TensorProto.INT32, ["N or 1"]),
         ],
         [
-            make_tensor_value_info("output", element, ["L", "N", spec.directions * H]),
-            make_tensor_value_info("h_n", element, [states, "N", H]),
+            make_tensor_value_info(
+                "output", element, ["L", "N", spec.directions * spec.output_size]
+            ),
+            *states("n", "N"),
         ],
         [from_array(a, name) for name, a in constants.items()],
     )
 
 
 def _constants(spec: Spec, dtype: Any) -> Tensors:
-    """The defaults of h_0 and lengths, and what the nodes around the layers need."""
-    states = spec.num_layers * spec.directions
+    """The defaults of the states and lengths, and what the nodes around the layers need."""
+    K = spec.num_layers * spec.directions
     return {
-        "h_0": np.zeros((states, 1, spec.hidden_size), dtype),
+        **{f"{s}_0": np.zeros((K, 1, size), dtype) for s, size in spec.state_sizes.items()},
         "lengths": np.array([-1], np.int32),  # no length: stands for all steps
         "all_steps": np.array([-1], np.int32),
         "none": np.array([0], np.int32),
         "one": np.array([1]),
         "layers": np.full(spec.num_layers, spec.directions),
-        "features": np.array([0, 0, spec.directions * spec.hidden_size]),  # 0: as it is
+        "features": np.array([0, 0, spec.directions * spec.output_size]),  # 0: as it is
         "around": np.array([0, 2]),
     }
 
 
-def _start(spec: Spec) -> list[Any]:
-    """sequence_lens (N,) from lengths, and each layer's initial_h from h_0."""
+def _start() -> list[Any]:
+    """sequence_lens (N,) from lengths, and what the states need."""
     from onnx import TensorProto
     from onnx.helper import make_node
 
@@ -291,28 +324,39 @@ def _start(spec: Spec) -> list[Any]:
         make_node("Equal", ["lengths", "all_steps"], ["unset"]),
         make_node("Where", ["unset", "L32", "lengths"], ["set"]),
         make_node("Expand", ["set", "N"], ["sequence_lens"]),
+        make_node("Equal", ["sequence_lens", "none"], ["no_steps"]),
+        make_node("Unsqueeze", ["no_steps", "around"], ["no_steps_of_row"]),
         make_node("Concat", ["one", "N", "one"], ["rows"], axis=0),
-        make_node("Expand", ["h_0", "rows"], ["initial_h"]),
-        make_node("Split", ["initial_h", "layers"], _each("initial_h", spec), axis=0),
+    ]
+
+
+def _first(spec: Spec, state: str) -> list[Any]:
+    """Each layer's initial state from the one given."""
+    from onnx.helper import make_node
+
+    initial = f"initial_{state}"
+    return [
+        make_node("Expand", [f"{state}_0", "rows"], [initial]),
+        make_node("Split", [initial, "layers"], _each(initial, spec), axis=0),
     ]
 
 
 def _layer(spec: Spec, tensors: Tensors, nonlinearity: str, k: int) -> list[Any]:
-    """One GRU or RNN node, and its Y (L, directions, N, H) as the next one's x."""
+    """One node of the spec's kind, and its Y (L, directions, N, H) as the next one's x."""
     from onnx.helper import make_node
 
-    last = k == spec.num_layers - 1
+    last, states, kind = k == spec.num_layers - 1, spec.cell.states, spec.cell.kind
     names = [f"{name}_l{k}" if spec.num_layers > 1 else name for name in ("W", "R", "B")]
     x = f"x_l{k}" if k else "x"
-    inputs = [x, *(n if n in tensors else "" for n in names), "sequence_lens", f"initial_h_l{k}"]
-    own: dict[str, Any] = {"linear_before_reset": 1}
+    weights = (n if n in tensors else "" for n in names)
+    own: dict[str, Any] = {n: value for n, (value, _) in ATTRIBUTES.get(kind, {}).items()}
     if nonlinearity:
-        own = {"activations": [nonlinearity.title()] * spec.directions}
+        own["activations"] = [nonlinearity.title()] * spec.directions
     return [
         make_node(
-            spec.title,
-            inputs,
-            [f"Y_l{k}", f"Y_h_l{k}"],
+            kind,
+            [x, *weights, "sequence_lens", *(f"initial_{s}_l{k}" for s in states)],
+            [f"Y_l{k}", *(f"Y_{s}_l{k}" for s in states)],
             name=f"layer_{k}",
             hidden_size=spec.hidden_size,
             direction="bidirectional" if spec.bidirectional else "forward",
@@ -323,15 +367,14 @@ def _layer(spec: Spec, tensors: Tensors, nonlinearity: str, k: int) -> list[Any]
     ]
 
 
-def _finish(spec: Spec) -> list[Any]:
-    """h_n from the layers' Y_h, which ONNX has as 0, not h_0, for a row without steps."""
+def _final(spec: Spec, state: str) -> list[Any]:
+    """A final state from the layers', which ONNX has as 0 for a row without steps."""
     from onnx.helper import make_node
 
+    final = f"final_{state}"
     return [
-        make_node("Concat", _each("Y_h", spec), ["finals"], axis=0),
-        make_node("Equal", ["sequence_lens", "none"], ["no_steps"]),
-        make_node("Unsqueeze", ["no_steps", "around"], ["no_steps_of_row"]),
-        make_node("Where", ["no_steps_of_row", "initial_h", "finals"], ["h_n"]),
+        make_node("Concat", _each(f"Y_{state}", spec), [final], axis=0),
+        make_node("Where", ["no_steps_of_row", f"initial_{state}", final], [f"{state}_n"]),
     ]
 
 
