@@ -1,4 +1,4 @@
-"""The PyTorch door: RNN, GRU, RNNCell and GRUCell for ``torch.nn``'s, and ``accelerate``.
+"""The PyTorch package: ``torch.nn``'s RNN, GRU, LSTM and their cells, and ``accelerate``.
 
 The layers derive from ``torch.nn.RNNBase`` and the cells from torch's cells, and so have torch's
 constructors, parameters, state_dict, repr, errors and warnings. They compute the same function, and
@@ -15,12 +15,24 @@ A call takes one of three paths; :data:`paths` counts which, and :func:`require`
 
 from elman.torch.layers import (
     GRU,
+    LSTM,
     RNN,
     GRUCell,
+    LSTMCell,
     RNNCell,
     accelerate,
     paths,
     require,
 )
 
-__all__ = ["GRU", "RNN", "GRUCell", "RNNCell", "accelerate", "paths", "require"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "GRUCell",
+    "LSTMCell",
+    "RNNCell",
+    "accelerate",
+    "paths",
+    "require",
+]

@@ -6,6 +6,7 @@
 
 from __future__ import annotations  # torch.compile of torch 2.6 cannot read unions
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,16 @@ from torch.fx.proxy import Proxy, TraceError
 from torch.nn.utils.rnn import PackedSequence
 
 from elman import stack
-from elman.spec import check_lengths, check_lengths_lie_within, check_reset, takes
+from elman.spec import (
+    CELLS,
+    WEIGHTS,
+    Cell,
+    Weights,
+    check_lengths,
+    check_lengths_lie_within,
+    check_reset,
+    takes,
+)
 from elman.swap import swap
 from elman.torch.operators import HALVES, is_transformed, run_kernel, run_scan
 from elman.torch.operators import paths as _paths
@@ -31,16 +41,18 @@ _STRIDED = torch.strided
 _FLOATS = frozenset((torch.float32, torch.float64, *HALVES))
 
 
-def _served(x: Tensor, hx: Tensor | None, *weights: Any) -> bool:
+def _served(x: Tensor, states: Sequence[Tensor], *weights: Any) -> bool:
     """Whether the engine takes these tensors."""
     dtype = x.dtype
     if dtype not in _FLOATS or torch.is_autocast_enabled("cpu"):
         return False
-    if hx is not None and hx.dtype == torch.float32 and dtype in HALVES:
-        hx = hx.to(dtype)  # the state is float32
-    for t in (x, hx, *weights):
-        if t is not None and (t.dtype != dtype or not t.is_cpu or t.layout != _STRIDED):
-            return False
+    of_state = states[0].dtype if states else dtype
+    if of_state != dtype and not (of_state == torch.float32 and dtype in HALVES):
+        return False
+    for tensors, expected in (((x, *weights), dtype), (states, of_state)):
+        for t in tensors:
+            if t is not None and (t.dtype != expected or not t.is_cpu or t.layout != _STRIDED):
+                return False
     return True
 
 
@@ -53,10 +65,29 @@ def _run_kernel(cell: str, x: Tensor, h_0: Tensor | None, *arguments: Any) -> tu
     return output.to(x.dtype), h_n.to(x.dtype if h_0 is None else h_0.dtype)
 
 
-def _are_tensors(x: Any, hx: Any) -> bool:
-    if not isinstance(x, Tensor) or x.is_nested:  # which may have no shape
-        return False
-    return hx is None or (isinstance(hx, Tensor) and not hx.is_nested)
+def _given(cell: Cell, x: Any, hx: Any) -> Sequence[Tensor] | None:
+    """The states of a call: h, or h and c, or none for zeros. None if these or x are no tensors."""
+    states: Any = () if hx is None else (hx,) if len(cell.states) == 1 else hx
+    if not isinstance(states, (tuple, list)) or len(states) not in (0, len(cell.states)):
+        return None
+    if not all(isinstance(t, Tensor) and not t.is_nested for t in (x, *states)):
+        return None  # a nested one may have no shape
+    return states
+
+
+def _join(states: Sequence[Tensor]) -> Tensor | None:
+    """The state as one vector a row, as all below has it."""
+    if len(states) > 1:
+        return torch.cat([*states], -1)
+    return states[0] if states else None
+
+
+def _split(state: Tensor, sizes: Sequence[int]) -> Any:
+    """The way back: h, or (h, c), each in memory of its own."""
+    if len(sizes) == 1:
+        return state
+    parts = state.split(list(sizes), -1)
+    return tuple(part.clone(memory_format=torch.contiguous_format) for part in parts)
 
 
 def _is_differentiated(*tensors: Tensor | None) -> bool:
@@ -123,7 +154,7 @@ def _refuse_scripting(module: Any) -> Any:
 
 
 class _Layer(nn.RNNBase):
-    """What RNN and GRU share: everything but the constructor."""
+    """What RNN, GRU and LSTM share: everything but the constructor."""
 
     _stock: type[nn.RNNBase]
     recompute = False
@@ -132,27 +163,29 @@ class _Layer(nn.RNNBase):
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         input: Tensor | PackedSequence,
-        hx: Tensor | None = None,
+        hx: Any = None,
         *,
         lengths: Any = None,
         reset: Any = None,
-    ) -> tuple[Any, Tensor]:
+    ) -> tuple[Any, Any]:
         """Run the layer, as ``torch.nn``'s does.
 
         Parameters
         ----------
         input : (L, N, D), (N, L, D) with batch_first, (L, D), or a PackedSequence.
-        hx : (K, N, H), or (K, H) for (L, D); K = num_layers * directions. Default: zeros.
+        hx : (K, N, H), or (K, H) for (L, D); K = num_layers * directions. Of an LSTM (h_0, c_0),
+            whose h_0 has P features with a projection. Default: zeros.
         lengths : integers (N,), 0 <= length <= L. Steps at or past a row's length are not computed:
-            input there is never read, output there is 0, and h_n is the state after the row's last
-            step, or hx if it has none. The reverse direction starts at each row's last step.
+            input there is never read, output there is 0, and h_n, and c_n, is the state after the
+            row's last step, or hx if it has none. The reverse direction starts at each row's last
+            step.
         reset : booleans shaped as input's time and batch axes. True at t: a new episode starts
             there, and nothing crosses from t-1 to t in either direction.
 
         Returns
         -------
-        output : (L, N, directions*H), or as input was laid out.
-        h_n : (K, N, H), or (K, H).
+        output : (L, N, directions*H), or as input was laid out; P in place of H with a projection.
+        h_n : as hx. Of an LSTM (h_n, c_n).
 
         Raises
         ------
@@ -173,11 +206,11 @@ class _Layer(nn.RNNBase):
             for names in self._all_weights
             for name in names
         ]
-        valid = _are_tensors(x, hx) and takes(
-            self, x.shape, None if hx is None else hx.shape, batch
-        )
+        given = _given(self._cell, x, hx)
+        valid = given is not None and takes(self, x.shape, [s.shape for s in given], batch)
+        states = given or ()
         loop = _needs_loop()
-        kernel = valid and not loop and (_becomes_onnx() or _served(x, hx, *weights))
+        kernel = valid and not loop and (_becomes_onnx() or _served(x, states, *weights))
         if not valid or not (kernel or extended or loop):
             _paths.take("torch", type(self).__name__, self.num_layers)
             result = self._stock.forward(self, input, hx)  # pyright: ignore[reportArgumentType]
@@ -189,17 +222,17 @@ class _Layer(nn.RNNBase):
             _paths.take("scan", type(self).__name__, self.num_layers)
         if packed:
             return self._run_packed(input, hx, weights, kernel)
-        return self._run_padded(x, hx, weights, kernel, lengths, reset)
+        return self._run_padded(x, _join(states), weights, kernel, lengths, reset)
 
     def _run_padded(
         self,
         x: Tensor,
-        hx: Tensor | None,
+        h_0: Tensor | None,
         weights: list[Tensor],
         kernel: bool,
         lengths: Any,
         reset: Any,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Any]:
         batched, name = x.dim() == 3, type(self).__name__
         if lengths is not None:
             lengths = _tensor(name, "lengths", lengths)
@@ -219,11 +252,14 @@ class _Layer(nn.RNNBase):
         x = self._time_major(x, batched)
         if x.dtype != weights[0].dtype:
             self.check_input(x, None)  # which raises, except under autocast
-        h_0 = hx if hx is None or batched else hx.unsqueeze(1)
+        if h_0 is not None and not batched:
+            h_0 = h_0.unsqueeze(1)
         output, h_n = self._run(x, h_0, weights, kernel, lengths, reset, None)
         if not batched:
-            return output.squeeze(1), h_n.squeeze(1)
-        return (output.transpose(0, 1) if self.batch_first else output), h_n
+            output, h_n = output.squeeze(1), h_n.squeeze(1)
+        elif self.batch_first:
+            output = output.transpose(0, 1)
+        return output, _split(h_n, self._sizes)
 
     def _time_major(self, t: Tensor, batched: bool) -> Tensor:
         if not batched:
@@ -231,31 +267,41 @@ class _Layer(nn.RNNBase):
         return t.transpose(0, 1) if self.batch_first else t
 
     def _run_packed(
-        self, input: PackedSequence, hx: Tensor | None, weights: list[Tensor], kernel: bool
-    ) -> tuple[PackedSequence, Tensor]:
+        self, input: PackedSequence, hx: Any, weights: list[Tensor], kernel: bool
+    ) -> tuple[PackedSequence, Any]:
         x, batch_sizes, sorted_indices, unsorted_indices = input
         if hx is None:
-            layers = self.num_layers * (2 if self.bidirectional else 1)
-            h_0 = x.new_zeros(layers, int(batch_sizes[0]), self.hidden_size)
+            h_0 = x.new_zeros(len(self._all_weights), int(batch_sizes[0]), sum(self._sizes))
         else:
-            h_0 = self.permute_hidden(hx, sorted_indices)
-            self.check_hidden_size(h_0, self.get_expected_hidden_size(x, batch_sizes))
+            hx = self.permute_hidden(hx, sorted_indices)
+            self.check_forward_args(x, hx, batch_sizes)  # of any order, which may name other rows
+            h_0 = _join(_given(self._cell, x, hx) or ())
         output, h_n = self._run(x, h_0, weights, kernel, None, None, batch_sizes)
         packed = PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices)
-        return packed, self.permute_hidden(h_n, unsorted_indices)
+        return packed, self.permute_hidden(_split(h_n, self._sizes), unsorted_indices)
+
+    @property
+    def _cell(self) -> Cell:
+        return CELLS[self.mode.lower()]
+
+    @property
+    def _sizes(self) -> Sequence[int]:
+        """The features of each state."""
+        sizes = (self.proj_size or self.hidden_size, self.hidden_size)
+        return sizes[: len(self._cell.states)]
 
     def _run(
         self, x: Tensor, h_0: Tensor | None, weights: list[Tensor], kernel: bool, *extent: Any
     ) -> tuple[Tensor, Tensor]:
-        cell, directions = self.mode.lower(), 2 if self.bidirectional else 1
-        each = 4 if self.bias else 2
+        cell, directions = self._cell.name, 2 if self.bidirectional else 1
         keep = _is_differentiated(x, h_0, *weights)
+        there = (True, True, self.bias, self.bias, self.proj_size > 0)
+        given = iter(weights)
+        named = [next(given) if is_there else None for _ in self._all_weights for is_there in there]
+        each = directions * len(WEIGHTS)
 
         def layer(k: int, x: Tensor, h_0: Tensor | None) -> tuple[Tensor, Tensor]:
-            arguments: list[Tensor | None] = []
-            for d in range(k * directions, (k + 1) * directions):
-                arguments += weights[d * each : (d + 1) * each] + [None] * (4 - each)
-            arguments += [None] * (8 - len(arguments))
+            arguments = named[k * each : (k + 1) * each] + [None] * (2 * len(WEIGHTS) - each)
             if not kernel:
                 return run_scan(cell, x, h_0, *arguments, *extent)
             return _run_kernel(cell, x, h_0, *arguments, *extent, keep, self.recompute)
@@ -278,7 +324,8 @@ class RNN(_Layer):
 
         h_t = tanh(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh)     or relu in place of tanh
 
-    With ``recompute=True``, keyword only, training keeps half the memory; see :class:`GRU`.
+    ``recompute``, keyword only, is taken as by :class:`GRU`; an RNN keeps no more than its states
+    either way.
 
     >>> import torch, elman.torch
     >>> output, h_n = elman.torch.RNN(3, 4)(torch.ones(5, 2, 3), lengths=[5, 1])
@@ -340,25 +387,65 @@ class GRU(_Layer):
         self.recompute = recompute
 
 
-def _step(cell: Any, stock: Any, name: str, input: Any, hx: Any) -> Tensor:
+class LSTM(_Layer):
+    """``torch.nn.LSTM`` on Elman's engine: the same arguments, weights, results and errors.
+
+    ::
+
+        i  = σ(W_ii x + b_ii + W_hi h + b_hi)
+        f  = σ(W_if x + b_if + W_hf h + b_hf)
+        g  = tanh(W_ig x + b_ig + W_hg h + b_hg)
+        o  = σ(W_io x + b_io + W_ho h + b_ho)
+        c' = f * c + i * g
+        h' = o * tanh(c')              with proj_size, h' = W_hr (o * tanh(c'))
+
+    The state is a pair: ``output, (h_n, c_n) = lstm(input, (h_0, c_0))``. With ``proj_size`` P, h
+    and output have P features, and c has H.
+
+    With ``recompute=True``, keyword only, training keeps a third of the memory; see :class:`GRU`,
+    also for bfloat16 and float16: both states are float32 then, and may be given so.
+
+    >>> import torch, elman.torch
+    >>> lstm = elman.torch.LSTM(3, 4, num_layers=2, proj_size=2)
+    >>> output, (h_n, c_n) = lstm(torch.ones(5, 2, 3), lengths=[5, 1])
+    >>> output.shape, h_n.shape, c_n.shape
+    (torch.Size([5, 2, 2]), torch.Size([2, 2, 2]), torch.Size([2, 2, 4]))
+    """
+
+    _stock = nn.LSTM
+    # What torch's LSTM has of its own, for two states.
+    check_forward_args = nn.LSTM.check_forward_args  # pyright: ignore[reportAssignmentType]
+    get_expected_cell_size = nn.LSTM.get_expected_cell_size
+    permute_hidden = nn.LSTM.permute_hidden  # pyright: ignore[reportAssignmentType]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        recompute = kwargs.pop("recompute", False)
+        super().__init__("LSTM", *args, **kwargs)
+        self.recompute = recompute
+
+
+def _step(module: Any, stock: Any, name: str, input: Any, hx: Any) -> Any:
     """One step of a cell, as its torch class `stock` does it."""
     if isinstance(input, Proxy):
-        return _node(cell, input, hx)
-    weights = (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
-    valid = _are_tensors(input, hx) and input.dim() in (1, 2) and input.shape[-1] == cell.input_size
-    state = (*input.shape[:-1], cell.hidden_size) if valid else ()
-    valid = valid and (hx is None or tuple(hx.shape) == state)
-    valid = valid and cell.input_size > 0 and cell.hidden_size > 0  # torch's cells may be empty
-    if not valid or _needs_loop() or _becomes_onnx() or not _served(input, hx, *weights):
-        _paths.take("torch", cell._get_name())
-        return stock.forward(cell, input, hx)
-    _paths.check("kernel", cell._get_name())
-    keep = _is_differentiated(input, hx, *weights)
-    x = input.reshape(1, -1, cell.input_size)
-    h_0 = None if hx is None else hx.reshape(1, -1, cell.hidden_size)
-    nothing = (None,) * 7  # no second direction, no lengths, reset or batch_sizes
-    _, h_n = _run_kernel(name, x, h_0, *weights, *nothing, keep, False)
-    return h_n.reshape(state)
+        return _node(module, input, hx)
+    cell, H = CELLS[name], module.hidden_size
+    weights = Weights(module.weight_ih, module.weight_hh, module.bias_ih, module.bias_hh)
+    given = _given(cell, input, hx)
+    valid = given is not None and input.dim() in (1, 2) and input.shape[-1] == module.input_size
+    batch, states = input.shape[:-1] if valid else (), given or ()
+    valid = valid and all(tuple(s.shape) == (*batch, H) for s in states)
+    valid = valid and module.input_size > 0 and H > 0  # torch's cells may be empty
+    if not valid or _needs_loop() or _becomes_onnx() or not _served(input, states, *weights):
+        _paths.take("torch", module._get_name())
+        return stock.forward(module, input, hx)
+    _paths.check("kernel", module._get_name())
+    keep = _is_differentiated(input, *states, *weights)
+    sizes = [H] * len(cell.states)
+    x, h_0 = input.reshape(1, -1, module.input_size), _join(states)
+    h_0 = None if h_0 is None else h_0.reshape(1, -1, sum(sizes))
+    nothing = (None,) * 3  # no lengths, reset or batch_sizes
+    _, h_n = _run_kernel(name, x, h_0, *weights, *Weights(None, None), *nothing, keep, False)
+    return _split(h_n.reshape(*batch, sum(sizes)), sizes)
 
 
 class RNNCell(nn.RNNCell):
@@ -393,11 +480,39 @@ class GRUCell(nn.GRUCell):
         return _step(self, nn.GRUCell, "gru", input, hx)
 
 
-_OURS = {nn.RNN: RNN, nn.GRU: GRU, nn.RNNCell: RNNCell, nn.GRUCell: GRUCell}
+class LSTMCell(nn.LSTMCell):
+    """``torch.nn.LSTMCell`` on Elman's engine: the same arguments, weights, results and errors.
+
+    >>> import torch, elman.torch
+    >>> h, c = elman.torch.LSTMCell(3, 4)(torch.ones(2, 3))
+    >>> h.shape, c.shape
+    (torch.Size([2, 4]), torch.Size([2, 4]))
+    """
+
+    __prepare_scriptable__ = _refuse_scripting
+
+    def forward(
+        self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """One step: input (N, D) or (D), hx a pair (h, c) of (N, H) or (H), zeros by default.
+
+        Returns (h', c').
+        """
+        return _step(self, nn.LSTMCell, "lstm", input, hx)
+
+
+_OURS = {
+    nn.RNN: RNN,
+    nn.GRU: GRU,
+    nn.LSTM: LSTM,
+    nn.RNNCell: RNNCell,
+    nn.GRUCell: GRUCell,
+    nn.LSTMCell: LSTMCell,
+}
 
 
 def accelerate(model: nn.Module, undo: bool = False) -> list[str]:
-    """Turn every stock RNN, GRU, RNNCell and GRUCell of a model into Elman's, in place.
+    """Turn every stock RNN, GRU, LSTM and cell of these of a model into Elman's, in place.
 
     The modules stay the same objects, with their parameters, hooks and buffers; only their class
     changes, so that optimisers and other references hold. Subclasses of torch's classes are left

@@ -12,8 +12,9 @@ batch_sizes has a leading axis M, or several, results and kept values included.
 # pyright: reportUnknownArgumentType=false
 # (parts of torch are not typed)
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,55 +29,108 @@ from elman.spec import CELLS, Weights
 paths = Paths("kernel", "torch", "scan")
 HALVES = (torch.bfloat16, torch.float16)
 
-# Absent weights and absent gradients are None going in, and tensors without elements coming out.
-_WEIGHTS = ", ".join(
-    f"{kind} {name}{suffix}"
-    for suffix, kinds in (("", "Tensor Tensor Tensor? Tensor?"), ("_reverse", "Tensor? " * 4))
-    for kind, name in zip(kinds.split(), ("w_ih", "w_hh", "b_ih", "b_hh"), strict=True)
+
+class Field(NamedTuple):
+    """A tensor among the operators' arguments.
+
+    Attributes
+    ----------
+    type : in their schemas. Absent weights and absent gradients are None going in, and tensors
+        without elements coming out.
+    behind : how many axes lie behind that of the rows; None where there is no such axis.
+    """
+
+    name: str
+    type: str
+    behind: int | None = None
+
+
+def _weights(suffix: str) -> list[Field]:
+    def kind(name: str) -> str:
+        return "Tensor?" if suffix or name in Weights._field_defaults else "Tensor"
+
+    return [Field(name + suffix, kind(name)) for name in Weights._fields]
+
+
+# What the operators take behind the cell's name, ``layer`` as far as batch_sizes.
+_FIELDS = (
+    Field("x", "Tensor", 1),
+    Field("h_0", "Tensor?", 1),
+    *_weights(""),
+    *_weights("_reverse"),
+    Field("lengths", "Tensor?", 0),
+    Field("reset", "Tensor?", 0),
+    Field("batch_sizes", "Tensor?"),
+    Field("gates", "Tensor", 1),
+    Field("states", "Tensor", 1),
+    Field("d_output", "Tensor?", 1),
+    Field("d_h_n", "Tensor?", 1),
 )
-_INPUTS = (
-    f"str cell, Tensor x, Tensor? h_0, {_WEIGHTS}, "
-    "Tensor? lengths, Tensor? reset, Tensor? batch_sizes"
-)
+_PLACES = {field.name: n for n, field in enumerate(_FIELDS)}
+
+
+def _places(first: str, last: str) -> slice:
+    return slice(_PLACES[first], _PLACES[last] + 1)
+
+
+_INPUTS = _places("x", "batch_sizes")
+_VARIABLES = _places("x", "w_hr_reverse")  # what has a gradient
+_WEIGHTS = _places("w_ih", "w_hr_reverse")
+_DIRECTIONS = _places("w_ih", "w_hr"), _places("w_ih_reverse", "w_hr_reverse")
+_EXTENT = _places("lengths", "batch_sizes")
+_LENGTHS, _BATCH_SIZES = _PLACES["lengths"], _PLACES["batch_sizes"]
+
+
+def _schema(fields: Sequence[Field]) -> str:
+    return ", ".join(f"{field.type} {field.name}" for field in fields)
+
+
 _library = torch.library.Library("elman", "DEF")
 _library.define(
-    f"layer({_INPUTS}, bool keep, bool recompute) -> "
+    f"layer(str cell, {_schema(_FIELDS[_INPUTS])}, bool keep, bool recompute) -> "
     "(Tensor output, Tensor h_n, Tensor gates, Tensor states)"
 )
 _library.define(
-    f"layer_backward({_INPUTS}, Tensor gates, Tensor states, Tensor? d_output, Tensor? d_h_n, "
-    "bool need_x, bool need_weights) -> (Tensor d_x, Tensor d_h_0" + ", Tensor" * 8 + ")"
+    f"layer_backward(str cell, {_schema(_FIELDS)}, bool need_x, bool need_weights) -> "
+    f"({_schema([Field(f'd_{field.name}', 'Tensor') for field in _FIELDS[_VARIABLES]])})"
 )
 
 
 class _Inputs:
-    """The arguments that both operators begin with, by name; tensors, or arrays."""
+    """What both operators begin with, by name; tensors, or arrays."""
 
-    def __init__(self, cell: str, *inputs: Any) -> None:
+    def __init__(self, cell: str, *tensors: Any) -> None:
         self.cell = CELLS[cell]
-        self.x, self.h_0 = inputs[:2]
-        self.weights = inputs[2:10]
-        self.lengths, self.reset, self.batch_sizes = self.extent = inputs[10:13]
-        self.directions = 1 if self.weights[4] is None else 2
-        self.hidden_size = self.weights[1].shape[-1]
-        self.members = self.weights[1].shape[:-2]  # (), (M,) or more
+        self.x, self.h_0, *_ = tensors
+        directions = [Weights(*tensors[places]) for places in _DIRECTIONS]
+        self.weights = directions[: 1 if directions[1].w_ih is None else 2]
+        self.lengths, self.reset, self.batch_sizes = self.extent = tensors[_EXTENT]
+        *self.members, rows, self.output_size = self.weights[0].w_hh.shape  # (), (M,) or more
+        self.hidden_size = rows // len(self.cell.gates)
 
     @property
-    def by_direction(self) -> list[Weights]:
-        return [Weights(*self.weights[4 * d : 4 * d + 4]) for d in range(self.directions)]
+    def directions(self) -> int:
+        return len(self.weights)
 
     @property
-    def state_shape(self) -> tuple[Any, ...]:
+    def batch(self) -> Any:
         # Packed input tells its batch by data alone, and so always comes with h_0.
-        batch = (self.x if self.batch_sizes is None else self.h_0).shape[-2]
-        return (*self.members, self.directions, batch, self.hidden_size)
+        return (self.x if self.batch_sizes is None else self.h_0).shape[-2]
 
     @property
     def rows(self) -> Any:
         return self.x.shape[-2] * (self.x.shape[-3] if self.batch_sizes is None else 1)
 
+    @property
+    def output_shape(self) -> tuple[Any, ...]:
+        return (*self.x.shape[:-1], self.directions * self.output_size)
+
+    def state_shape(self, rows: Any) -> tuple[Any, ...]:
+        size = self.cell.state_size(self.hidden_size, self.output_size)
+        return (*self.members, self.directions, rows, size)
+
     def packed(self) -> Any:
-        weights = self.weights[: 4 * self.directions]
+        weights = itertools.chain(*self.weights)
         return engine.pack(self.cell, weights if _IS_LENT else map(_lend_weight, weights))
 
 
@@ -88,7 +142,8 @@ def _lend(tensors: Sequence[Any]) -> Sequence[Any]:
     """All but the weights for the engine, whether or not they need gradients."""
     if _IS_LENT:
         return tensors
-    return [t if t is None or 2 <= n < 10 else t.numpy(force=True) for n, t in enumerate(tensors)]
+    weights = range(len(tensors))[_WEIGHTS]
+    return [t if t is None or n in weights else t.numpy(force=True) for n, t in enumerate(tensors)]
 
 
 def _present(cell: str, t: Tensor | None) -> Tensor | None:
@@ -100,8 +155,9 @@ def _present(cell: str, t: Tensor | None) -> Tensor | None:
     if t.untyped_storage().data_ptr():
         return t
     # Its storage was resized, by which FSDP, for one, frees a weight.
-    title = "GRU" if cell == "gru" else "RNN"
-    raise RuntimeError(f"{title}: the memory of a tensor of {tuple(t.shape)} has been freed")
+    raise RuntimeError(
+        f"{CELLS[cell].kind}: the memory of a tensor of {tuple(t.shape)} has been freed"
+    )
 
 
 def _lend_weight(weight: Tensor | None) -> Any:
@@ -171,13 +227,12 @@ def _forward(cell: str, arrays: Sequence[Any], keep: bool, recompute: bool) -> S
 def _layer_fake(*arguments: Any) -> tuple[Tensor, ...]:
     *inputs, keep, recompute = arguments
     i = _Inputs(*inputs)
-    H, d = i.hidden_size, i.directions
-    keep_gates = keep and not recompute
+    kept = 0 if recompute else i.cell.kept * i.hidden_size
     return (
-        i.x.new_empty((*i.x.shape[:-1], d * H)),
-        i.x.new_empty(i.state_shape),
-        i.x.new_empty((*i.members, d, i.rows, i.cell.kept * H) if keep_gates else (0,)),
-        i.x.new_empty((*i.members, d, i.rows, H) if keep else (0,)),
+        i.x.new_empty(i.output_shape),
+        i.x.new_empty(i.state_shape(i.batch)),
+        i.x.new_empty((*i.members, i.directions, i.rows, kept) if keep and kept else (0,)),
+        i.x.new_empty(i.state_shape(i.batch + i.rows) if keep else (0,)),
     )
 
 
@@ -188,8 +243,9 @@ def _layer_backward(*arguments: Any) -> tuple[Tensor, ...]:
 def _run_layer_backward(cell: str, *arguments: Any) -> list[Any]:
     *tensors, need_x, need_weights = arguments
     results = _tensors(_with_memory(_backward, cell, tensors, need_x, need_weights))
-    if need_weights and tensors[2].dtype in HALVES:
-        results[2:] = [d if d is None else d.to(tensors[2].dtype) for d in results[2:]]
+    dtype = tensors[_PLACES["w_ih"]].dtype
+    if need_weights and dtype in HALVES:
+        results[_WEIGHTS] = [d if d is None else d.to(dtype) for d in results[_WEIGHTS]]
     return results
 
 
@@ -200,7 +256,7 @@ def _backward(cell: str, arrays: Sequence[Any], need_x: bool, need_weights: bool
         return _one_by_one(_backward, cell, arrays, need_x, need_weights)
     d_x, d_h_0, d_weights = engine.backward(
         i.packed(),
-        [None if w is None else w.shape for w in i.weights[: 4 * i.directions]],
+        [None if w is None else w.shape for w in itertools.chain(*i.weights)],
         i.x,
         Kept(gates if len(gates.shape) > 1 else None, states),
         d_output,
@@ -210,19 +266,19 @@ def _backward(cell: str, arrays: Sequence[Any], need_x: bool, need_weights: bool
         need_x,
         need_weights,
     )
-    d_weights = d_weights or []
-    return [d_x, d_h_0, *d_weights, *[None] * (8 - len(d_weights))]
+    results = [d_x, d_h_0, *(d_weights or [])]
+    return results + [None] * (len(_FIELDS[_VARIABLES]) - len(results))
 
 
 def _layer_backward_fake(*arguments: Any) -> tuple[Tensor, ...]:
-    *inputs, _, _, _, _, need_x, need_weights = arguments
-    i = _Inputs(*inputs)
+    cell, *tensors, need_x, need_weights = arguments
+    i = _Inputs(cell, *tensors)
     d_x = i.x.new_empty(i.x.shape if need_x else (0,))
     d_weights = (
         i.x.new_empty((0,)) if w is None or not need_weights else w.new_empty(w.shape)
-        for w in i.weights
+        for w in tensors[_WEIGHTS]
     )
-    return d_x, i.x.new_empty(i.state_shape), *d_weights
+    return d_x, i.x.new_empty(i.state_shape(i.batch)), *d_weights
 
 
 # --- Gradients -----------------------------------------------------------------------------------
@@ -238,19 +294,24 @@ def _save_layer(ctx: Any, inputs: Any, output: Any) -> None:
 
 
 def _differentiate_layer(ctx: Any, d_output: Any, d_h_n: Any, *_: Any) -> tuple[Any, ...]:
-    needs = ctx.needs_input_grad[1:11]  # x, h_0, the weights
+    _, *needs = ctx.needs_input_grad
     gradients = _run_backward(
-        ctx.cell, *ctx.saved_tensors, d_output, d_h_n, needs[0], any(needs[2:])
+        ctx.cell, *ctx.saved_tensors, d_output, d_h_n, needs[0], any(needs[_WEIGHTS])
     )
-    wanted = (d if need else None for d, need in zip(gradients, needs, strict=True))
-    return (None, *wanted, None, None, None, None, None)
+    return _where_needed(ctx, dict(enumerate(gradients)))
+
+
+def _where_needed(ctx: Any, gradients: Mapping[int, Any]) -> tuple[Any, ...]:
+    """What backward returns: a gradient, or None, for each of the arguments."""
+    _, *needs = ctx.needs_input_grad
+    return (None, *(gradients.get(n) if need else None for n, need in enumerate(needs)))
 
 
 def _save_backward(ctx: Any, inputs: Any, output: Any) -> None:
     cell, *tensors, _, _, d_output, d_h_n, need_x, need_weights = inputs
     ctx.set_materialize_grads(False)
     ctx.cell = cell
-    ctx.given = [need_x, True] + [need_weights and w is not None for w in tensors[2:10]]
+    ctx.given = [need_x, True] + [need_weights and w is not None for w in tensors[_WEIGHTS]]
     ctx.save_for_backward(*tensors, d_output, d_h_n)
 
 
@@ -258,14 +319,14 @@ def _differentiate_backward(ctx: Any, *dd: Tensor | None) -> tuple[Any, ...]:
     """Double backward: the first one once more, through the loop on tensors."""
     *saved, d_output, d_h_n = ctx.saved_tensors
     i = _Inputs(ctx.cell, *saved)
-    x, H = i.x, i.hidden_size
-    if saved[1] is None:
-        saved[1] = x.new_zeros(i.state_shape)
+    state_shape = i.state_shape(i.batch)
+    if i.h_0 is None:
+        saved[_PLACES["h_0"]] = i.x.new_zeros(state_shape)
     if d_output is None:
-        d_output = x.new_zeros((*x.shape[:-1], i.directions * H))
+        d_output = i.x.new_zeros(i.output_shape)
     if d_h_n is None:
-        d_h_n = x.new_zeros(i.state_shape)
-    places = [n for n, t in enumerate(saved[:10]) if t is not None]  # of x, h_0, the weights
+        d_h_n = i.x.new_zeros(state_shape)
+    places = [n for n, t in enumerate(saved[_VARIABLES]) if t is not None]
     variables = [saved[n] for n in places]
 
     def forward(*variables: Tensor) -> tuple[Tensor, Tensor]:
@@ -283,42 +344,11 @@ def _differentiate_backward(ctx: Any, *dd: Tensor | None) -> tuple[Any, ...]:
     given = [dd[n] if ctx.given[n] else None for n in places]
     pairs = zip(given, first, strict=True)
     second, *others = vjp(tuple(torch.zeros_like(f) if d is None else d for d, f in pairs))
-    gradients = dict(zip([*places, 15, 16], [*second, *others], strict=True))
-    needs = ctx.needs_input_grad[1:]
-    return (None, *(gradients.get(n) if need else None for n, need in enumerate(needs)))
+    places += [_PLACES["d_output"], _PLACES["d_h_n"]]
+    return _where_needed(ctx, dict(zip(places, [*second, *others], strict=True)))
 
 
 # --- Calls ---------------------------------------------------------------------------------------
-
-
-class _Layer(torch.autograd.Function):
-    """``elman::layer`` and its gradient for torch.func's transforms."""
-
-    @staticmethod
-    def forward(*arguments: Any) -> tuple[Tensor, ...]:
-        return torch.ops.elman.layer(*arguments)
-
-    setup_context = staticmethod(_save_layer)
-    backward = staticmethod(_differentiate_layer)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
-        return _batch_layer(_Layer.apply, info.batch_size, in_dims, arguments)
-
-
-class _LayerBackward(torch.autograd.Function):
-    """``elman::layer_backward`` and its gradient for torch.func's transforms."""
-
-    @staticmethod
-    def forward(*arguments: Any) -> tuple[Tensor, ...]:
-        return torch.ops.elman.layer_backward(*arguments)
-
-    setup_context = staticmethod(_save_backward)
-    backward = staticmethod(_differentiate_backward)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
-        return _batch_backward(_LayerBackward.apply, info.batch_size, in_dims, arguments)
 
 
 class _DirectLayer(torch.autograd.Function):
@@ -342,22 +372,22 @@ def run_kernel(*arguments: Any) -> Any:
     By way of the dispatcher only where somebody watches: it takes longer than a small layer.
     """
     if is_transformed():  # and members' gates are all kept
-        return _Layer.apply(*arguments[:-1], False)[:2]
-    if _is_watched(arguments[1]) or _is_one_negated(arguments[1:11]):
+        return _layer_function.apply(*arguments[:-1], False)[:2]
+    _, *tensors, keep, _ = arguments
+    if _is_watched(tensors[0]) or _is_one_negated(tensors[_VARIABLES]):
         return torch.ops.elman.layer(*arguments)[:2]
-    *_, keep, _ = arguments
     return _DirectLayer.apply(*arguments) if keep else _run_layer(*arguments)[:2]
 
 
 def _run_backward(*arguments: Any) -> Sequence[Any]:
     """``elman::layer_backward``."""
     if is_transformed():
-        return _LayerBackward.apply(*arguments)
-    *tensors, d_output, d_h_n = arguments[1:-2]
+        return _backward_function.apply(*arguments)
+    _, *tensors, d_output, d_h_n, _, _ = arguments
     if (
         torch.is_grad_enabled()
         or _is_watched(tensors[0], d_output, d_h_n)
-        or _is_one_negated((*tensors[:10], d_output, d_h_n))
+        or _is_one_negated((*tensors[_VARIABLES], d_output, d_h_n))
     ):
         return torch.ops.elman.layer_backward(*arguments)
     return _run_layer_backward(*arguments)
@@ -403,52 +433,24 @@ def run_scan(*inputs: Any) -> tuple[Tensor, Tensor]:
     """
     i = _Inputs(*inputs)
     if i.members:
-        members = (None, *(None if t is None or t is i.batch_sizes else 0 for t in inputs[1:]))
-        return torch.func.vmap(run_scan, members)(*inputs)
+        members = (None if t is None or t is i.batch_sizes else 0 for t in inputs[1:])
+        return torch.func.vmap(run_scan, (None, *members))(*inputs)
     x, lengths, rows = i.x, i.lengths, None
     if i.batch_sizes is not None:
-        inside = torch.arange(i.state_shape[1]) < i.batch_sizes[:, None]
+        inside = torch.arange(i.batch) < i.batch_sizes[:, None]
         lengths = inside.sum(0).to(x.device)
         # Which of (L, N) the packed rows are.
         rows = inside.flatten().int().argsort(descending=True, stable=True)[: x.shape[0]]
         rows = rows.to(x.device)
         padded = x.new_zeros((inside.numel(), x.shape[-1])).index_copy(0, rows, x)
         x = padded.unflatten(0, inside.shape)
-    h_0 = x.new_zeros(i.state_shape) if i.h_0 is None else i.h_0
-    weights = [Weights(*(w if w is None else w.to(x.dtype) for w in ws)) for ws in i.by_direction]
+    h_0 = x.new_zeros(i.state_shape(i.batch)) if i.h_0 is None else i.h_0
+    weights = [Weights(*(w if w is None else w.to(x.dtype) for w in ws)) for ws in i.weights]
     output, h_n = scan.layer(i.cell, x, h_0, weights, xp=torch, lengths=lengths, reset=i.reset)
     return output if rows is None else output.flatten(0, 1)[rows], h_n
 
 
 # --- vmap ----------------------------------------------------------------------------------------
-
-# Places among the tensor arguments.
-_OF_WEIGHTS, _LENGTHS, _BATCH_SIZES = slice(2, 10), 10, 12
-# How many axes each tensor has behind its batch axis; weights and batch_sizes have none.
-_BEHIND = (1, 1, *[None] * 8, 0, 0, None, 1, 1, 1, 1)
-
-
-def _batch_layer(run: Any, size: int, in_dims: Any, arguments: Sequence[Any]) -> Any:
-    """The rule of vmap for ``elman::layer``, to be run by `run`."""
-    cell, *tensors, keep, recompute = arguments
-    dims = in_dims[1:-2]
-    # Kept values lie in the order of the lengths of all rows of a call.
-    apart = keep and dims[_LENGTHS] is not None
-    batch = _batch_members if apart or _any(dims[_OF_WEIGHTS]) else _batch_rows
-    return batch(run, size, cell, tensors, dims, keep, recompute)
-
-
-def _batch_backward(run: Any, size: int, in_dims: Any, arguments: Sequence[Any]) -> Any:
-    """The rule of vmap for ``elman::layer_backward``, to be run by `run`."""
-    cell, *tensors, need_x, need_weights = arguments
-    dims = in_dims[1:-2]
-    apart = need_weights or dims[_LENGTHS] is not None
-    batch = _batch_members if apart or _any(dims[_OF_WEIGHTS]) else _batch_rows
-    return batch(run, size, cell, tensors, dims, need_x, need_weights)
-
-
-def _any(dims: Sequence[int | None]) -> bool:
-    return any(dim is not None for dim in dims)
 
 
 def _lead(tensors: Sequence[Any], dims: Sequence[int | None], size: int) -> list[Any]:
@@ -466,11 +468,15 @@ def _lead(tensors: Sequence[Any], dims: Sequence[int | None], size: int) -> list
 def _batch_rows(
     run: Any, size: int, cell: str, tensors: list[Any], dims: Any, *options: bool
 ) -> Any:
-    """Calls that share their weights: their rows are rows of one batch, and keep their bits."""
+    """Calls that share their weights: their rows are rows of one batch, and keep their bits.
+
+    Row n of call m becomes row n * size + m, and so among the kept rows of each step, and among the
+    states before the first.
+    """
     rows = list(tensors)
-    for n, (t, behind) in enumerate(zip(_lead(tensors, dims, size), _BEHIND, strict=False)):
-        if t is not None and behind is not None:
-            rows[n] = t.movedim(0, -1 - behind).flatten(-2 - behind, -1 - behind)
+    for n, (t, field) in enumerate(zip(_lead(tensors, dims, size), _FIELDS, strict=False)):
+        if t is not None and field.behind is not None:
+            rows[n] = t.movedim(0, -1 - field.behind).flatten(-2 - field.behind, -1 - field.behind)
     if rows[_BATCH_SIZES] is not None:
         rows[_BATCH_SIZES] = rows[_BATCH_SIZES] * size
     results = run(cell, *rows, *options)
@@ -488,30 +494,66 @@ def _batch_members(
 
 # --- Registration --------------------------------------------------------------------------------
 
-for _name, _run, _fake, _differentiate, _save in (
-    ("layer", _layer, _layer_fake, _differentiate_layer, _save_layer),
-    (
-        "layer_backward",
-        _layer_backward,
-        _layer_backward_fake,
-        _differentiate_backward,
-        _save_backward,
-    ),
-):
-    _library.impl(_name, _run, "CPU")
-    torch.library.register_fake(f"elman::{_name}", _fake, lib=_library)
-    torch.library.register_autograd(
-        f"elman::{_name}", _differentiate, setup_context=_save, lib=_library
-    )
+
+def _register(
+    name: str,
+    run: Any,
+    fake: Any,
+    save: Any,
+    differentiate: Any,
+    is_apart: Callable[[bool, bool, bool], bool],
+) -> Any:
+    """Tell PyTorch all of an operator, and give it as torch.func's transforms take it.
+
+    `is_apart` says, from its two options and whether lengths are mapped, if mapped calls are to be
+    members, each by itself, even where they share their weights.
+    """
+    operator = getattr(torch.ops.elman, name)
+
+    def batch(run: Any, size: int, in_dims: Any, arguments: Sequence[Any]) -> Any:
+        cell, *tensors, a, b = arguments
+        _, *dims, _, _ = in_dims
+        apart = is_apart(a, b, dims[_LENGTHS] is not None)
+        apart = apart or any(dim is not None for dim in dims[_WEIGHTS])
+        return (_batch_members if apart else _batch_rows)(run, size, cell, tensors, dims, a, b)
+
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(*arguments: Any) -> tuple[Tensor, ...]:
+            return operator(*arguments)
+
+        setup_context = staticmethod(save)
+        backward = staticmethod(differentiate)
+
+        @staticmethod
+        def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
+            return batch(Function.apply, info.batch_size, in_dims, arguments)
+
+    def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
+        return batch(operator, info.batch_size, in_dims, arguments)
+
+    path = f"elman::{name}"
+    _library.impl(name, run, "CPU")
+    torch.library.register_fake(path, fake, lib=_library)
+    torch.library.register_autograd(path, differentiate, setup_context=save, lib=_library)
+    torch.library.register_vmap(path, vmap, lib=_library)
+    return Function
 
 
-def _layer_vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
-    return _batch_layer(torch.ops.elman.layer, info.batch_size, in_dims, arguments)
-
-
-def _layer_backward_vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
-    return _batch_backward(torch.ops.elman.layer_backward, info.batch_size, in_dims, arguments)
-
-
-torch.library.register_vmap("elman::layer", _layer_vmap, lib=_library)
-torch.library.register_vmap("elman::layer_backward", _layer_backward_vmap, lib=_library)
+_layer_function = _register(
+    "layer",
+    _layer,
+    _layer_fake,
+    _save_layer,
+    _differentiate_layer,
+    # Kept values lie in the order of the lengths of all rows of a call.
+    lambda keep, _, lengths: keep and lengths,
+)
+_backward_function = _register(
+    "layer_backward",
+    _layer_backward,
+    _layer_backward_fake,
+    _save_backward,
+    _differentiate_backward,
+    lambda _, need_weights, lengths: need_weights or lengths,
+)
