@@ -28,7 +28,17 @@ std::uint64_t mix(std::uint64_t x) {
 }
 
 // Each input has numbers of its own.
-enum Stream : std::uint64_t { kX, kScale, kH0, kDOutput, kDHn, kLengths, kReset, kWeights };
+enum Stream : std::uint64_t {
+  kX,
+  kScale,
+  kH0,
+  kDOutput,
+  kDHn,
+  kLengths,
+  kReset,
+  kOfWeights,
+  kOfProjections = kOfWeights + 8
+};
 
 std::uint64_t draw(std::uint64_t stream, index i) { return mix((stream << 32) + i); }
 
@@ -82,7 +92,7 @@ struct Case {
   Cell cell;
   Extent extent;
   int directions;
-  index L, N, D, H;
+  index L, N, D, H, P;
   std::uint64_t (*digest)(const Case&, index threads, bool recompute);
   std::string name;
 };
@@ -112,9 +122,9 @@ Schedule schedule(const Case& c, const std::unique_ptr<bool[]>& reset) {
 // What one direction has to itself.
 template <class T, class W>
 struct Direction {
-  std::vector<W> weights[4];
+  std::vector<W> weights[kWeights];
   std::vector<char> forward_panels, backward_panels;
-  std::vector<T> d_weights[4], gates, states, d_x;
+  std::vector<T> d_weights[kWeights], gates, states, d_x;
 };
 
 // The kernels with weights of a type.
@@ -131,22 +141,24 @@ std::uint64_t digest(const Case& c, index threads, bool recompute) {
   const Schedule s = schedule(c, reset);
   const Plan& plan = s.plan();
   const bool packed = c.extent == Extent::packed;
-  const index rows = packed ? s.rows() : c.L * c.N, N = plan.batch, width = c.directions * c.H;
+  const Sizes sizes{c.D, c.H, c.P};
+  const index S = k.state_size(sizes);
+  const index rows = packed ? s.rows() : c.L * c.N, N = plan.batch, width = c.directions * c.P;
   const auto sequence = [&](auto& values, index features, index from = 0) {
     return Sequence<std::remove_pointer_t<decltype(values.data())>>{
         values.data() + from, packed ? 0 : N * features, features, packed ? plan.first : nullptr};
   };
   const auto states = [&](auto& values, int d) {
-    return Rows<std::remove_pointer_t<decltype(values.data())>>{values.data() + d * N * c.H, c.H};
+    return Rows<std::remove_pointer_t<decltype(values.data())>>{values.data() + d * N * S, S};
   };
 
   // From the smallest to those that saturate every gate.
   std::vector<T> x = numbers<T>(kX, rows * c.D);
   for (index i = 0; i < rows * c.D; ++i)
     x[i] = std::ldexp(x[i], static_cast<int>(draw(kScale, i / c.D) % 32) - 24);
-  const std::vector<T> h_0 = numbers<T>(kH0, c.directions * N * c.H);
+  const std::vector<T> h_0 = numbers<T>(kH0, c.directions * N * S);
   const std::vector<T> d_output = numbers<T>(kDOutput, rows * width);
-  const std::vector<T> d_h_n = numbers<T>(kDHn, c.directions * N * c.H);
+  const std::vector<T> d_h_n = numbers<T>(kDHn, c.directions * N * S);
   std::vector<T> output(rows * width), h_n(h_0.size()), d_h_0(h_0.size());
 
   Direction<T, W> direction[2];
@@ -154,36 +166,37 @@ std::uint64_t digest(const Case& c, index threads, bool recompute) {
   Backward<T> b[2] = {};
   for (int d = 0; d < c.directions; ++d) {
     Direction<T, W>& own = direction[d];
-    const index sizes[] = {c.D, c.H, 1, 1};
-    for (int i = 0; i < 4; ++i) {
-      own.weights[i] = numbers<W>(kWeights + 4 * d + i, k.gates * c.H * sizes[i], -3);
-      own.d_weights[i].resize(own.weights[i].size());
+    const index each = k.gates * c.H, projection = sizes.projected() ? c.P * c.H : 0;
+    const index count[kWeights] = {each * c.D, each * c.P, each, each, projection};
+    for (int i = 0; i < kWeights; ++i) {
+      const std::uint64_t stream = i < 4 ? kOfWeights + 4 * d + i : kOfProjections + d;
+      own.weights[i] = numbers<W>(stream, count[i], -3);
+      own.d_weights[i].resize(count[i]);
     }
     const Weights w{own.weights[0].data(), own.weights[1].data(), own.weights[2].data(),
-                    own.weights[3].data()};
-    own.forward_panels.resize(k.forward_panels(c.D, c.H));
-    own.backward_panels.resize(k.backward_panels(c.D, c.H));
-    k.pack_forward(w, c.D, c.H, own.forward_panels.data());
+                    own.weights[3].data(), own.weights[4].data()};
+    own.forward_panels.resize(k.forward_panels(sizes));
+    own.backward_panels.resize(k.backward_panels(sizes));
+    k.pack_forward(w, sizes, own.forward_panels.data());
     T* const backward_panels = static_cast<T*>(static_cast<void*>(own.backward_panels.data()));
-    k.pack_backward(w, c.D, c.H, backward_panels);
+    k.pack_backward(w, sizes, backward_panels);
     own.gates.resize(rows * k.kept * c.H);
-    own.states.resize(rows * c.H);
+    own.states.resize((N + rows) * S);
     own.d_x.resize(rows * c.D);
 
-    f[d].input_size = b[d].input_size = c.D;
-    f[d].hidden_size = b[d].hidden_size = c.H;
+    f[d].sizes = b[d].sizes = sizes;
     f[d].reverse = b[d].reverse = d == 1;
     f[d].panels = own.forward_panels.data();
     f[d].x = b[d].x = sequence(std::as_const(x), c.D);
     f[d].h_0 = states(h_0, d);
-    f[d].output = sequence(output, width, d * c.H);
+    f[d].output = sequence(output, width, d * c.P);
     f[d].h_n = states(h_n, d);
     f[d].gates = own.gates.data();
     f[d].states = own.states.data();
     b[d].panels = backward_panels;
     b[d].gates = own.gates.data();
     b[d].states = own.states.data();
-    b[d].d_output = sequence(d_output, width, d * c.H);
+    b[d].d_output = sequence(d_output, width, d * c.P);
     b[d].d_h_n = states(d_h_n, d);
     b[d].d_x = sequence(own.d_x, c.D);
     b[d].d_h_0 = states(d_h_0, d);
@@ -191,6 +204,7 @@ std::uint64_t digest(const Case& c, index threads, bool recompute) {
     b[d].d_w_hh = own.d_weights[1].data();
     b[d].d_b_ih = own.d_weights[2].data();
     b[d].d_b_hh = own.d_weights[3].data();
+    b[d].d_w_hr = own.d_weights[4].data();
   }
   if (recompute) {
     for (int d = 0; d < c.directions; ++d) {
@@ -212,18 +226,31 @@ std::uint64_t digest(const Case& c, index threads, bool recompute) {
   return all.sum();
 }
 
+// Each cell, and an LSTM with a projection to about half of its units.
+struct {
+  const char* name;
+  Cell cell;
+  bool projected;
+} constexpr kKinds[] = {{"rnn_tanh", Cell::rnn_tanh, false},
+                        {"rnn_relu", Cell::rnn_relu, false},
+                        {"gru", Cell::gru, false},
+                        {"lstm", Cell::lstm, false},
+                        {"lstm projected", Cell::lstm, true}};
+
 template <class T, class W>
 void add_cases(const char* dtype, std::vector<Case>& cases) {
-  constexpr const char* cells[] = {"rnn_tanh", "rnn_relu", "gru"};
   constexpr const char* extents[] = {"whole", "ragged", "packed"};
-  for (int cell = 0; cell < kCells; ++cell) {
+  for (const auto& kind : kKinds) {
     for (int extent = 0; extent < 3; ++extent) {
       for (const auto& [L, N, D, H] : kSizes) {
+        const index P = kind.projected ? (H + 1) / 2 : H;
+        if (kind.projected && P == H) continue;
         const int directions = extent == 0 ? 1 : 2;
-        std::string name = std::string(dtype) + " " + cells[cell] + " " + extents[extent];
+        std::string name = dtype;
+        for (const char* part : {kind.name, extents[extent]}) name.append(" ").append(part);
         for (const index n : {index{directions}, L, N, D, H}) name += " " + std::to_string(n);
-        cases.push_back({static_cast<Cell>(cell), static_cast<Extent>(extent), directions, L, N, D,
-                         H, digest<T, W>, name});
+        cases.push_back({kind.cell, static_cast<Extent>(extent), directions, L, N, D, H, P,
+                         digest<T, W>, name});
       }
     }
   }

@@ -78,13 +78,14 @@ const Kernel<T>& gru() {
 template <class T>
 void watched_layer(index batch, index H, index threads) {
   const Kernel<T>& k = gru<T>();
-  const Buffer<T> panels(k.forward_panels(1, H) / static_cast<index>(sizeof(T)));
-  std::fill_n(panels.get(), k.forward_panels(1, H) / static_cast<index>(sizeof(T)), T(0));
+  const Sizes sizes{1, H, H};
+  const index size = k.forward_panels(sizes) / static_cast<index>(sizeof(T));
+  const Buffer<T> panels(size);
+  std::fill_n(panels.get(), size, T(0));
   const T x = 0;
   const Buffer<T> output(batch * H), h_n(batch * H);
   Forward<T> f{};
-  f.input_size = 1;
-  f.hidden_size = H;
+  f.sizes = sizes;
   f.panels = panels.get();
   f.x = {&x, 0, 0};
   f.output = {output.get(), 0, H};

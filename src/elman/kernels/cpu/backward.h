@@ -14,16 +14,21 @@ struct BackwardLoop {
   const BackwardScratch<T>& scratch;
   const Share& share;
   const Plan& plan = *f.plan;
-  const index H = f.hidden_size, D = f.input_size;
-  const index padded = (H + L - 1) / L * L;
-  const index panel_size = H * G * L;
+  const Sizes& sizes = f.sizes;
+  const index D = sizes.D, H = sizes.H, P = sizes.P;
+  const index S = P + (C::has_c ? H : 0);
+  const index own = C::has_c ? P : 0;  // where the state that the cell itself reads begins
+  const bool projected = C::has_c && sizes.projected();
+  const index padded = panels_of<T>(H) * L;
   const index row_size = f.d_gates_row;
-  const T* const w_hh = f.panels;
-  const T* const w_ih = f.panels + panel_size * (padded / L);
+  const BackwardPanels<C, const T> packed{f.panels, sizes};
+  // This share's panels of h: those of its units, unless a projection makes it.
+  const index first_h = projected ? share.part_of_units(panels_of<T>(P), 0) : share.first_panel;
+  const index last_h = projected ? share.part_of_units(panels_of<T>(P), 1) : share.last_panel;
   // Does what is kept lie beyond the second cache, and take the product long enough to fetch it?
   const bool far_away = H >= 128 && plan.first[plan.longest] * H * (C::kept + 2) > (index{1} << 21);
   // A cache line past a power of two, or the tiles would fall on one another in the cache.
-  const index tile_size = kTallest * f.block_rows + 64 / sizeof(T);
+  const index tile_size = kTallest<1> * f.block_rows + 64 / sizeof(T);
 
   // Rows of `d_gates` of steps from .. to-1; the buffers take turns from chunk to chunk.
   struct Chunk {
@@ -35,6 +40,16 @@ struct BackwardLoop {
   T* d_gates(const Chunk& c, index s, index p) const {
     return c.d_gates + (plan.first[s] - plan.first[c.from] + p) * row_size;
   }
+  // The gradient of a projected h.
+  T* d_h(const Chunk& c, index s, index p) const { return d_gates(c, s, p) + kGates * H; }
+
+  const T* state_after(index s, index p) const {
+    return f.states + (plan.batch + plan.first[s] + p) * S;
+  }
+  const T* state_before(index s, index p) const {
+    if (plan.resets(s, p, f.reverse)) return f.zeros;
+    return s == 0 ? f.states + p * S : state_after(s - 1, p);
+  }
 
   void run() const {
     const index rows = share.rows(plan.batch);
@@ -43,9 +58,14 @@ struct BackwardLoop {
     Chunk next;
     for (int turn = 0; turn == 0 || next.from > 0; ++turn) {
       const Chunk chunk = chunk_before(next, f.d_gates[turn & 1]);
-      if (!f.gates) recompute_gates(chunk);
+      if (C::kept > 0 && !f.gates) recompute_gates(chunk);
       for (index s = chunk.to - 1; s >= chunk.from; --s) {
-        step(s, chunk, s + 1 < chunk.to ? chunk : next);
+        const Chunk& after = s + 1 < chunk.to ? chunk : next;
+        if (projected) {
+          gather_d_h(s, chunk, after);
+          share.wait_if_units_are_split();
+        }
+        step(s, chunk, after);
         share.wait_if_units_are_split();
       }
       share.wait();
@@ -60,7 +80,7 @@ struct BackwardLoop {
     const index n = plan.order[p];
     T* carry = f.carry + p * padded;
     for (index u = share.first_panel * L; u < share.last_panel * L; ++u) {
-      carry[u] = f.d_h_n.data && u < H ? f.d_h_n.at(n)[u] : 0;
+      carry[u] = f.d_h_n.data && u < H ? f.d_h_n.at(n)[own + u] : 0;
     }
     if (!f.d_x.data || !plan.padded || share.first_panel > 0) return;
     for (index t = plan.length[p]; t < plan.steps; ++t) {
@@ -71,8 +91,9 @@ struct BackwardLoop {
 
   void clear_weight_gradients() const {
     for (index i = 0; i < G * H * D; ++i) f.d_w_ih[i] = 0;
-    for (index i = 0; i < G * H * H; ++i) f.d_w_hh[i] = 0;
+    for (index i = 0; i < G * H * P; ++i) f.d_w_hh[i] = 0;
     for (index i = 0; f.d_b_ih && i < G * H; ++i) f.d_b_ih[i] = f.d_b_hh[i] = 0;
+    for (index i = 0; projected && i < P * H; ++i) f.d_w_hr[i] = 0;
   }
 
   // The last steps before `next`, as many as the buffer has room for.
@@ -88,114 +109,171 @@ struct BackwardLoop {
     return c.gates + (plan.first[s] - plan.first[c.from] + p) * C::kept * H;
   }
 
-  // For where forward kept the states alone.
+  // For where forward kept the states alone: this thread's part of the chunk, some rows at a time.
   void recompute_gates(const Chunk& chunk) const {
-    const index first = plan.first[chunk.from];
-    for_rows_of_x(chunk, [&](index row, index rows, const T* const* x) {
-      f.recompute(f.forward_panels, D, H, rows, x, f.states + (first + row) * H,
-                  f.chunk_gates + row * C::kept * H);
-    });
-    share.wait();
-  }
-
-  // Calls f(row of the chunk, rows, addresses in x) for this thread's part of the chunk, some rows
-  // at a time.
-  template <class F>
-  void for_rows_of_x(const Chunk& chunk, F&& call) const {
     constexpr index kRows = 64;
     const index from = chunk.rows * share.member / share.members;
     const index to = chunk.rows * (share.member + 1) / share.members;
     for (index begin = from; begin < to; begin += kRows) {
       share.look();
-      const T* x[kRows];
+      const T *x[kRows], *before[kRows];
       const index rows = smaller(kRows, to - begin);
-      for_chunk_rows(chunk, begin, begin + rows,
-                     [&](index row, index t, index n) { x[row - begin] = f.x.at(t, n); });
-      call(begin, rows, x);
+      for_chunk_rows(chunk, begin, begin + rows, [&](index row, index s, index p) {
+        x[row - begin] = f.x.at(plan.time(s, p, f.reverse), plan.order[p]);
+        before[row - begin] = state_before(s, p);
+      });
+      f.recompute(f.forward_panels, sizes, rows, x, before, f.chunk_gates + begin * C::kept * H);
     }
+    share.wait();
   }
 
-  // The gradient that arrives at the state after step s, for one tile: the carry, plus that of step
-  // s + 1 through W_hh. Rows that take no step s + 1 have the carry alone, which is d_h_n; nothing
-  // comes back across a reset.
-  template <int R, int P>
-  ELMAN_INLINE void arriving(Vector<T> (&acc)[R][P], index s, index row, index panel,
+  // The gradient that arrives at h after step s, for one tile: that of step s + 1 through W_hh, and
+  // the carry where h is the cell's own state. Rows that take no step s + 1 have d_h_n alone;
+  // nothing comes back across a reset.
+  template <int R, int V>
+  ELMAN_INLINE void arriving(Vector<T> (&acc)[R][V], index s, index row, index panel,
                              bool continues, const Chunk& after) const {
     if (continues) {
       const T* rows[R];
       for (int r = 0; r < R; ++r)
         rows[r] = d_gates(after, s + 1, share.position(row + r)) + (kGates - G) * H;
-      multiply_gates<T, R, P, G>(acc, rows, w_hh + panel * panel_size, panel_size, H);
+      multiply_gates<T, R, V, G>(acc, rows, packed.w_hh + panel * packed.panel, packed.panel, H);
     }
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
+      const index p = share.position(row + r);
 #pragma GCC unroll 16
-      for (int p = 0; p < P; ++p) {
-        const Vector<T> carry =
-            load<T>(f.carry + share.position(row + r) * padded + (panel + p) * L);
-        acc[r][p] = continues ? acc[r][p] + carry : carry;
+      for (int v = 0; v < V; ++v) {
+        if constexpr (C::has_c) {
+          if (!continues) acc[r][v] = d_h_n(p, (panel + v) * L);
+        } else {
+          const Vector<T> carry = load<T>(f.carry + p * padded + (panel + v) * L);
+          acc[r][v] = continues ? acc[r][v] + carry : carry;
+        }
       }
     }
     if (!continues || !plan.reset) return;
     for (int r = 0; r < R; ++r) {
-      if (plan.resets(s + 1, share.position(row + r), f.reverse)) {
-        for (int p = 0; p < P; ++p) acc[r][p] = Vector<T>{};
+      if (cut(s, share.position(row + r), continues)) {
+        for (int v = 0; v < V; ++v) acc[r][v] = Vector<T>{};
       }
     }
   }
 
-  void step(index s, const Chunk& chunk, const Chunk& after) const {
+  ELMAN_INLINE Vector<T> d_h_n(index p, index unit) const {
+    if (!f.d_h_n.data) return Vector<T>{};
+    return load_part(f.d_h_n.at(plan.order[p]) + unit, smaller(L, P - unit));
+  }
+
+  // Does a reset lie between steps s and s + 1?
+  bool cut(index s, index p, bool continues) const {
+    return continues && plan.resets(s + 1, p, f.reverse);
+  }
+
+  // This direction's part of d_output, or null.
+  const T* d_output(index s, index p) const {
+    return f.d_output.data ? f.d_output.at(plan.time(s, p, f.reverse), plan.order[p]) : nullptr;
+  }
+
+  // Calls f(first row, last row, whether they take step s + 1) for this share's rows at step s.
+  template <class F>
+  ELMAN_INLINE void for_rows_at(index s, F&& call) const {
     const index active = share.rows(plan.active[s]), continuing = share.rows(plan.active[s + 1]);
-    step_rows(s, 0, continuing, true, chunk, after);
-    step_rows(s, continuing, active, false, chunk, after);
+    call(0, continuing, true);
+    call(continuing, active, false);
   }
 
-  void step_rows(index s, index from, index to, bool continues, const Chunk& chunk,
-                 const Chunk& after) const {
-    for_tiles<1>(
-        to - from, share.first_panel, share.last_panel, [&]<int R, int P>(index row, index panel) {
-          share.look();
-          for (int r = 0; far_away && r < R; ++r)
-            fetch<P>(s, share.position(from + row + r), panel * L, chunk);
-          Vector<T> acc[R][P];
-          arriving<R, P>(acc, s, from + row, panel, continues, after);
-          for (int r = 0; r < R; ++r) {
-            const index p = share.position(from + row + r);
-            const T* d_output = f.d_output.data
-                                    ? f.d_output.at(plan.time(s, p, f.reverse), plan.order[p])
-                                    : nullptr;
-            for (int i = 0; i < P; ++i) emit(s, p, (panel + i) * L, acc[r][i], d_output, chunk);
+  // The gradient of a projected h: all of it has to be there before any unit's can be worked out.
+  void gather_d_h(index s, const Chunk& chunk, const Chunk& after) const {
+    for_rows_at(s, [&](index from, index to, bool continues) {
+      for_tiles<1>(to - from, first_h, last_h, [&]<int R, int V>(index row, index panel) {
+        share.look();
+        Vector<T> acc[R][V];
+        arriving<R, V>(acc, s, from + row, panel, continues, after);
+        for (int r = 0; r < R; ++r) {
+          const index p = share.position(from + row + r);
+          const T* const d = d_output(s, p);
+          for (int v = 0; v < V; ++v) {
+            const index unit = (panel + v) * L, count = smaller(L, P - unit);
+            if (d) acc[r][v] += load_part(d + unit, count);
+            store_part(d_h(chunk, s, p) + unit, acc[r][v], count);
           }
-        });
+        }
+      });
+    });
   }
 
-  // Asks for the memory that emit() is going to read and write for P vectors of units.
-  template <int P>
-  ELMAN_INLINE void fetch(index s, index p, index unit, const Chunk& chunk) const {
-    const T* kept = gates(chunk, s, p);
-    const T* before = f.states + (plan.first[s] + p) * H;
-    const T* d_output =
-        f.d_output.data ? f.d_output.at(plan.time(s, p, f.reverse), plan.order[p]) : before;
-    const T* d_row = d_gates(chunk, s, p);
-    for (int i = 0; i < P; ++i, unit += L) {
-      for (int g = 0; g < C::kept; ++g) __builtin_prefetch(kept + g * H + unit);
-      for (int g = 0; g < kGates; ++g) __builtin_prefetch(d_row + g * H + unit, 1);
-      __builtin_prefetch(before + unit);
-      __builtin_prefetch(d_output + unit);
+  void step(index s, const Chunk& chunk, const Chunk& after) const {
+    for_rows_at(s, [&](index from, index to, bool continues) {
+      for_tiles<1>(
+          to - from, share.first_panel, share.last_panel,
+          [&]<int R, int V>(index row, index panel) {
+            share.look();
+            for (int r = 0; far_away && r < R; ++r)
+              fetch<V>(row_at(s, share.position(from + row + r), continues, chunk), panel * L);
+            Vector<T> acc[R][V];
+            if (projected) {
+              const T* d_rows[R];
+              for (int r = 0; r < R; ++r) d_rows[r] = d_h(chunk, s, share.position(from + row + r));
+              multiply<T, R, V, 1>(acc, d_rows, packed.w_hr + panel * packed.projection_panel,
+                                   packed.projection_panel, P);
+            } else {
+              arriving<R, V>(acc, s, from + row, panel, continues, after);
+            }
+            for (int r = 0; r < R; ++r) {
+              const Row at = row_at(s, share.position(from + row + r), continues, chunk);
+              for (int v = 0; v < V; ++v) emit(at, (panel + v) * L, acc[r][v]);
+            }
+          });
+    });
+  }
+
+  // What a step of one row reads and writes, each H values or several times as many.
+  struct Row {
+    const T *before, *after, *gates, *d_output;  // before, after: of the cell's own state
+    T *carry, *d_gates;
+    bool cut;  // a reset keeps what is carried from here
+  };
+
+  ELMAN_INLINE Row row_at(index s, index p, bool continues, const Chunk& chunk) const {
+    return {state_before(s, p) + own,
+            state_after(s, p) + own,
+            gates(chunk, s, p),
+            projected ? nullptr : d_output(s, p),
+            f.carry + p * padded,
+            d_gates(chunk, s, p),
+            C::has_c && cut(s, p, continues)};
+  }
+
+  // Asks for the memory that emit() is going to read and write for V vectors of units.
+  template <int V>
+  ELMAN_INLINE void fetch(const Row& at, index unit) const {
+    for (int i = 0; i < V; ++i, unit += L) {
+      for (int g = 0; g < C::kept; ++g) __builtin_prefetch(at.gates + g * H + unit);
+      for (int g = 0; g < kGates; ++g) __builtin_prefetch(at.d_gates + g * H + unit, 1);
+      __builtin_prefetch(at.before + unit);
+      if (at.d_output) __builtin_prefetch(at.d_output + unit);
     }
   }
 
-  // The cell itself, for one vector of units of one row.
-  ELMAN_INLINE void emit(index s, index p, index unit, Vector<T> d, const T* d_output,
-                         const Chunk& chunk) const {
+  // The cell itself, for one vector of units.
+  ELMAN_INLINE void emit(const Row& at, index unit, Vector<T> d) const {
     const index count = smaller(L, H - unit);
-    if (d_output) d += load_part(d_output + unit, count);
-    Vector<T> kept[C::kept], d_gate[kGates];
-    for (int i = 0; i < C::kept; ++i) kept[i] = load_part(gates(chunk, s, p) + i * H + unit, count);
-    const Vector<T> before = load_part(f.states + (plan.first[s] + p) * H + unit, count);
-    T* d_row = d_gates(chunk, s, p);
-    store<T>(f.carry + p * padded + unit, C::template backward<T>(d, before, kept, d_gate));
-    for (int i = 0; i < kGates; ++i) store_part(d_row + i * H + unit, d_gate[i], count);
+    if (at.d_output) d += load_part(at.d_output + unit, count);
+    const Kept<C, T> kept = load_kept(at.gates + unit, count);
+    const Vector<T> d_own = C::has_c && !at.cut ? load<T>(at.carry + unit) : Vector<T>{};
+    const Vector<T> before = load_part(at.before + unit, count);
+    const Vector<T> after = load_part(at.after + unit, count);
+    Vector<T> d_gate[kGates];
+    store<T>(at.carry + unit,
+             C::template backward<T>(d, d_own, before, after, kept.values, d_gate));
+    for (int i = 0; i < kGates; ++i) store_part(at.d_gates + i * H + unit, d_gate[i], count);
+  }
+
+  ELMAN_INLINE Kept<C, T> load_kept(const T* from, index count) const {
+    Kept<C, T> kept;
+    for (int i = 0; i < C::kept; ++i) kept.values[i] = load_part(from + i * H, count);
+    return kept;
   }
 
   // After the first step: d_h_0.
@@ -206,19 +284,24 @@ struct BackwardLoop {
   }
 
   void finish_rows(index from, index to, bool continues, const Chunk& first) const {
-    for_tiles<1>(to - from, share.first_panel, share.last_panel,
-                 [&]<int R, int P>(index row, index panel) {
-                   share.look();
-                   Vector<T> acc[R][P];
-                   arriving<R, P>(acc, -1, from + row, panel, continues, first);
-                   for (int r = 0; r < R; ++r) {
-                     T* to_row = f.d_h_0.at(plan.order[share.position(from + row + r)]);
-                     for (int p = 0; p < P; ++p) {
-                       const index unit = (panel + p) * L;
-                       store_part(to_row + unit, acc[r][p], smaller(L, H - unit));
-                     }
-                   }
-                 });
+    for_tiles<1>(to - from, first_h, last_h, [&]<int R, int V>(index row, index panel) {
+      share.look();
+      Vector<T> acc[R][V];
+      arriving<R, V>(acc, -1, from + row, panel, continues, first);
+      for (int r = 0; r < R; ++r) {
+        T* to_row = f.d_h_0.at(plan.order[share.position(from + row + r)]);
+        for (int v = 0; v < V; ++v) {
+          const index unit = (panel + v) * L;
+          store_part(to_row + unit, acc[r][v], smaller(L, P - unit));
+        }
+      }
+    });
+    for (index i = from; C::has_c && i < to; ++i) {
+      const index p = share.position(i);
+      T* to_row = f.d_h_0.at(plan.order[p]) + P;
+      for (index u = share.first_panel * L; u < smaller(H, share.last_panel * L); ++u)
+        to_row[u] = cut(-1, p, continues) ? 0 : f.carry[p * padded + u];
+    }
   }
 
   // What a chunk's gate gradients give beyond the recurrence: d_x and the weight gradients, work
@@ -229,14 +312,13 @@ struct BackwardLoop {
     share.wait();
   }
 
-  // Calls f(row of the chunk, time, row of the batch) for the chunk's rows from .. to-1.
+  // Calls f(row of the chunk, step, position) for the chunk's rows from .. to-1.
   template <class F>
   ELMAN_INLINE void for_chunk_rows(const Chunk& chunk, index from, index to, F&& call) const {
     index s = chunk.from;
     for (index row = from; row < to; ++row) {
       while (plan.first[s + 1] - plan.first[chunk.from] <= row) ++s;
-      const index p = row - (plan.first[s] - plan.first[chunk.from]);
-      call(row, plan.time(s, p, f.reverse), plan.order[p]);
+      call(row, s, row - (plan.first[s] - plan.first[chunk.from]));
     }
   }
 
@@ -247,18 +329,20 @@ struct BackwardLoop {
     for (index begin = from; begin < to; begin += kRows) {
       T* d_x[kRows];
       const index rows = smaller(kRows, to - begin);
-      for_chunk_rows(chunk, begin, begin + rows,
-                     [&](index row, index t, index n) { d_x[row - begin] = f.d_x.at(t, n); });
-      for_tiles<1>(rows, 0, (D + L - 1) / L, [&]<int R, int P>(index row, index panel) {
+      for_chunk_rows(chunk, begin, begin + rows, [&](index row, index s, index p) {
+        d_x[row - begin] = f.d_x.at(plan.time(s, p, f.reverse), plan.order[p]);
+      });
+      for_tiles<1>(rows, 0, panels_of<T>(D), [&]<int R, int V>(index row, index panel) {
         share.look();
         const T* d_rows[R];
         for (int r = 0; r < R; ++r) d_rows[r] = chunk.d_gates + (begin + row + r) * row_size;
-        Vector<T> acc[R][P];
-        multiply_gates<T, R, P, G>(acc, d_rows, w_ih + panel * panel_size, panel_size, H);
+        Vector<T> acc[R][V];
+        multiply_gates<T, R, V, G>(acc, d_rows, packed.w_ih + panel * packed.panel, packed.panel,
+                                   H);
         for (int r = 0; r < R; ++r) {
-          for (int p = 0; p < P; ++p) {
-            const index column = (panel + p) * L;
-            store_part(d_x[row + r] + column, acc[r][p], smaller(L, D - column));
+          for (int v = 0; v < V; ++v) {
+            const index column = (panel + v) * L;
+            store_part(d_x[row + r] + column, acc[r][v], smaller(L, D - column));
           }
         }
       });
@@ -267,28 +351,49 @@ struct BackwardLoop {
 
   void add_weight_gradients(const Chunk& chunk) const {
     // Each thread takes some of the units, of every gate.
-    const index from = H * share.member / share.members,
-                to = H * (share.member + 1) / share.members;
-    const index d_panels = (D + L - 1) / L;
-    T* const h_block = scratch.block + d_panels * f.block_rows * L;
+    const index from = part(H, 0), to = part(H, 1);
+    T* const h_block = scratch.block + panels_of<T>(D) * f.block_rows * L;
     for (index begin = 0; begin < chunk.rows; begin += kSumBlock) {
       const index rows = smaller(kSumBlock, chunk.rows - begin);
       const bool first = chunk.to == plan.longest && begin == 0;
       const T* d_rows = chunk.d_gates + begin * row_size;
-      for_chunk_rows(chunk, begin, begin + rows, [&](index row, index t, index n) {
-        pack_row(f.x.at(t, n), D, scratch.block, row - begin);
+      for_chunk_rows(chunk, begin, begin + rows, [&](index row, index s, index p) {
+        const T* const x = f.x.at(plan.time(s, p, f.reverse), plan.order[p]);
+        pack_row(x, D, scratch.block, row - begin);
+        pack_row(state_before(s, p), P, h_block, row - begin);
       });
-      const T* states = f.states + (plan.first[chunk.from] + begin) * H;
-      for (index row = 0; row < rows; ++row) pack_row(states + row * H, H, h_block, row);
       for (int i = 0; i < kGates; ++i) {
         pack_tiles(d_rows + i * H + from, rows, to - from);
         const int g = i - (kGates - G);
         if (i < G)
           add_outer(rows, scratch.block, D, f.d_w_ih + C::input_gate[i] * H * D, from, to, first);
         if (g >= 0)
-          add_outer(rows, h_block, H, f.d_w_hh + C::hidden_gate[g] * H * H, from, to, first);
+          add_outer(rows, h_block, P, f.d_w_hh + C::hidden_gate[g] * H * P, from, to, first);
       }
+      if (projected) add_projection_gradient(chunk, begin, rows, first);
       if (f.d_b_ih) add_bias_gradients(d_rows, rows, from, to, first);
+    }
+  }
+
+  // Where this thread's part of n units begins (edge 0) and ends (1).
+  index part(index n, int edge) const { return n * (share.member + edge) / share.members; }
+
+  // d_w_hr, from the gradients of h and what was projected.
+  void add_projection_gradient(const Chunk& chunk, index begin, index rows, bool first) const {
+    if constexpr (C::has_c) {
+      T* const block = scratch.block + (panels_of<T>(D) + panels_of<T>(P)) * f.block_rows * L;
+      for_chunk_rows(chunk, begin, begin + rows, [&](index row, index s, index p) {
+        for (index unit = 0; unit < H; unit += L) {
+          const index count = smaller(L, H - unit);
+          const Kept<C, T> kept = load_kept(gates(chunk, s, p) + unit, count);
+          const Vector<T> after = load_part(state_after(s, p) + own + unit, count);
+          store<T>(block + unit * f.block_rows + (row - begin) * L,
+                   C::template output<T>(after, kept.values));
+        }
+      });
+      const index from = part(P, 0), to = part(P, 1);
+      pack_tiles(chunk.d_gates + begin * row_size + kGates * H + from, rows, to - from);
+      add_outer(rows, block, H, f.d_w_hr, from, to, first);
     }
   }
 
@@ -301,10 +406,10 @@ struct BackwardLoop {
   // Units, kTallest at a time, row behind row, for the tiles of add_outer to walk along.
   void pack_tiles(const T* d, index rows, index units) const {
     for (index row = 0; row < rows; ++row, d += row_size) {
-      T* to = scratch.tiles + row * kTallest;
-      for (index u = 0; u < units; u += kTallest, to += tile_size) {
-        if (u + kTallest <= units) {
-          __builtin_memcpy(to, d + u, kTallest * sizeof(T));
+      T* to = scratch.tiles + row * kTallest<1>;
+      for (index u = 0; u < units; u += kTallest<1>, to += tile_size) {
+        if (u + kTallest<1> <= units) {
+          __builtin_memcpy(to, d + u, kTallest<1> * sizeof(T));
         } else {
           for (index i = 0; u + i < units; ++i) to[i] = d[u + i];
         }
@@ -320,9 +425,9 @@ struct BackwardLoop {
     const index panels = (columns + L - 1) / L;
     for (index group = 0; group < panels; group += kGroup) {
       const T* tile = scratch.tiles;
-      for (index begin = from; begin < to; begin += kTallest, tile += tile_size) {
+      for (index begin = from; begin < to; begin += kTallest<1>, tile += tile_size) {
         for_tiles<1>(
-            smaller(kTallest, to - begin), group, smaller(group + kGroup, panels),
+            smaller(kTallest<1>, to - begin), group, smaller(group + kGroup, panels),
             [&]<int R, int P>(index unit, index panel) {
               share.look();
               T* to_w = d_w + (begin + unit) * columns + panel * L;
@@ -330,8 +435,8 @@ struct BackwardLoop {
                 for (int p = 0; p < P; ++p) __builtin_prefetch(to_w + r * columns + p * L);
               }
               Vector<T> acc[R][P] = {};
-              multiply_outer<T, R, P>(acc, tile + unit, kTallest, block + panel * f.block_rows * L,
-                                      f.block_rows * L, rows);
+              multiply_outer<T, R, P>(acc, tile + unit, kTallest<1>,
+                                      block + panel * f.block_rows * L, f.block_rows * L, rows);
               for (int r = 0; r < R; ++r, to_w += columns) {
                 for (int p = 0; p < P; ++p) {
                   const index count = smaller(L, columns - (panel + p) * L);

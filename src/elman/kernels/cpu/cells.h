@@ -3,9 +3,14 @@
 // A cell computes h' from the vectors of its gates:
 //   x[G]       W_ih x + b_ih of each gate (with b_hh added to the gates that only ever see the sum)
 //   u[G]       W_hh h, and what finish() adds
+//   own        what it reads of the state before: h, or c where it has one, which forward()
+//              replaces by c'
 // and keeps for backward what it would cost to compute again. d_gates are the gradients of the
 // gates before their nonlinearity: the first G reach x and W_ih, the last G reach h and W_hh, in
 // the orders `input_gate` and `hidden_gate` of the weights' blocks of rows.
+//
+// backward() takes d, the gradient of h', and of c' where there is a c; `own` before and after the
+// step; and what was kept. It returns the gradient that reaches `own` past the gates.
 #pragma once
 
 #include "simd.h"
@@ -37,7 +42,8 @@ struct Relu {
 // h' = act(W_ih x + b_ih + W_hh h + b_hh)
 template <class Activation>
 struct Rnn {
-  static constexpr int gates = 1, kept = 1, d_gates = 1;
+  static constexpr int gates = 1, kept = 0, d_gates = 1;
+  static constexpr bool has_c = false;
   static constexpr int input_gate[gates] = {0}, hidden_gate[gates] = {0};
   static constexpr bool sums_biases[gates] = {true};
 
@@ -47,16 +53,15 @@ struct Rnn {
   }
 
   template <class T>
-  static ELMAN_INLINE Vector<T> forward(const Vector<T>*, const Vector<T>* u, Vector<T>,
-                                        Vector<T>* keep) {
-    return keep[0] = Activation::template apply<T>(u[0]);
+  static ELMAN_INLINE Vector<T> forward(const Vector<T>*, const Vector<T>* u, Vector<T>&,
+                                        Vector<T>*) {
+    return Activation::template apply<T>(u[0]);
   }
 
-  // Returns the gradient that reaches h past the gates.
   template <class T>
-  static ELMAN_INLINE Vector<T> backward(Vector<T> d, Vector<T>, const Vector<T>* kept,
-                                         Vector<T>* d_gate) {
-    d_gate[0] = Activation::template backward<T>(d, kept[0]);
+  static ELMAN_INLINE Vector<T> backward(Vector<T> d, Vector<T>, Vector<T>, Vector<T> after,
+                                         const Vector<T>*, Vector<T>* d_gate) {
+    d_gate[0] = Activation::template backward<T>(d, after);
     return Vector<T>{};
   }
 };
@@ -67,6 +72,7 @@ struct Rnn {
 // h' = (1 - z) * n + z * h
 struct Gru {
   static constexpr int gates = 3, kept = 4, d_gates = 4;
+  static constexpr bool has_c = false;
   static constexpr int input_gate[gates] = {2, 0, 1}, hidden_gate[gates] = {0, 1, 2};
   static constexpr bool sums_biases[gates] = {true, true, false};
 
@@ -78,7 +84,7 @@ struct Gru {
   }
 
   template <class T>
-  static ELMAN_INLINE Vector<T> forward(const Vector<T>* x, const Vector<T>* u, Vector<T> h,
+  static ELMAN_INLINE Vector<T> forward(const Vector<T>* x, const Vector<T>* u, Vector<T>& h,
                                         Vector<T>* keep) {
     const Vector<T> r = sigmoid<T>(u[0]);
     const Vector<T> z = sigmoid<T>(u[1]);
@@ -91,8 +97,8 @@ struct Gru {
   }
 
   template <class T>
-  static ELMAN_INLINE Vector<T> backward(Vector<T> d, Vector<T> h, const Vector<T>* kept,
-                                         Vector<T>* d_gate) {
+  static ELMAN_INLINE Vector<T> backward(Vector<T> d, Vector<T>, Vector<T> h, Vector<T>,
+                                         const Vector<T>* kept, Vector<T>* d_gate) {
     const Vector<T> r = kept[0], z = kept[1], n = kept[2], u_n = kept[3];
     const Vector<T> one = broadcast(static_cast<T>(1));
     const Vector<T> d_n = d * (one - z) * fma(-n, n, one);
@@ -101,6 +107,55 @@ struct Gru {
     d_gate[2] = d * (h - n) * z * (one - z);
     d_gate[3] = d_n * r;
     return d * z;
+  }
+};
+
+// i = s(W_ii x + b_ii + W_hi h + b_hi)
+// f = s(W_if x + b_if + W_hf h + b_hf)
+// g = tanh(W_ig x + b_ig + W_hg h + b_hg)
+// o = s(W_io x + b_io + W_ho h + b_ho)
+// c' = f * c + i * g
+// h' = o * tanh(c'), before a projection
+struct Lstm {
+  static constexpr int gates = 4, kept = 4, d_gates = 4;
+  static constexpr bool has_c = true;
+  static constexpr int input_gate[gates] = {0, 1, 2, 3}, hidden_gate[gates] = {0, 1, 2, 3};
+  static constexpr bool sums_biases[gates] = {true, true, true, true};
+
+  template <class T>
+  static ELMAN_INLINE void finish(const Vector<T>* x, Vector<T>, Vector<T>* u) {
+    for (int g = 0; g < gates; ++g) u[g] += x[g];
+  }
+
+  template <class T>
+  static ELMAN_INLINE Vector<T> forward(const Vector<T>*, const Vector<T>* u, Vector<T>& c,
+                                        Vector<T>* keep) {
+    keep[0] = sigmoid<T>(u[0]);
+    keep[1] = sigmoid<T>(u[1]);
+    keep[2] = tanh<T>(u[2]);
+    keep[3] = sigmoid<T>(u[3]);
+    c = fma(keep[1], c, keep[0] * keep[2]);
+    return output<T>(c, keep);
+  }
+
+  // h' from c' and what was kept.
+  template <class T>
+  static ELMAN_INLINE Vector<T> output(Vector<T> c, const Vector<T>* kept) {
+    return kept[3] * tanh<T>(c);
+  }
+
+  template <class T>
+  static ELMAN_INLINE Vector<T> backward(Vector<T> d, Vector<T> d_c, Vector<T> before,
+                                         Vector<T> after, const Vector<T>* kept,
+                                         Vector<T>* d_gate) {
+    const Vector<T> i = kept[0], f = kept[1], g = kept[2], o = kept[3];
+    const Vector<T> one = broadcast(static_cast<T>(1)), t = tanh<T>(after);
+    d_c = fma(d * o, fma(-t, t, one), d_c);
+    d_gate[0] = d_c * g * i * (one - i);
+    d_gate[1] = d_c * before * f * (one - f);
+    d_gate[2] = d_c * i * fma(-g, g, one);
+    d_gate[3] = d * t * o * (one - o);
+    return d_c * f;
   }
 };
 

@@ -9,8 +9,15 @@ namespace elman {
 
 using index = std::int64_t;
 
-enum class Cell { rnn_tanh, rnn_relu, gru };
-inline constexpr int kCells = 3;
+enum class Cell { rnn_tanh, rnn_relu, gru, lstm };
+inline constexpr int kCells = 4;
+
+// D input features, H hidden units, P units of h: H, but fewer where a projection makes them.
+struct Sizes {
+  index D, H, P;
+
+  bool projected() const { return P != H; }
+};
 
 // Weights in half precision; all that is computed from them is float.
 struct bfloat16 {
@@ -68,11 +75,12 @@ struct Plan {
   }
 };
 
-// One direction's weights as PyTorch lays them out: (G*H, D), (G*H, H), (G*H) or null, all
-// contiguous, of the kernel's weight type.
+// One direction's weights as PyTorch lays them out: (G*H, D), (G*H, P), (G*H) or null, and (P, H)
+// or null, all contiguous, of the kernel's weight type.
 struct Weights {
-  const void *w_ih, *w_hh, *b_ih, *b_hh;
+  const void *w_ih, *w_hh, *b_ih, *b_hh, *w_hr;
 };
+inline constexpr int kWeights = 5;
 
 // The part of a direction's work that falls to one thread: the rows at positions first_row,
 // first_row + row_step, ... or the panels of hidden units first_panel .. last_panel of every row,
@@ -98,24 +106,32 @@ struct Share {
     if (++looks % 256 == 0) look_closely();
   }
   void look_closely() const;
+  // Where this member's part of n panels begins (edge 0) and ends (1), if units are split; or all.
+  index part_of_units(index n, int edge) const {
+    return row_step == 1 ? n * (member + edge) / members : n * edge;
+  }
   void wait_if_units_are_split() const {
     if (row_step == 1) wait();
   }
 };
 
+// A row's state is one vector of S values: h, or [h | c].
 template <class T>
 struct Forward {
   const Plan* plan;
-  index input_size, hidden_size;
+  Sizes sizes;
   bool reverse;
   const void* panels;  // packed weights
   Sequence<const T> x;
-  Rows<const T> h_0;
-  Sequence<T> output;  // this direction's H columns
-  Rows<T> h_n;
-  T* gates;   // kept for backward: (rows, kept * H), or null
-  T* states;  // kept for backward: (rows, H), the state before each step, or null
-  T* state;   // scratch shared by the direction's threads: 2 * N * padded H
+  Rows<const T> h_0;   // of states
+  Sequence<T> output;  // this direction's P columns
+  Rows<T> h_n;         // of states
+  T* gates;            // kept for backward: (rows, kept * H), or null
+  T* states;           // likewise: (N + rows, S), before the first step and after each, or null
+  // Scratch shared by the direction's threads.
+  T* h;       // 2 * N * padded P: before and after a step
+  T* c;       // N * padded H, where there is a c
+  T* hidden;  // N * padded H, where they are projected
 };
 
 // Scratch of one thread in forward.
@@ -126,29 +142,34 @@ struct ForwardScratch {
   index chunk_rows;  // at least one step's rows
 };
 
+// The gates that forward would have kept, of rows whose x and state before the step are known.
+template <class T>
+using Recompute = void(const void* forward_panels, const Sizes&, index rows, const T* const* x,
+                       const T* const* before, T* gates);
+
 template <class T>
 struct Backward {
   const Plan* plan;
-  index input_size, hidden_size;
+  Sizes sizes;
   bool reverse;
   const T* panels;             // packed weights
   const void* forward_panels;  // likewise, as forward has them: where gates are not kept
   Sequence<const T> x;
   const T* gates;  // null: to be computed again
   const T* states;
-  Sequence<const T> d_output;  // this direction's H columns, or absent
-  Rows<const T> d_h_n;         // or absent
+  Sequence<const T> d_output;  // this direction's P columns, or absent
+  Rows<const T> d_h_n;         // of states, or absent
   Sequence<T> d_x;             // or absent
-  Rows<T> d_h_0;
-  T *d_w_ih, *d_w_hh, *d_b_ih,
-      *d_b_hh;  // as Weights; d_w_ih null: no weight gradients; biases may be null
+  Rows<T> d_h_0;               // of states
+  // As Weights; d_w_ih null: no weight gradients; those of biases and of the projection may be null
+  T *d_w_ih, *d_w_hh, *d_b_ih, *d_b_hh, *d_w_hr;
   // Scratch shared by the direction's threads.
-  void (*recompute)(const void* forward_panels, index D, index H, index rows, const T* const* x,
-                    const T* states, T* gates);
+  Recompute<T>* recompute;
+  const T* zeros;     // S of them: the state that a reset leaves
   T* chunk_gates;     // (chunk_rows, kept * H), where gates are computed again
-  T* carry;           // (N, padded H): the gradient that reaches h without passing a gate
+  T* carry;           // (N, padded H): the gradient that reaches a cell's own state past its gates
   T* d_gates[2];      // (chunk_rows, d_gates_row), of this chunk of steps and of the one after it
-  index d_gates_row;  // at least d_gates * H
+  index d_gates_row;  // at least d_gates * H, and P more for d_h where it is projected
   index chunk_rows;   // at least one step's rows
   index block_rows;   // summed at once for the weight gradients
 };
@@ -156,7 +177,7 @@ struct Backward {
 // Scratch of one thread in backward.
 template <class T>
 struct BackwardScratch {
-  T* block;   // (block_rows, padded D + padded H): rows of x and h beside each other, as panels
+  T* block;   // (block_rows, padded D + P + H): rows of x, h, and what is projected, as panels
   T* tiles;   // (H in whole kTileUnits, block_rows + 16): gradients of one gate, in tiles
   T* d_bias;  // (d_gates * H)
 };
@@ -175,22 +196,27 @@ struct Kernel {
   int gates;        // G: rows of weights a hidden unit
   int kept;         // values kept for backward a unit and row, the state before the step apart
   int d_gates;      // gradients of gates a unit and row
+  bool has_c;       // beside h
   int weight_size;  // bytes of a weight
-  void (*pack_forward)(const Weights&, index input_size, index hidden_size, void* panels);
-  void (*pack_backward)(const Weights&, index input_size, index hidden_size, T* panels);
+  void (*pack_forward)(const Weights&, const Sizes&, void* panels);
+  void (*pack_backward)(const Weights&, const Sizes&, T* panels);
   void (*forward)(const Forward<T>&, const ForwardScratch<T>&, const Share&);
-  void (*recompute)(const void* panels, index input_size, index hidden_size, index rows,
-                    const T* const* x, const T* states, T* gates);
+  Recompute<T>* recompute;
   void (*backward)(const Backward<T>&, const BackwardScratch<T>&, const Share&);
 
   index padded(index n) const { return (n + lanes - 1) / lanes * lanes; }
+  // S
+  index state_size(const Sizes& s) const { return s.P + (has_c ? s.H : 0); }
   // Bytes of the packed weights.
-  index forward_panels(index D, index H) const {
+  index forward_panels(const Sizes& s) const {
     const index biases = (gates + 1) * static_cast<index>(sizeof(T));
-    return padded(H) * (gates * (D + H) * weight_size + biases);
+    const index projection = s.projected() ? padded(s.P) * s.H * weight_size : 0;
+    return padded(s.H) * (gates * (s.D + s.P) * weight_size + biases) + projection;
   }
-  index backward_panels(index D, index H) const {
-    return gates * H * (padded(D) + padded(H)) * static_cast<index>(sizeof(T));
+  index backward_panels(const Sizes& s) const {
+    const index projection = s.projected() ? s.P * padded(s.H) : 0;
+    const index values = gates * s.H * (padded(s.D) + padded(s.P)) + projection;
+    return values * static_cast<index>(sizeof(T));
   }
 };
 

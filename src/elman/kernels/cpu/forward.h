@@ -14,19 +14,39 @@ struct ForwardLoop {
   const ForwardScratch<T>& scratch;
   const Share& share;
   const Plan& plan = *f.plan;
-  const index H = f.hidden_size, D = f.input_size;
-  const index padded = (H + L - 1) / L * L;
-  const index panels = share.last_panel - share.first_panel;
-  const index row_size = panels * G * L;
-  const ForwardPanels<C, const T, const W> packed{f.panels, D, H};
+  const Sizes& sizes = f.sizes;
+  const index D = sizes.D, H = sizes.H, P = sizes.P;
+  const index S = P + (C::has_c ? H : 0);
+  const bool projected = C::has_c && sizes.projected();
+  const index padded = panels_of<T>(H) * L, padded_h = panels_of<T>(P) * L;
+  const index row_size = (share.last_panel - share.first_panel) * G * L;
+  const ForwardPanels<C, const T, const W> packed{f.panels, sizes};
+  // This share's panels of h: those of its units, unless a projection makes it.
+  const index first_h = projected ? share.part_of_units(panels_of<T>(P), 0) : share.first_panel;
+  const index last_h = projected ? share.part_of_units(panels_of<T>(P), 1) : share.last_panel;
 
-  T* state(index s, index p) const { return f.state + ((s & 1) * plan.batch + p) * padded; }
+  T* h(index s, index p) const { return f.h + ((s & 1) * plan.batch + p) * padded_h; }
+  T* c(index p) const { return f.c + p * padded; }
+  T* hidden(index p) const { return f.hidden + p * padded; }
+  // The state that the cell itself reads.
+  const T* own(index s, index p) const { return C::has_c ? c(p) : h(s, p); }
+  // What is kept: the state before the first step, and after each.
+  T* first_state(index p) const { return f.states + p * S; }
+  T* state_after(index s, index p) const { return f.states + (plan.batch + plan.first[s] + p) * S; }
 
-  // Copies this share's units of a row, or zeros.
-  void copy_units(T* to, const T* from) const {
-    const index last = smaller(H, share.last_panel * L);
-    for (index u = share.first_panel * L; u < last; ++u) to[u] = from ? from[u] : 0;
+  // Copies this share's part of a state, whose c lies apart, or zeros.
+  void copy_state(T* h_to, T* c_to, const T* h_from, const T* c_from) const {
+    copy_units(h_to, h_from, first_h, last_h, P);
+    if (C::has_c) copy_units(c_to, c_from, share.first_panel, share.last_panel, H);
   }
+  static void copy_units(T* to, const T* from, index first_panel, index last_panel, index units) {
+    const index last = smaller(units, last_panel * L);
+    for (index u = first_panel * L; u < last; ++u) to[u] = from ? from[u] : 0;
+  }
+  void copy_row(T* to, const T* from) const {
+    copy_state(to, to + P, from, from ? from + P : nullptr);
+  }
+  void clear(index s, index p) const { copy_state(h(s, p), c(p), nullptr, nullptr); }
 
   void run() const {
     const index rows = share.rows(plan.batch);
@@ -38,6 +58,10 @@ struct ForwardLoop {
       for (index rows = 0; s < end; ++s) {
         const index active = share.rows(plan.active[s]);
         step(s, active, rows);
+        if (projected) {
+          share.wait_if_units_are_split();
+          project(s, active);
+        }
         rows += active;
         finish_step(s);
         share.wait_if_units_are_split();
@@ -48,14 +72,17 @@ struct ForwardLoop {
   void begin_row(index p) const {
     const index n = plan.order[p];
     const T* h_0 = f.h_0.data ? f.h_0.at(n) : nullptr;
+    if (f.states) copy_row(first_state(p), h_0);
     if (plan.length[p] == 0) {
-      copy_units(f.h_n.at(n), h_0);
+      copy_row(f.h_n.at(n), h_0);
+    } else if (plan.resets(0, p, f.reverse)) {
+      clear(0, p);
     } else {
-      copy_units(state(0, p), plan.resets(0, p, f.reverse) ? nullptr : h_0);
+      copy_state(h(0, p), c(p), h_0, h_0 ? h_0 + P : nullptr);
     }
     for (index t = plan.length[p]; plan.padded && t < plan.steps; ++t) {
       share.look();
-      copy_units(f.output.at(t, n), nullptr);
+      copy_units(f.output.at(t, n), nullptr, first_h, last_h, P);
     }
   }
 
@@ -79,11 +106,11 @@ struct ForwardLoop {
       }
     }
     for_tiles<G>(rows, share.first_panel, share.last_panel,
-                 [&]<int R, int P>(index row, index panel) {
+                 [&]<int R, int V>(index row, index panel) {
                    share.look();
                    const T* x[R];
                    for (int r = 0; r < R; ++r) x[r] = scratch.x_rows[row + r];
-                   input_gates<C, R, P>(packed, D, x, panel, x_gates_at(row, panel), row_size);
+                   input_gates<C, R, V>(packed, D, x, panel, x_gates_at(row, panel), row_size);
                  });
   }
 
@@ -93,29 +120,60 @@ struct ForwardLoop {
 
   // `rows`: of x_gates, before this step's.
   void step(index s, index active, index rows) const {
-    for_tiles<G>(active, share.first_panel, share.last_panel,
-                 [&]<int R, int P>(index row, index panel) {
-                   share.look();
-                   const T* h[R];
-                   for (int r = 0; r < R; ++r) h[r] = state(s, share.position(row + r));
-                   run_cell<C, R, P>(packed, H, x_gates_at(rows + row, panel), row_size, h, panel,
-                                     [&](int r, index unit, Vector<T> before, Vector<T> after,
-                                         const Vector<T>(&kept)[C::kept]) {
-                                       emit(s, share.position(row + r), unit, before, after, kept);
-                                     });
-                 });
+    for_tiles<G>(
+        active, share.first_panel, share.last_panel, [&]<int R, int V>(index row, index panel) {
+          share.look();
+          const T *before[R], *read[R];
+          for (int r = 0; r < R; ++r) {
+            before[r] = h(s, share.position(row + r));
+            read[r] = own(s, share.position(row + r));
+          }
+          run_cell<C, R, V>(
+              packed, sizes, x_gates_at(rows + row, panel), row_size, before, read, panel,
+              [&](int r, index unit, Vector<T> after, Vector<T> own_after, const Kept<C, T>& kept) {
+                emit(s, share.position(row + r), unit, after, own_after, kept);
+              });
+        });
   }
 
-  ELMAN_INLINE void emit(index s, index p, index unit, Vector<T> before, Vector<T> after,
-                         const Vector<T> (&kept)[C::kept]) const {
-    const index count = H - unit, kept_row = plan.first[s] + p;
-    store<T>(state(s + 1, p) + unit, after);
-    store_units(f.output.at(plan.time(s, p, f.reverse), plan.order[p]) + unit, after, count);
-    if (f.gates) {
-      for (int i = 0; i < C::kept; ++i)
-        store_units(f.gates + (kept_row * C::kept + i) * H + unit, kept[i], count);
+  ELMAN_INLINE void emit(index s, index p, index unit, Vector<T> after, Vector<T> own_after,
+                         const Kept<C, T>& kept) const {
+    const index count = H - unit;
+    if (projected) {
+      store<T>(hidden(p) + unit, after);
+    } else {
+      emit_h(s, p, unit, after);
     }
-    if (f.states) store_units(f.states + kept_row * H + unit, before, count);
+    if (C::has_c) {
+      store<T>(c(p) + unit, own_after);
+      if (f.states) store_units(state_after(s, p) + P + unit, own_after, count);
+    }
+    if (f.gates) {
+      T* const to = f.gates + (plan.first[s] + p) * C::kept * H + unit;
+      for (int i = 0; i < C::kept; ++i) store_units(to + i * H, kept.values[i], count);
+    }
+  }
+
+  ELMAN_INLINE void emit_h(index s, index p, index unit, Vector<T> after) const {
+    const index count = P - unit;
+    store<T>(h(s + 1, p) + unit, after);
+    store_units(f.output.at(plan.time(s, p, f.reverse), plan.order[p]) + unit, after, count);
+    if (f.states) store_units(state_after(s, p) + unit, after, count);
+  }
+
+  // h' = W_hr hidden, for this share's panels of h.
+  void project(index s, index active) const {
+    for_tiles<1>(active, first_h, last_h, [&]<int R, int V>(index row, index panel) {
+      share.look();
+      const T* from[R];
+      for (int r = 0; r < R; ++r) from[r] = hidden(share.position(row + r));
+      Vector<T> acc[R][V];
+      multiply<T, R, V, 1>(acc, from, packed.w_hr + panel * packed.projection_panel,
+                           packed.projection_panel, H);
+      for (int r = 0; r < R; ++r) {
+        for (int v = 0; v < V; ++v) emit_h(s, share.position(row + r), (panel + v) * L, acc[r][v]);
+      }
+    });
   }
 
   // Hands out the final states of the rows that end here, and starts the episodes that begin at the
@@ -124,12 +182,13 @@ struct ForwardLoop {
     const index active = share.rows(plan.active[s]), remain = share.rows(plan.active[s + 1]);
     for (index i = remain; i < active; ++i) {
       const index p = share.position(i);
-      copy_units(f.h_n.at(plan.order[p]), state(s + 1, p));
+      T* const to = f.h_n.at(plan.order[p]);
+      copy_state(to, to + P, h(s + 1, p), c(p));
     }
     if (!plan.reset) return;
     for (index i = 0; i < remain; ++i) {
       const index p = share.position(i);
-      if (plan.resets(s + 1, p, f.reverse)) copy_units(state(s + 1, p), nullptr);
+      if (plan.resets(s + 1, p, f.reverse)) clear(s + 1, p);
     }
   }
 };
@@ -139,27 +198,28 @@ void forward(const Forward<T>& f, const ForwardScratch<T>& scratch, const Share&
   ForwardLoop<C, T, W>{f, scratch, share}.run();
 }
 
-// The gates that forward() would have kept, of rows whose states are known: all at once.
+// All rows at once.
 template <class C, class T, class W>
-void recompute(const void* panels, index D, index H, index rows, const T* const* x, const T* states,
-               T* gates) {
+void recompute(const void* panels, const Sizes& s, index rows, const T* const* x,
+               const T* const* before, T* gates) {
   constexpr int G = C::gates;
-  const ForwardPanels<C, const T, const W> packed(panels, D, H);
-  for_tiles<G>(rows, 0, (H + kLanes<T> - 1) / kLanes<T>, [&]<int R, int P>(index row, index panel) {
-    const T *x_rows[R], *h[R];
+  const ForwardPanels<C, const T, const W> packed(panels, s);
+  for_tiles<G>(rows, 0, panels_of<T>(s.H), [&]<int R, int V>(index row, index panel) {
+    const T *x_rows[R], *h[R], *own[R];
     for (int r = 0; r < R; ++r) {
       x_rows[r] = x[row + r];
-      h[r] = states + (row + r) * H;
+      h[r] = before[row + r];
+      own[r] = h[r] + (C::has_c ? s.P : 0);
     }
-    alignas(kVectorBytes) T x_gates[R * P * G * kLanes<T>];
-    constexpr index row_size = P * G * kLanes<T>;
-    input_gates<C, R, P>(packed, D, x_rows, panel, x_gates, row_size);
-    run_cell<C, R, P>(
-        packed, H, x_gates, row_size, h, panel,
-        [&](int r, index unit, Vector<T>, Vector<T>, const Vector<T>(&kept)[C::kept]) {
-          T* to = gates + (row + r) * C::kept * H + unit;
-          for (int i = 0; i < C::kept; ++i) store_units(to + i * H, kept[i], H - unit);
-        });
+    alignas(kVectorBytes) T x_gates[R * V * G * kLanes<T>];
+    constexpr index row_size = V * G * kLanes<T>;
+    input_gates<C, R, V>(packed, s.D, x_rows, panel, x_gates, row_size);
+    run_cell<C, R, V>(packed, s, x_gates, row_size, h, own, panel,
+                      [&](int r, index unit, Vector<T>, Vector<T>, const Kept<C, T>& kept) {
+                        T* to = gates + (row + r) * C::kept * s.H + unit;
+                        for (int i = 0; i < C::kept; ++i)
+                          store_units(to + i * s.H, kept.values[i], s.H - unit);
+                      });
   });
 }
 

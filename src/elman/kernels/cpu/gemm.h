@@ -136,14 +136,15 @@ ELMAN_INLINE void multiply_outer(Vector<T> (&acc)[R][P], const T* a, index a_ste
       [&](int v, index k) { return panel + v * panel_size + k * lanes; });
 }
 
-// Rows of the tallest tile.
-inline constexpr int kTallest = kAccumulators == 24 ? 8 : 4;
-static_assert(kTallest <= kTileUnits);
+// Rows of the tallest tile of panels of V vectors: a row has 3 vectors, or V if that is more, for
+// which there are just the registers.
+template <int V>
+inline constexpr int kTallest = kAccumulators / (V > 3 ? V : 3);
+static_assert(kTallest<1> <= kTileUnits);
 
-// Panels of V vectors that a tile of R rows takes at once. 12 sums hide the latency of one; the
-// tallest tile has 3 vectors a row, for which there are just the registers.
+// Panels of V vectors that a tile of R rows takes at once. 12 sums hide the latency of one.
 template <int R, int V>
-inline constexpr int kPanels = (R < 4 ? 12 / R : 3) / V;
+inline constexpr int kPanels = R >= 4 ? (V > 3 ? 1 : 3 / V) : 12 / R / V;
 
 template <int R, int P, class F>
 ELMAN_INLINE void for_panels(index row, index rows, index panel, index last_panel, F&& f) {
@@ -165,7 +166,7 @@ ELMAN_INLINE void for_rows(index row, index rows, index panel, index last_panel,
 // rows inside, so that a panel is read from memory once for all the rows.
 template <int V, class F>
 ELMAN_INLINE void for_tiles(index rows, index panel, index last_panel, F&& f) {
-  for_rows<kTallest, V>(0, rows, panel, last_panel, f);
+  for_rows<kTallest<V>, V>(0, rows, panel, last_panel, f);
 }
 
 }  // namespace elman::ELMAN_ISA

@@ -15,6 +15,7 @@ constexpr Kernel<T> kernel_of() {
           C::gates,
           C::kept,
           C::d_gates,
+          C::has_c,
           sizeof(W),
           pack_forward<C, T, W>,
           pack_backward<C, T, W>,
@@ -25,17 +26,15 @@ constexpr Kernel<T> kernel_of() {
 
 }  // namespace
 
+// In the order of enum Cell.
+#define ELMAN_CELLS(T, W)                                                              \
+  {kernel_of<Rnn<Tanh>, T, W>(), kernel_of<Rnn<Relu>, T, W>(), kernel_of<Gru, T, W>(), \
+   kernel_of<Lstm, T, W>()}
+
 extern const Kernels kernels;
 constinit const Kernels kernels = {
-    ELMAN_STRING(ELMAN_ISA),
-    {kernel_of<Rnn<Tanh>, float, float>(), kernel_of<Rnn<Relu>, float, float>(),
-     kernel_of<Gru, float, float>()},
-    {kernel_of<Rnn<Tanh>, double, double>(), kernel_of<Rnn<Relu>, double, double>(),
-     kernel_of<Gru, double, double>()},
-    {kernel_of<Rnn<Tanh>, float, bfloat16>(), kernel_of<Rnn<Relu>, float, bfloat16>(),
-     kernel_of<Gru, float, bfloat16>()},
-    {kernel_of<Rnn<Tanh>, float, float16>(), kernel_of<Rnn<Relu>, float, float16>(),
-     kernel_of<Gru, float, float16>()},
+    ELMAN_STRING(ELMAN_ISA),      ELMAN_CELLS(float, float),   ELMAN_CELLS(double, double),
+    ELMAN_CELLS(float, bfloat16), ELMAN_CELLS(float, float16),
 };
 
 }  // namespace elman::ELMAN_ISA

@@ -74,11 +74,11 @@ struct Division {
 };
 
 template <class T>
-Division divide(const Kernel<T>& kernel, const Plan& plan, index H, int members) {
+Division divide(const Kernel<T>& kernel, const Plan& plan, const Sizes& s, int members) {
   const index rows = plan.longest > 0 ? plan.active[0] : 0;
-  const index panels = kernel.padded(H) / kernel.lanes;
+  const index panels = kernel.padded(s.H) / kernel.lanes;
   if (rows >= 8 * members) return {members, false};
-  if (rows * kernel.gates * H * H >= kWorthABarrier && panels >= 2 * members)
+  if (rows * kernel.gates * s.H * s.P >= kWorthABarrier && panels >= 2 * members)
     return {members, true};
   if (rows >= 2) return {static_cast<int>(std::min<index>(members, rows / 2)), false};
   return {1, false};
@@ -89,24 +89,24 @@ int members_of(int d, int count, int team) { return (team - d + count - 1) / cou
 
 // Of `products` matrix products of the forward pass's size in each of `count` directions.
 template <class T>
-int worthwhile_threads(const Kernel<T>& kernel, const Schedule& schedule, index D, index H,
-                       int count, int products, index threads) {
+int worthwhile_threads(const Kernel<T>& kernel, const Schedule& schedule, const Sizes& s, int count,
+                       int products, index threads) {
   // As a real number, since it may be beyond any integer.
-  const double work = 1.0 * schedule.rows() * kernel.gates * H * (D + H) * count * products;
+  const double work = 1.0 * schedule.rows() * kernel.gates * s.H * (s.D + s.P) * count * products;
   const int most = static_cast<int>(
       std::clamp<double>(work / kWorthAThread, 1, std::min(threads, kMostThreads)));
   if (most < count) return most;
   int used = 0;
   for (int d = 0; d < count; ++d)
-    used += divide(kernel, schedule.plan(), H, members_of(d, count, most)).members;
+    used += divide(kernel, schedule.plan(), s, members_of(d, count, most)).members;
   return used;
 }
 
 // Runs work(direction, share) on every thread that divide() gives each direction.
 template <class T, class Work>
-void run_directions(const Kernel<T>& kernel, const Plan& plan, index H, int count, Team& team,
-                    const Work& work) {
-  const index panels = kernel.padded(H) / kernel.lanes;
+void run_directions(const Kernel<T>& kernel, const Plan& plan, const Sizes& s, int count,
+                    Team& team, const Work& work) {
+  const index panels = kernel.padded(s.H) / kernel.lanes;
   if (team.size() < 2) {
     for (int d = 0; d < count; ++d) work(d, Share{0, 1, 0, panels, 0, 1, nullptr, &team, true});
     return;
@@ -114,7 +114,7 @@ void run_directions(const Kernel<T>& kernel, const Plan& plan, index H, int coun
   Division division[2] = {};
   std::optional<Barrier> barrier[2];
   for (int d = 0; d < count; ++d) {
-    division[d] = divide(kernel, plan, H, members_of(d, count, team.size()));
+    division[d] = divide(kernel, plan, s, members_of(d, count, team.size()));
     if (division[d].members > 1) barrier[d].emplace(division[d].members);
   }
   team.run([&](int member) {
@@ -205,24 +205,28 @@ template <class T>
 void run_forward(const Kernel<T>& kernel, const Schedule& schedule, Forward<T>* directions,
                  int count, index threads, void (*watch)()) {
   const Plan& plan = schedule.plan();
-  const index D = directions[0].input_size, H = directions[0].hidden_size,
-              padded = kernel.padded(H);
-  Team team(worthwhile_threads(kernel, schedule, D, H, count, 1, threads), watch);
+  const Sizes& s = directions[0].sizes;
+  const index H = kernel.padded(s.H), P = kernel.padded(s.P);
+  Team team(worthwhile_threads(kernel, schedule, s, count, 1, threads), watch);
   const index active = plan.longest > 0 ? plan.active[0] : 0;
   const index chunk_rows =
-      std::min(schedule.rows(), std::max(active, kInputGates / (kernel.gates * padded)));
-  Buffer<T> state(2 * plan.batch * padded * count);
+      std::min(schedule.rows(), std::max(active, kInputGates / (kernel.gates * H)));
+  const index row = 2 * P + (kernel.has_c ? H : 0) + (s.projected() ? H : 0);
+  Buffer<T> states(plan.batch * row * count);
   std::vector<Buffer<T>> x_gates;
   std::vector<Buffer<const T*>> x_rows;
   for (int m = 0; m < team.size(); ++m) {
-    x_gates.emplace_back(chunk_rows * kernel.gates * padded);
+    x_gates.emplace_back(chunk_rows * kernel.gates * H);
     x_rows.emplace_back(chunk_rows);
   }
   for (int d = 0; d < count; ++d) {
     directions[d].plan = &plan;
-    directions[d].state = state.get() + d * 2 * plan.batch * padded;
+    directions[d].h = states.get() + d * plan.batch * row;
+    T* const behind = directions[d].h + plan.batch * 2 * P;
+    if (kernel.has_c) directions[d].c = behind;
+    if (s.projected()) directions[d].hidden = behind + plan.batch * H;
   }
-  run_directions(kernel, plan, H, count, team, [&](int d, const Share& share) {
+  run_directions(kernel, plan, s, count, team, [&](int d, const Share& share) {
     const int thread = team.size() < 2 ? 0 : share.member * count + d;
     kernel.forward(directions[d], {x_gates[thread].get(), x_rows[thread].get(), chunk_rows}, share);
   });
@@ -232,36 +236,40 @@ template <class T>
 void run_backward(const Kernel<T>& kernel, const Schedule& schedule, Backward<T>* directions,
                   int count, index threads, void (*watch)()) {
   const Plan& plan = schedule.plan();
-  const index D = directions[0].input_size, H = directions[0].hidden_size;
-  Team team(worthwhile_threads(kernel, schedule, D, H, count, 2, threads), watch);
+  const Sizes& s = directions[0].sizes;
+  const index H = kernel.padded(s.H), projected = s.projected() ? s.P : 0;
+  Team team(worthwhile_threads(kernel, schedule, s, count, 2, threads), watch);
   const index active = plan.longest > 0 ? plan.active[0] : 0;
   const index chunk_rows = std::min(schedule.rows(), std::max(active, kGradientRows));
   // Rows a power of two apart would fall on one another in the cache, where weight gradients read
   // down a column.
-  const index d_gates_row = (kernel.d_gates * H + 15) / 16 * 16 + 16;
+  const index d_gates_row = (kernel.d_gates * s.H + projected + 15) / 16 * 16 + 16;
   const index chunk_size = chunk_rows * d_gates_row, block_rows = std::min(chunk_rows, kSumBlock);
-  Buffer<T> carry(plan.batch * kernel.padded(H) * count);
+  Buffer<T> carry(plan.batch * H * count);
   Buffer<T> d_gates(2 * chunk_size * count);
-  const index gates_size = directions[0].gates ? 0 : chunk_rows * kernel.kept * H;
+  const index gates_size = directions[0].gates ? 0 : chunk_rows * kernel.kept * s.H;
   Buffer<T> gates(gates_size * count);
+  const std::vector<T> zeros(kernel.state_size(s));
+  const index columns = kernel.padded(s.D) + kernel.padded(s.P) + (projected ? H : 0);
   std::vector<Buffer<T>> block, tiles, d_bias;
   for (int m = 0; m < team.size(); ++m) {
-    block.emplace_back(block_rows * (kernel.padded(D) + kernel.padded(H)));
-    tiles.emplace_back((H + kTileUnits - 1) / kTileUnits * kTileUnits * (block_rows + 16));
-    d_bias.emplace_back(kernel.d_gates * H);
+    block.emplace_back(block_rows * columns);
+    tiles.emplace_back((s.H + kTileUnits - 1) / kTileUnits * kTileUnits * (block_rows + 16));
+    d_bias.emplace_back(kernel.d_gates * s.H);
   }
   for (int d = 0; d < count; ++d) {
     directions[d].plan = &plan;
-    directions[d].carry = carry.get() + d * plan.batch * kernel.padded(H);
+    directions[d].carry = carry.get() + d * plan.batch * H;
     directions[d].d_gates[0] = d_gates.get() + d * 2 * chunk_size;
     directions[d].d_gates[1] = directions[d].d_gates[0] + chunk_size;
     directions[d].d_gates_row = d_gates_row;
     directions[d].recompute = kernel.recompute;
+    directions[d].zeros = zeros.data();
     directions[d].chunk_gates = gates.get() + d * gates_size;
     directions[d].chunk_rows = chunk_rows;
     directions[d].block_rows = block_rows;
   }
-  run_directions(kernel, plan, H, count, team, [&](int d, const Share& share) {
+  run_directions(kernel, plan, s, count, team, [&](int d, const Share& share) {
     const int thread = team.size() < 2 ? 0 : share.member * count + d;
     kernel.backward(directions[d], {block[thread].get(), tiles[thread].get(), d_bias[thread].get()},
                     share);

@@ -46,58 +46,79 @@ void require(bool condition, const char* what) {
   if (!condition) throw std::invalid_argument(std::string("elman._engine: ") + what);
 }
 
-Cell cell_named(const std::string& name) {
-  if (name == "rnn_tanh") return Cell::rnn_tanh;
-  if (name == "rnn_relu") return Cell::rnn_relu;
-  require(name == "gru", "unknown cell");
-  return Cell::gru;
+// In the order of enum Cell: the engine's name, and the layer's in errors.
+constexpr const char* kCellNames[kCells][2] = {
+    {"rnn_tanh", "RNN"}, {"rnn_relu", "RNN"}, {"gru", "GRU"}, {"lstm", "LSTM"}};
+
+int cell_named(const std::string& name) {
+  int cell = 0;
+  while (cell < kCells && name != kCellNames[cell][0]) ++cell;
+  require(cell < kCells, "unknown cell");
+  return cell;
 }
 
-// The weights of one layer: for each direction w_ih, w_hh, b_ih, b_hh. Packed when first used; the
-// arrays must not change afterwards.
+// The weights of one layer: for each direction w_ih, w_hh, b_ih, b_hh, w_hr. Packed when first
+// used; the arrays must not change afterwards.
 class LayerWeights {
  public:
   LayerWeights(const std::string& cell, std::vector<std::optional<In>> arrays)
       : cell_(cell_named(cell)), arrays_(std::move(arrays)) {
-    require(arrays_.size() == 4 || arrays_.size() == 8, "expected four arrays a direction");
+    require(arrays_.size() == kWeights || arrays_.size() == 2 * kWeights,
+            "expected five arrays a direction");
     require(arrays_[0] && arrays_[0]->ndim() == 2 && arrays_[1] && arrays_[1]->ndim() == 2,
             "w_ih and w_hh are matrices");
-    D_ = arrays_[0]->shape(1);
-    H_ = arrays_[1]->shape(1);
-    require(H_ > 0, "there is a hidden unit");
     dtype_ = arrays_[0]->dtype();
     require(is_float64() || float_kernels(),
             "weights are float32, float64, float16, or bfloat16, also as uint16");
-    const index rows = H_ * kernels().float32[static_cast<int>(cell_)].gates;
-    const bool bias = arrays_[2].has_value();
+    const Kernel<float>& k = kernels().float32[cell_];
+    sizes_ = {arrays_[0]->shape(1), arrays_[1]->shape(0) / k.gates, arrays_[1]->shape(1)};
+    const index rows = sizes_.H * k.gates;
+    require(sizes_.P > 0, "there is a hidden unit");
+    require(sizes_.P == sizes_.H || (k.has_c && sizes_.P < sizes_.H), "a weight's shape is off");
+    const bool there[kWeights] = {true, true, bias(), bias(), sizes_.projected()};
     for (std::size_t i = 0; i < arrays_.size(); ++i) {
       auto& a = arrays_[i];
-      const bool is_bias = i % 4 >= 2;
-      require(a.has_value() == (!is_bias || bias), "all biases or none");
+      require(a.has_value() == there[i % kWeights], "all biases or none, w_hr with a projection");
       if (!a) continue;
       require(a->dtype() == dtype_, "weights are of one dtype");
-      require(is_bias ? a->has_shape({rows}) : a->has_shape({rows, i % 4 == 0 ? D_ : H_}),
-              "a weight's shape is off");
+      require(has_shape_of(*a, i % kWeights, rows), "a weight's shape is off");
       a->make_contiguous();
       a->data();  // which throws where it was freed
     }
   }
 
-  Cell cell() const { return cell_; }
-  index input_size() const { return D_; }
-  index hidden_size() const { return H_; }
-  int directions() const { return static_cast<int>(arrays_.size() / 4); }
-  bool bias() const { return arrays_[2].has_value(); }
+  int cell() const { return cell_; }
+  const char* title() const { return kCellNames[cell_][1]; }
+  const Sizes& sizes() const { return sizes_; }
+  index hidden_size() const { return sizes_.H; }
+  index output_size() const { return sizes_.P; }
+  int directions() const { return static_cast<int>(arrays_.size() / kWeights); }
+  bool has(std::size_t weight) const { return arrays_[weight].has_value(); }
   // Of all that is not a weight: float64, or float32.
   bool is_float64() const { return dtype_ == nb::dtype<double>(); }
   nb::dlpack::dtype dtype() const { return is_float64() ? dtype_ : nb::dtype<float>(); }
 
+  // Has the array the shape of the weight of this number, in the order of struct Weights?
+  template <class A>
+  bool has_shape_of(const A& a, std::size_t weight, index rows) const {
+    switch (weight) {
+      case 0:
+        return a.has_shape({rows, sizes_.D});
+      case 1:
+        return a.has_shape({rows, sizes_.P});
+      case 4:
+        return a.has_shape({sizes_.P, sizes_.H});
+      default:
+        return a.has_shape({rows});
+    }
+  }
+
   template <class T>
   const Kernel<T>& kernel() const {
     if constexpr (sizeof(T) == sizeof(double)) {
-      return kernels().float64[static_cast<int>(cell_)];
+      return kernels().float64[cell_];
     } else {
-      return float_kernels()[static_cast<int>(cell_)];
+      return float_kernels()[cell_];
     }
   }
 
@@ -117,14 +138,15 @@ class LayerWeights {
   template <class T>
   void pack(Buffer<double> (&to)[2], bool forward) {
     const Kernel<T>& k = kernel<T>();
-    const index bytes = forward ? k.forward_panels(D_, H_) : k.backward_panels(D_, H_);
+    const index bytes = forward ? k.forward_panels(sizes_) : k.backward_panels(sizes_);
     for (int d = 0; d < directions(); ++d) {
       Buffer<double> panels((bytes + 7) / 8);
-      const Weights w{data(4 * d), data(4 * d + 1), data(4 * d + 2), data(4 * d + 3)};
+      const std::size_t i = kWeights * d;
+      const Weights w{data(i), data(i + 1), data(i + 2), data(i + 3), data(i + 4)};
       if (forward) {
-        k.pack_forward(w, D_, H_, panels.get());
+        k.pack_forward(w, sizes_, panels.get());
       } else {
-        k.pack_backward(w, D_, H_, static_cast<T*>(static_cast<void*>(panels.get())));
+        k.pack_backward(w, sizes_, static_cast<T*>(static_cast<void*>(panels.get())));
       }
       to[d] = std::move(panels);
     }
@@ -143,11 +165,12 @@ class LayerWeights {
     return nullptr;
   }
 
+  bool bias() const { return has(2); }
   const void* data(std::size_t i) const { return arrays_[i] ? arrays_[i]->data() : nullptr; }
 
-  Cell cell_;
+  int cell_;
   std::vector<std::optional<In>> arrays_;
-  index D_, H_;
+  Sizes sizes_;
   nb::dlpack::dtype dtype_;
   std::once_flag forward_once_, backward_once_;
   Buffer<double> forward_[2], backward_[2];
@@ -158,7 +181,9 @@ struct Call {
   LayerWeights& weights;
   Schedule schedule;
   bool packed;
-  index D = weights.input_size(), H = weights.hidden_size(), directions = weights.directions();
+  Sizes sizes = weights.sizes();
+  index S = kernels().float32[weights.cell()].state_size(sizes);
+  index directions = weights.directions();
   index steps = schedule.plan().steps, batch = schedule.plan().batch;
   index rows = packed ? schedule.rows() : steps * batch;  // of the kept arrays
 
@@ -176,8 +201,7 @@ struct Call {
     try {
       return make_schedule(x, lengths, batch_sizes, reset);
     } catch (const std::invalid_argument& e) {
-      throw std::invalid_argument((w.cell() == Cell::gru ? "GRU: " : "RNN: ") +
-                                  std::string(e.what()));
+      throw std::invalid_argument(std::string(w.title()) + ": " + e.what());
     }
   }
 
@@ -239,20 +263,20 @@ struct Call {
     return {data, static_cast<index>(a.stride(0)), static_cast<index>(a.stride(1)), nullptr};
   }
 
-  // (directions, N, H), one direction of it.
+  // (directions, N, S), one direction of it.
   template <class T, class A>
   Rows<T> states(const A& a, int direction, const char* what) const {
     check(a, what);
-    require(a.has_shape({directions, batch, H}), what);
+    require(a.has_shape({directions, batch, S}), what);
     return {static_cast<T*>(a.data()) + direction * a.stride(0), static_cast<index>(a.stride(1))};
   }
 
-  // (directions, rows, per * H) kept for backward, one direction of it.
+  // (directions, count, features) kept for backward, one direction of it.
   template <class T, class A>
-  T* kept(const A& a, index per, int direction, const char* what) const {
+  T* kept(const A& a, index count, index features, int direction, const char* what) const {
     check(a, what);
-    require(a.is_contiguous() && a.has_shape({directions, rows, per * H}), what);
-    return static_cast<T*>(a.data()) + direction * rows * per * H;
+    require(a.is_contiguous() && a.has_shape({directions, count, features}), what);
+    return static_cast<T*>(a.data()) + direction * count * features;
   }
 };
 
@@ -270,15 +294,15 @@ void forward_as(const Call& call, const In& x, const Out& output, const Out& h_n
   const Kernel<T>& k = w.kernel<T>();
   Forward<T> f[2] = {};
   for (int d = 0; d < w.directions(); ++d) {
-    f[d].input_size = call.D;
-    f[d].hidden_size = call.H;
+    f[d].sizes = call.sizes;
     f[d].reverse = d == 1;
-    f[d].x = call.sequence<const T>(x, call.D, "x");
-    f[d].output = columns(call.sequence<T>(output, call.directions * call.H, "output"), d * call.H);
+    f[d].x = call.sequence<const T>(x, call.sizes.D, "x");
+    f[d].output = columns(call.sequence<T>(output, call.directions * call.sizes.P, "output"),
+                          d * call.sizes.P);
     f[d].h_n = call.states<T>(h_n, d, "h_n");
     if (h_0) f[d].h_0 = call.states<const T>(*h_0, d, "h_0");
-    if (gates) f[d].gates = call.kept<T>(*gates, k.kept, d, "gates");
-    if (states) f[d].states = call.kept<T>(*states, 1, d, "states");
+    if (gates) f[d].gates = call.kept<T>(*gates, call.rows, k.kept * call.sizes.H, d, "gates");
+    if (states) f[d].states = call.kept<T>(*states, call.batch + call.rows, call.S, d, "states");
   }
   nb::gil_scoped_release unlocked;
   const StandardArithmetic standard;
@@ -316,15 +340,14 @@ void backward_as(const Call& call, const In& x, const std::optional<In>& gates, 
   const Kernel<T>& k = w.kernel<T>();
   Backward<T> b[2] = {};
   for (int d = 0; d < w.directions(); ++d) {
-    b[d].input_size = call.D;
-    b[d].hidden_size = call.H;
+    const Sizes& s = b[d].sizes = call.sizes;
     b[d].reverse = d == 1;
-    b[d].x = call.sequence<const T>(x, call.D, "x");
-    if (gates) b[d].gates = call.kept<const T>(*gates, k.kept, d, "gates");
-    b[d].states = call.kept<const T>(states, 1, d, "states");
+    b[d].x = call.sequence<const T>(x, s.D, "x");
+    if (gates) b[d].gates = call.kept<const T>(*gates, call.rows, k.kept * s.H, d, "gates");
+    b[d].states = call.kept<const T>(states, call.batch + call.rows, call.S, d, "states");
     if (d_output) {
-      b[d].d_output = columns(
-          call.sequence<const T>(*d_output, call.directions * call.H, "d_output"), d * call.H);
+      b[d].d_output =
+          columns(call.sequence<const T>(*d_output, call.directions * s.P, "d_output"), d * s.P);
     }
     if (d_h_n) b[d].d_h_n = call.states<const T>(*d_h_n, d, "d_h_n");
     b[d].d_h_0 = call.states<T>(d_h_0, d, "d_h_0");
@@ -335,21 +358,19 @@ void backward_as(const Call& call, const In& x, const std::optional<In>& gates, 
       for (std::size_t axis = 0; axis < x.ndim(); ++axis) {
         require(d_x->shape(axis + 1) == x.shape(axis), "d_x is (directions, *x.shape), contiguous");
       }
-      b[d].d_x = {static_cast<T*>(d_x->data()) + d * call.rows * call.D, call.batch * call.D,
-                  call.D, call.packed ? call.schedule.plan().first : nullptr};
+      b[d].d_x = {static_cast<T*>(d_x->data()) + d * call.rows * s.D, call.batch * s.D, s.D,
+                  call.packed ? call.schedule.plan().first : nullptr};
     }
     if (d_weights) {
-      const index rows = k.gates * call.H;
-      require(static_cast<index>(d_weights->size()) == 4 * call.directions,
-              "four gradients a direction");
-      T* to[4] = {};
-      for (index i = 0; i < 4; ++i) {
-        const std::optional<Out>& a = (*d_weights)[d * 4 + i];
-        require(a.has_value() == (i < 2 || w.bias()), "one gradient a weight");
+      require(static_cast<index>(d_weights->size()) == kWeights * call.directions,
+              "five gradients a direction");
+      T* to[kWeights] = {};
+      for (std::size_t i = 0; i < kWeights; ++i) {
+        const std::optional<Out>& a = (*d_weights)[d * kWeights + i];
+        require(a.has_value() == w.has(i), "one gradient a weight");
         if (!a) continue;
         require(
-            a->dtype() == w.dtype() && a->is_contiguous() &&
-                (i >= 2 ? a->has_shape({rows}) : a->has_shape({rows, i == 0 ? call.D : call.H})),
+            a->dtype() == w.dtype() && a->is_contiguous() && w.has_shape_of(*a, i, k.gates * s.H),
             "a weight gradient's shape is off");
         to[i] = static_cast<T*>(a->data());
       }
@@ -357,13 +378,14 @@ void backward_as(const Call& call, const In& x, const std::optional<In>& gates, 
       b[d].d_w_hh = to[1];
       b[d].d_b_ih = to[2];
       b[d].d_b_hh = to[3];
+      b[d].d_w_hr = to[4];
     }
   }
   nb::gil_scoped_release unlocked;
   const StandardArithmetic standard;
   for (int d = 0; d < w.directions(); ++d) {
     b[d].panels = w.backward_panels<T>(d);
-    if (!gates) b[d].forward_panels = w.forward_panels<T>(d);
+    if (k.kept > 0 && !gates) b[d].forward_panels = w.forward_panels<T>(d);
   }
   run_backward(k, call.schedule, b, w.directions(), threads, handle_signals);
 }
@@ -427,18 +449,18 @@ NB_MODULE(_engine, m) {
       .def(nb::init<const std::string&, std::vector<std::optional<In>>>(), "cell"_a, "arrays"_a)
       .def_prop_ro("directions", &LayerWeights::directions)
       .def_prop_ro("hidden_size", &LayerWeights::hidden_size)
+      .def_prop_ro("output_size", &LayerWeights::output_size)
       .def_prop_ro("is_float64", &LayerWeights::is_float64, "Whether all else is, or float32.");
   m.def("forward", &forward, "weights"_a, "x"_a, "output"_a, "h_n"_a, "h_0"_a.none(),
         "lengths"_a.none(), "reset"_a.none(), "batch_sizes"_a.none(), "gates"_a.none(),
         "states"_a.none(), "threads"_a,
-        "Fills output (L, N, directions*H) and h_n (directions, N, H), and what backward needs "
-        "where asked: gates "
-        "(directions, rows, kept*H) and states (directions, rows, H), rows = L*N or those of the "
-        "packed x.");
+        "Fills output (L, N, directions*P) and the states h_n (directions, N, S), and what "
+        "backward needs where asked: gates (directions, rows, kept*H) and states (directions, "
+        "N + rows, S), rows = L*N or those of the packed x.");
   m.def("backward", &backward, "weights"_a, "x"_a, "gates"_a.none(), "states"_a,
         "d_output"_a.none(), "d_h_n"_a.none(), "d_x"_a.none(), "d_h_0"_a, "d_weights"_a.none(),
         "lengths"_a.none(), "reset"_a.none(), "batch_sizes"_a.none(), "threads"_a,
-        "Fills d_x (directions, *x.shape), d_h_0 (directions, N, H) and d_weights, arrays as the "
+        "Fills d_x (directions, *x.shape), d_h_0 (directions, N, S) and d_weights, arrays as the "
         "weights are.");
   m.def("empty", &empty, "shape"_a, "is_float64"_a,
         "A new array, float64 or float32, in memory that the engine keeps for the next one when it "

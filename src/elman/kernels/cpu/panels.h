@@ -8,39 +8,48 @@ namespace elman::ELMAN_ISA {
 
 ELMAN_INLINE index smaller(index a, index b) { return a < b ? a : b; }
 
+// Panels that n units take.
+template <class T>
+ELMAN_INLINE index panels_of(index n) {
+  return (n + kLanes<T> - 1) / kLanes<T>;
+}
+
 // Where the parts of the packed forward weights begin, to be written (T, W) or read (const T, const
 // W). Each has one panel for every `lanes` hidden units.
 template <class C, class T, class W>
 struct ForwardPanels {
-  index input_panel, hidden_panel;  // sizes of a panel
-  W *w_ih, *w_hh;                   // (panels, D or H, G, lanes)
-  T* x_bias;                        // (panels, G, lanes)
-  T* h_bias;                        // (panels, lanes), of the last gate
+  index input_panel, hidden_panel, projection_panel;  // sizes of a panel
+  W *w_ih, *w_hh;                                     // (panels, D or P, G, lanes)
+  T* x_bias;                                          // (panels, G, lanes)
+  T* h_bias;                                          // (panels, lanes), of the last gate
+  W* w_hr;                                            // (panels of P, H, lanes)
 
   template <class Memory>
-  ForwardPanels(Memory* packed, index D, index H) {
-    const index panels = (H + kLanes<T> - 1) / kLanes<T>;
-    input_panel = D * C::gates * kLanes<T>;
-    hidden_panel = H * C::gates * kLanes<T>;
+  ForwardPanels(Memory* packed, const Sizes& s) {
+    const index panels = panels_of<T>(s.H);
+    input_panel = s.D * C::gates * kLanes<T>;
+    hidden_panel = s.P * C::gates * kLanes<T>;
+    projection_panel = s.H * kLanes<T>;
     w_ih = static_cast<W*>(packed);
     w_hh = w_ih + panels * input_panel;
     x_bias = static_cast<T*>(static_cast<Memory*>(w_hh + panels * hidden_panel));
     h_bias = x_bias + panels * C::gates * kLanes<T>;
+    w_hr = static_cast<W*>(static_cast<Memory*>(h_bias + panels * kLanes<T>));
   }
 };
 
 // (G * H, K) -> (panels of hidden units, K, G, lanes), zeros where H ends inside a panel. Square by
 // square, and what is read and written next is fetched, since its pieces lie too far apart for the
 // processor to foresee them.
-template <class C, class T, class W>
+template <int G, class T, class W>
 void pack_units(const W* w, index K, index H, W* to) {
-  constexpr index L = kLanes<T>, row_size = C::gates * L;
+  constexpr index L = kLanes<T>, row_size = G * L;
   for (index unit = 0; unit < H; unit += L) {
     const index height = smaller(L, H - unit);
-    for (int g = 0; g < C::gates; ++g) {
+    for (int g = 0; g < G; ++g) {
       const W* const rows = w + (g * H + unit) * K;
-      const W* next = g + 1 < C::gates ? rows + H * K : w + (unit + L < H ? unit + L : 0) * K;
-      W* row = to + unit * K * C::gates + g * L;
+      const W* next = g + 1 < G ? rows + H * K : w + (unit + L < H ? unit + L : 0) * K;
+      W* row = to + unit * K * G + g * L;
       for (index from = 0; from < K; from += L, next += L * L) {
         const index width = smaller(L, K - from);
         Vector<T> square[L];
@@ -61,11 +70,13 @@ void pack_units(const W* w, index K, index H, W* to) {
 }
 
 template <class C, class T, class W>
-void pack_forward(const Weights& w, index D, index H, void* packed) {
+void pack_forward(const Weights& w, const Sizes& s, void* packed) {
   constexpr index L = kLanes<T>;
-  const ForwardPanels<C, T, W> to(packed, D, H);
-  pack_units<C, T>(static_cast<const W*>(w.w_ih), D, H, to.w_ih);
-  pack_units<C, T>(static_cast<const W*>(w.w_hh), H, H, to.w_hh);
+  const index H = s.H;
+  const ForwardPanels<C, T, W> to(packed, s);
+  pack_units<C::gates, T>(static_cast<const W*>(w.w_ih), s.D, H, to.w_ih);
+  pack_units<C::gates, T>(static_cast<const W*>(w.w_hh), s.P, H, to.w_hh);
+  if (s.projected()) pack_units<1, T>(static_cast<const W*>(w.w_hr), H, s.P, to.w_hr);
   const W* b_ih = static_cast<const W*>(w.b_ih);
   const W* b_hh = static_cast<const W*>(w.b_hh);
   for (index unit = 0; unit < H; unit += L) {
@@ -86,14 +97,14 @@ void pack_forward(const Weights& w, index D, index H, void* packed) {
 
 // (G * H, K), its gates taken in the given order -> (panels of K's columns, H, G, lanes). Several
 // panels together, so that longer pieces of a row are read.
-template <class C, class T, class W>
-void pack_columns(const W* w, index K, index H, const int (&gate)[C::gates], T* to) {
+template <int G, class T, class W>
+void pack_columns(const W* w, index K, index H, const int (&gate)[G], T* to) {
   constexpr index L = kLanes<T>, together = 4;
-  const index panel = H * C::gates * L;
+  const index panel = H * G * L;
   for (index column = 0; column < K; column += together * L, to += together * panel) {
     T* row = to;
     for (index unit = 0; unit < H; ++unit) {
-      for (int g = 0; g < C::gates; ++g, row += L) {
+      for (int g = 0; g < G; ++g, row += L) {
         const W* const from = w + (gate[g] * H + unit) * K + column;
         for (index p = 0; p < together && column + p * L < K; ++p) {
           store<T>(row + p * panel, load_part(from + p * L, smaller(L, K - column - p * L)));
@@ -103,11 +114,28 @@ void pack_columns(const W* w, index K, index H, const int (&gate)[C::gates], T* 
   }
 }
 
+// Where the parts of the packed backward weights begin: panels of the columns of each matrix.
+template <class C, class T>
+struct BackwardPanels {
+  index panel, projection_panel;  // sizes of a panel
+  T *w_hh, *w_ih;                 // (panels of P or D, H, G, lanes)
+  T* w_hr;                        // (panels of H, P, lanes)
+
+  BackwardPanels(T* packed, const Sizes& s) {
+    panel = s.H * C::gates * kLanes<T>;
+    projection_panel = s.P * kLanes<T>;
+    w_hh = packed;
+    w_ih = w_hh + panels_of<T>(s.P) * panel;
+    w_hr = w_ih + panels_of<T>(s.D) * panel;
+  }
+};
+
 template <class C, class T, class W>
-void pack_backward(const Weights& w, index D, index H, T* packed) {
-  pack_columns<C>(static_cast<const W*>(w.w_hh), H, H, C::hidden_gate, packed);
-  const index hidden = C::gates * H * ((H + kLanes<T> - 1) / kLanes<T> * kLanes<T>);
-  pack_columns<C>(static_cast<const W*>(w.w_ih), D, H, C::input_gate, packed + hidden);
+void pack_backward(const Weights& w, const Sizes& s, T* packed) {
+  const BackwardPanels<C, T> to(packed, s);
+  pack_columns(static_cast<const W*>(w.w_hh), s.P, s.H, C::hidden_gate, to.w_hh);
+  pack_columns(static_cast<const W*>(w.w_ih), s.D, s.H, C::input_gate, to.w_ih);
+  if (s.projected()) pack_columns(static_cast<const W*>(w.w_hr), s.H, s.P, {0}, to.w_hr);
 }
 
 // W_ih x + b of a tile of R rows and P panels. The vectors of row r begin at to + r * row_size.
@@ -126,26 +154,33 @@ ELMAN_INLINE void input_gates(const ForwardPanels<C, const T, const W>& packed, 
   }
 }
 
-// The cell on a tile, after input_gates(): calls emit(r, unit, h, h', kept) for each vector of
-// units.
+// What a cell keeps for backward, of one vector of units.
+template <class C, class T>
+struct Kept {
+  Vector<T> values[C::kept ? C::kept : 1];
+};
+
+// The cell on a tile, after input_gates(): calls emit(r, unit, h', own', kept) for each vector of
+// units, from the rows of h and of the cell's own state.
 template <class C, int R, int P, class T, class W, class Emit>
-ELMAN_INLINE void run_cell(const ForwardPanels<C, const T, const W>& packed, index H,
-                           const T* x_gates, index row_size, const T* const (&h)[R], index panel,
-                           Emit&& emit) {
+ELMAN_INLINE void run_cell(const ForwardPanels<C, const T, const W>& packed, const Sizes& s,
+                           const T* x_gates, index row_size, const T* const (&h)[R],
+                           const T* const (&own)[R], index panel, Emit&& emit) {
   constexpr int G = C::gates;
   constexpr index L = kLanes<T>;
   Vector<T> acc[R][P * G];
-  multiply<T, R, P, G>(acc, h, packed.w_hh + panel * packed.hidden_panel, packed.hidden_panel, H);
+  multiply<T, R, P, G>(acc, h, packed.w_hh + panel * packed.hidden_panel, packed.hidden_panel, s.P);
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p) {
-      Vector<T> x_gate[G], kept[C::kept];
+      Vector<T> x_gate[G];
+      Kept<C, T> kept;
       for (int g = 0; g < G; ++g) x_gate[g] = load<T>(x_gates + r * row_size + (p * G + g) * L);
       const index unit = (panel + p) * L;
       C::template finish<T>(x_gate, load<T>(packed.h_bias + unit), acc[r] + p * G);
-      const Vector<T> before = load_units(h[r] + unit, H - unit);
-      const Vector<T> after = C::template forward<T>(x_gate, acc[r] + p * G, before, kept);
-      emit(r, unit, before, after, kept);
+      Vector<T> state = load_units(own[r] + unit, s.H - unit);
+      const Vector<T> after = C::template forward<T>(x_gate, acc[r] + p * G, state, kept.values);
+      emit(r, unit, after, state, kept);
     }
   }
 }

@@ -108,6 +108,7 @@ ELMAN_INLINE Vector<float> load_part(const float* from, index count) {
 #if defined(__AVX512F__)
   return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), from);
 #else
+  if (count == kLanes<float>) return load<float>(from);
   Vector<float> v = {};
   for (index i = 0; i < count; ++i) v[i] = from[i];
   return v;
@@ -118,6 +119,7 @@ ELMAN_INLINE Vector<double> load_part(const double* from, index count) {
 #if defined(__AVX512F__)
   return _mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << count) - 1), from);
 #else
+  if (count == kLanes<double>) return load<double>(from);
   Vector<double> v = {};
   for (index i = 0; i < count; ++i) v[i] = from[i];
   return v;
@@ -128,6 +130,7 @@ ELMAN_INLINE void store_part(float* to, Vector<float> v, index count) {
 #if defined(__AVX512F__)
   _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), v);
 #else
+  if (count == kLanes<float>) return store<float>(to, v);
   for (index i = 0; i < count; ++i) to[i] = v[i];
 #endif
 }
@@ -136,6 +139,7 @@ ELMAN_INLINE void store_part(double* to, Vector<double> v, index count) {
 #if defined(__AVX512F__)
   _mm512_mask_storeu_pd(to, static_cast<__mmask8>((1u << count) - 1), v);
 #else
+  if (count == kLanes<double>) return store<double>(to, v);
   for (index i = 0; i < count; ++i) to[i] = v[i];
 #endif
 }
