@@ -144,14 +144,14 @@ def cases(
         "proj_size": st.sampled_from([0, 0, 1, 5, 16, 33]),
     }
     return st.builds(
-        _make_fitting, **options | {name: st.just(value) for name, value in fixed.items()}
+        make_fitting, **options | {name: st.just(value) for name, value in fixed.items()}
     )
 
 
-def _make_fitting(proj_size, **options):
-    """Without a projection where there can be none."""
-    fits = options["cell"] == "lstm" and proj_size < options["H"]
-    return make(**options, proj_size=proj_size if fits else 0)
+def make_fitting(cell, D, H, *sizes, proj_size, **options):
+    """The same, without a projection where there can be none."""
+    fits = cell == "lstm" and proj_size < H
+    return make(cell, D, H, *sizes, proj_size=proj_size if fits else 0, **options)
 
 
 @contextmanager

@@ -115,6 +115,20 @@ def changed(a):
     )
 
 
+def changed_state(state):
+    """The same for an RNN's or a GRU's h, or for an LSTM's (h, c): either of them, or the pair."""
+    if not isinstance(state, tuple):
+        return changed(state)
+    h, c = state
+    pairs = [(c, h), (h,), (h, c, c), [h, c], (h, None), (None, None), (), {"h": h}, np.array(0)]
+    return st.one_of(
+        changed(h).map(lambda a: (a, c)),
+        changed(c).map(lambda a: (h, a)),
+        changed(h),
+        st.sampled_from(pairs),
+    )
+
+
 def lengths(steps, batch):
     """Lengths, most of them wrong."""
     number = st.one_of(

@@ -21,6 +21,11 @@ def whole(states):
     return states[0] if len(states) == 1 else tuple(states)
 
 
+def each(function, *states):
+    """The function of h, and of c where there is one; of several states, of theirs together."""
+    return whole([function(*same) for same in zip(*map(parts, states), strict=True)])
+
+
 def state_of(spec, batch, array):
     """A layer's state: `array` of each part's shape, (K, *batch, P) for h, (K, *batch, H) for c."""
     layers = spec.num_layers * spec.directions

@@ -36,7 +36,7 @@ def stream_numpy():
 
 
 def stream_torch():
-    """A step at a time through the PyTorch door."""
+    """A step at a time through the PyTorch package."""
     import torch
 
     import elman.torch
@@ -54,15 +54,23 @@ def stream_torch():
 
 def train_numpy():
     """Forward and backward on several threads, batches of many shapes."""
+    return train(elman.GRU(8, 32, bidirectional=True, seed=0))
+
+
+def train_lstm():
+    """The same with two states and a projection."""
+    return train(elman.LSTM(8, 32, bidirectional=True, proj_size=20, seed=0))
+
+
+def train(layer):
     elman.set_num_threads(3)
-    layer = elman.GRU(8, 32, bidirectional=True, seed=0)
     rng = np.random.default_rng(0)
 
     def step():
         steps, batch = rng.integers(1, 40, 2)
         x = rng.normal(size=(steps, batch, 8)).astype("float32")
-        output, h_n, vjp = layer.vjp(x, lengths=rng.integers(0, steps + 1, batch))
-        gradients = vjp(output, h_n)
+        output, final, vjp = layer.vjp(x, lengths=rng.integers(0, steps + 1, batch))
+        gradients = vjp(output, final)
         state = layer.state_dict()
         layer.load_state_dict({name: w - 0.01 * gradients[name] for name, w in state.items()})
 
@@ -137,6 +145,7 @@ SOAK = {
     stream_numpy: 1_000_000,
     stream_torch: 200_000,
     train_numpy: 10_000,
+    train_lstm: 10_000,
     train_torch: 10_000,
     refuse: 200_000,
 }

@@ -6,7 +6,8 @@
 import mpmath
 import numpy as np
 import pytest
-from doors import make, numpy_layer
+from doors import CELLS, layer_of, make, numpy_layer
+from reference import parts
 
 import elman
 
@@ -116,14 +117,15 @@ def drawn(cell, D, H, steps, batch, *, weights=1.0, x=1.0, seed=0, **options):
     for w in case.weights.values():
         w *= np.float32(weights)
     case.x[...] *= np.float32(x)
-    case.h_0[...] = 0
+    for a in parts(case.state):
+        a[...] = 0
     return case
 
 
 SIZES = [(3, 16, 30, 64), (32, 64, 50, 32), (128, 128, 20, 16), (300, 256, 20, 8), (64, 512, 10, 8)]
 CASES = {
     f"{cell}, D={D}, H={H}": lambda cell=cell, size=(D, H, L, N): drawn(cell, *size)
-    for cell in ("gru", "rnn_tanh", "rnn_relu")
+    for cell in CELLS
     for D, H, L, N in SIZES
 } | {
     "saturated gates": lambda: drawn("gru", 16, 64, 30, 32, x=1e3),
@@ -137,38 +139,49 @@ CASES = {
     "H=2048, GRU": lambda: drawn("gru", 16, 2048, 4, 2),
     "H=2048, RNN": lambda: drawn("rnn_tanh", 16, 2048, 8, 2),
     "L=10000": lambda: drawn("gru", 3, 4, 10_000, 1),
+    "L=10000, LSTM": lambda: drawn("lstm", 3, 4, 10_000, 1),
+    "saturated gates, LSTM": lambda: drawn("lstm", 16, 64, 30, 32, x=1e3),
+    "subnormal x, LSTM": lambda: drawn("lstm", 16, 64, 30, 32, x=1e-39),
+    "both directions, 2 layers, LSTM": lambda: drawn(
+        "lstm", 16, 64, 30, 32, num_layers=2, bidirectional=True
+    ),
+    "H=2048, LSTM": lambda: drawn("lstm", 16, 2048, 4, 2),
+    "LSTM with a projection": lambda: drawn("lstm", 32, 64, 50, 32, proj_size=24),
 }
 LONG = {
     "L=100000, GRU": lambda: drawn("gru", 3, 4, 100_000, 1),
+    "L=100000, LSTM": lambda: drawn("lstm", 3, 4, 100_000, 1),
     "L=100000, RNN": lambda: drawn("rnn_tanh", 3, 4, 100_000, 1),
 }  # for `make accuracy`: torch takes its time
 
 
 def errors(case):
-    """The largest error of the output, beside its largest value: Elman's and torch's."""
+    """The largest error of the output, beside its largest value: Elman's, and those of torch's.
+
+    An LSTM takes oneDNN in torch, or where it may not torch's own operators, with other bits.
+    """
     torch = pytest.importorskip("torch", reason="PyTorch is what Elman is compared with")
-    spec = case.spec
-    options = {
-        "num_layers": spec.num_layers,
-        "bias": spec.bias,
-        "bidirectional": spec.bidirectional,
-    }
-    kind = torch.nn.GRU
-    if spec.cell.name != "gru":
-        kind, options["nonlinearity"] = torch.nn.RNN, spec.cell.name.removeprefix("rnn_")
-    outputs = [numpy_layer(case)(case.x)[0]]
-    for dtype in (torch.float32, torch.float64):
-        layer = kind(spec.input_size, spec.hidden_size, **options, dtype=dtype)
+
+    def torchs(dtype, onednn=True):
+        layer = layer_of(case, torch.nn, dtype)
         layer.load_state_dict({k: torch.tensor(w, dtype=dtype) for k, w in case.weights.items()})
-        with torch.no_grad():
-            outputs.append(layer(torch.tensor(case.x, dtype=dtype))[0].numpy())
-    *got, exact = (a.astype("float64") for a in outputs)
-    return [np.abs(a - exact).max() / np.abs(exact).max() for a in got]
+        with torch.no_grad(), torch.backends.mkldnn.flags(enabled=onednn):
+            return layer(torch.tensor(case.x, dtype=dtype))[0].numpy()
+
+    exact = torchs(torch.float64)
+    ways = (True, False) if case.spec.cell.name == "lstm" else (True,)
+    outputs = [numpy_layer(case)(case.x)[0], *(torchs(torch.float32, way) for way in ways)]
+    return [np.abs(a.astype("float64") - exact).max() / np.abs(exact).max() for a in outputs]
 
 
 def ratios(cases):
     """Elman's error over torch's, by the name of the case."""
-    return {name: np.divide(*errors(case())) for name, case in cases.items()}
+    found = {}
+    for name, case in cases.items():
+        ours, *torchs = errors(case())
+        for way, error in zip(("", " without oneDNN"), torchs, strict=False):
+            found[name + way] = ours / error
+    return found
 
 
 MEDIAN, MOST = 1.0, 2.0
@@ -180,29 +193,45 @@ def test_layers_beside_torchs_own():
     assert max(found.values()) <= MOST, found
 
 
-@pytest.mark.parametrize("cell", ["rnn_tanh", "gru"])
+@pytest.mark.parametrize("cell", ["rnn_tanh", "gru", "lstm"])
 def test_float64_beside_60_digits(cell):
     case = make(cell, 3, 4, 5, 2, "float64", extents=False)
-    output, _ = numpy_layer(case)(case.x, case.h_0)
+    output, final = numpy_layer(case)(case.x, case.state)
     with mpmath.workdps(60):
         for n in range(case.x.shape[1]):
-            h = mpmath.matrix(case.h_0[0, n].tolist())
+            state = [mpmath.matrix(a[0, n].tolist()) for a in parts(case.state)]
             for t in range(len(case.x)):
-                h = exact_step(cell, case.weights, case.x[t, n], h)
-                for got, want in zip(output[t, n].tolist(), h, strict=True):
-                    assert abs(got - want) <= 1e-15
+                state = exact_step(cell, case.weights, case.x[t, n], *state)
+                assert_exact(output[t, n], state[0])
+            for got, want in zip(parts(final), state, strict=True):
+                assert_exact(got[0, n], want)
 
 
-def exact_step(cell, weights, x, h):
+def assert_exact(got, want):
+    for a, b in zip(got.tolist(), want, strict=True):
+        assert abs(a - b) <= 1e-15
+
+
+def exact_step(cell, weights, x, h, c=None):
+    """The states after a step, of mpmath's numbers."""
+
     def product(name, v):
         w, b = (mpmath.matrix(weights[f"{kind}_{name}_l0"].tolist()) for kind in ("weight", "bias"))
         return w * v + b
 
     a, u = product("ih", mpmath.matrix(x.tolist())), product("hh", h)
     if cell == "rnn_tanh":
-        return (a + u).apply(mpmath.tanh)
-    H = len(h)
-    gate = [(a[i] + u[i]) for i in range(2 * H)]
-    r, z = ([EXACT["sigmoid"](g) for g in gate[i * H : (i + 1) * H]] for i in (0, 1))
-    n = [mpmath.tanh(a[2 * H + i] + r[i] * u[2 * H + i]) for i in range(H)]
-    return mpmath.matrix([(1 - z[i]) * n[i] + z[i] * h[i] for i in range(H)])
+        return [(a + u).apply(mpmath.tanh)]
+    units, sigmoid = range(len(h)), EXACT["sigmoid"]
+
+    def gate(k, function):
+        return [function(a[k * len(h) + i] + u[k * len(h) + i]) for i in units]
+
+    if cell == "lstm":
+        i, f, o = (gate(k, sigmoid) for k in (0, 1, 3))
+        g = gate(2, mpmath.tanh)
+        c = [f[j] * c[j] + i[j] * g[j] for j in units]
+        return [mpmath.matrix([o[j] * mpmath.tanh(c[j]) for j in units]), mpmath.matrix(c)]
+    r, z = gate(0, sigmoid), gate(1, sigmoid)
+    n = [mpmath.tanh(a[2 * len(h) + i] + r[i] * u[2 * len(h) + i]) for i in units]
+    return [mpmath.matrix([(1 - z[i]) * n[i] + z[i] * h[i] for i in units])]

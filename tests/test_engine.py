@@ -1,17 +1,28 @@
-"""The engine, through the NumPy door and by itself, against the reference of tests/reference.py."""
+"""The engine, through the NumPy package and by itself, against the loop of tests/reference.py."""
 
 import itertools
 
+import doors
 import numpy as np
 import pytest
-from reference import assert_all_close, assert_all_same_bits, assert_close, assert_same_bits, run
+from reference import (
+    assert_all_close,
+    assert_all_same_bits,
+    assert_close,
+    assert_same_bits,
+    each,
+    parts,
+    run,
+    state_of,
+)
 
 import elman
 from elman import _engine, engine, scan
 from elman.engine import Extent
-from elman.spec import CELLS, Weights
+from elman.spec import CELLS, Weights, weight_names
 
-CELL_NAMES = list(CELLS)
+PROJECTED = "lstm with a projection"
+CELL_NAMES = [*CELLS, PROJECTED]
 DTYPES = ["float32", "float64"]
 EXTENTS = ["whole", "lengths", "reset", "lengths and reset"]
 
@@ -27,6 +38,7 @@ SIZES = [  # L, N, D, H: multiples of nothing, or just of something
     (3, 2, 300, 4),  # sums over D in blocks
     (3, 3, 5, 270),  # sums over H in blocks
     (2, 4, 513, 257),  # three blocks, and one term more than a block
+    (2, 3, 5, 520),  # a projection in blocks, and sums over it too
     (60, 17, 3, 5),  # weight gradients over more rows than a chunk holds
     (60, 13, 2, 130),  # gates of x over more rows than a chunk holds
     (4, 0, 3, 5),
@@ -35,22 +47,23 @@ SIZES = [  # L, N, D, H: multiples of nothing, or just of something
 ]
 
 
-def build(cell, *args, **kwargs):
-    if cell == "gru":
-        return elman.GRU(*args, **kwargs)
-    return elman.RNN(*args, nonlinearity=cell.removeprefix("rnn_"), **kwargs)
+def build(cell, D, H, *args, **kwargs):
+    if cell == PROJECTED:
+        return elman.LSTM(D, H, *args, proj_size=H // 2, **kwargs)
+    return doors.build(elman, cell, D, H, *args, **kwargs)
 
 
 def call_of(layer, steps, batch, extent, seed=0):
-    """Random x, h_0, lengths, reset, and cotangents of output and h_n; the padding is NaN."""
+    """Random x, state, lengths, reset, and cotangents of output and state; the padding is NaN."""
     rng = np.random.default_rng(seed)
     spec = layer.spec
-    states = spec.num_layers * spec.directions
-    x = rng.normal(size=(steps, batch, spec.input_size)).astype(layer.dtype)
-    h_0 = rng.normal(size=(states, batch, spec.hidden_size)).astype(layer.dtype)
-    d_output = rng.normal(size=(steps, batch, spec.directions * spec.hidden_size))
-    d_output = d_output.astype(layer.dtype)
-    d_h_n = rng.normal(size=h_0.shape).astype(layer.dtype)
+
+    def normal(shape):
+        return rng.normal(size=shape).astype(layer.dtype)
+
+    x, state = normal((steps, batch, spec.input_size)), state_of(spec, (batch,), normal)
+    d_output = normal((steps, batch, spec.directions * spec.output_size))
+    d_final = state_of(spec, (batch,), normal)
     lengths = reset = None
     if "lengths" in extent:
         lengths = rng.integers(0, steps + 1, batch)
@@ -59,33 +72,41 @@ def call_of(layer, steps, batch, extent, seed=0):
             x[length:, n] = d_output[length:, n] = np.nan
     if "reset" in extent:
         reset = rng.random((steps, batch)) < 0.3
-    return x, h_0, lengths, reset, d_output, d_h_n
+    return x, state, lengths, reset, d_output, d_final
 
 
-def state_shape(layer, x):
-    return layer.spec.num_layers * layer.spec.directions, x.shape[1], layer.spec.hidden_size
+def weights_of(layer):
+    """Its lowest layer's, as the engine takes them."""
+    weights = layer.state_dict()
+    names = (name for d in range(layer.spec.directions) for name in weight_names(0, d))
+    return [weights.get(name) for name in names]
 
 
-def check_against_reference(layer, x, h_0, lengths, reset, d_output, d_h_n):
-    want, want_h_n, want_vjp = run(
+def joined(state):
+    """A state as the engine has it: [h | c]."""
+    return np.concatenate(parts(state), -1)
+
+
+def check_against_reference(layer, x, state, lengths, reset, d_output, d_final):
+    want, want_final, want_vjp = run(
         layer.spec.cell,
         layer.state_dict(),
         x,
-        np.zeros(state_shape(layer, x)) if h_0 is None else h_0,
+        state_of(layer.spec, x.shape[1:2], np.zeros) if state is None else state,
         lengths=lengths,
         reset=reset,
     )
-    output, h_n = layer(x, h_0, lengths=lengths, reset=reset)
-    assert output.dtype == h_n.dtype == layer.dtype
+    output, final = layer(x, state, lengths=lengths, reset=reset)
+    assert {a.dtype for a in (output, *parts(final))} == {layer.dtype}
     assert_close(output, want, name="output")
-    assert_close(h_n, want_h_n, name="h_n")
-    kept_output, kept_h_n, vjp = layer.vjp(x, h_0, lengths=lengths, reset=reset)
+    assert_close(final, want_final, name="final state")
+    kept_output, kept_final, vjp = layer.vjp(x, state, lengths=lengths, reset=reset)
     assert_same_bits(kept_output, output)
-    assert_same_bits(kept_h_n, h_n)
-    gradients = vjp(d_output, d_h_n)
+    assert_same_bits(kept_final, final)
+    gradients = vjp(d_output, d_final)
     assert {g.dtype for g in gradients.values()} == {layer.dtype}
-    assert_all_close(gradients, want_vjp(d_output, d_h_n), layer.dtype)
-    return output, h_n, gradients
+    assert_all_close(gradients, want_vjp(d_output, d_final), layer.dtype)
+    return output, final, gradients
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -110,17 +131,19 @@ def test_options(cell, bias, bidirectional, num_layers, extent):
             cell, 6, 19, num_layers, bias=bias, bidirectional=bidirectional, dtype=dtype, seed=2
         )
         call = call_of(layer, 7, 5, extent)
-        x, h_0, lengths, _, d_output, d_h_n = call
-        output, h_n, gradients = check_against_reference(layer, *call)
+        x, state, lengths, _, d_output, d_final = call
+        output, final, gradients = check_against_reference(layer, *call)
         if lengths is not None:
             for n, length in enumerate(lengths):
                 assert not output[length:, n].any()
                 assert not gradients["x"][length:, n].any()
-            assert_same_bits(h_n[:, 1], h_0[:, 1])  # a row of no steps
+            for after, before in zip(parts(final), parts(state), strict=True):
+                assert_same_bits(after[:, 1], before[:, 1])  # a row of no steps
             if num_layers == 1:
-                assert_same_bits(gradients["h_0"][:, 1], d_h_n[:, 1])
+                for name, d in zip(("h_0", "c_0"), parts(d_final), strict=False):
+                    assert_same_bits(gradients[name][:, 1], d[:, 1])
         check_against_reference(layer, x, None, *call[2:])
-        for cotangents in ((None, d_h_n), (d_output, None), (None, None)):
+        for cotangents in ((None, d_final), (d_output, None), (None, None)):
             check_against_reference(layer, *call[:4], *cotangents)
 
 
@@ -191,28 +214,31 @@ def test_a_product_and_a_sum_round_once(dtype):
 
 @pytest.mark.parametrize("cell", CELL_NAMES)
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_a_reset_at_the_first_step_leaves_h_0_unread(cell, bidirectional):
+def test_a_reset_at_the_first_step_leaves_the_state_unread(cell, bidirectional):
     layer = build(cell, 3, 5, bidirectional=bidirectional, seed=0)
-    x, h_0, _, reset, d_output, d_h_n = call_of(layer, 4, 6, "reset")
+    x, state, _, reset, d_output, d_final = call_of(layer, 4, 6, "reset")
     reset[0] = True
-    h_0[0] = np.nan
-    output, _, vjp = layer.vjp(x, h_0, reset=reset)
+    for a in parts(state):
+        a[0] = np.nan
+    output, _, vjp = layer.vjp(x, state, reset=reset)
     assert np.isfinite(output).all()
-    gradients = vjp(d_output, d_h_n)
-    assert not gradients["h_0"][0].any()
+    gradients = vjp(d_output, d_final)
+    for name in ("h_0", "c_0")[: len(layer.spec.cell.states)]:
+        assert not gradients[name][0].any()
     assert all(np.isfinite(g).all() for g in gradients.values())
 
 
 @pytest.mark.parametrize("cell", CELL_NAMES)
 def test_no_length_at_all(cell):
-    """Every row has length 0: no step is taken, and h_0 comes back."""
+    """Every row has length 0: no step is taken, and the state comes back."""
     layer = build(cell, 3, 5, bidirectional=True, seed=0)
-    x, h_0, _, _, d_output, d_h_n = call_of(layer, 4, 3, "whole")
-    output, h_n, vjp = layer.vjp(np.full_like(x, np.nan), h_0, lengths=np.zeros(3, int))
+    x, state, _, _, d_output, d_final = call_of(layer, 4, 3, "whole")
+    output, final, vjp = layer.vjp(np.full_like(x, np.nan), state, lengths=np.zeros(3, int))
     assert not output.any()
-    assert_same_bits(h_n, h_0)
-    gradients = vjp(d_output, d_h_n)
-    assert_same_bits(gradients.pop("h_0"), d_h_n)
+    assert_same_bits(final, state)
+    gradients = vjp(d_output, d_final)
+    for name, d in zip(("h_0", "c_0"), parts(d_final), strict=False):
+        assert_same_bits(gradients.pop(name), d)
     assert not any(g.any() for g in gradients.values())
 
 
@@ -263,18 +289,22 @@ LAYOUTS = {
 def test_layouts_of_memory_give_the_same_bits(layout, bidirectional, D):
     for cell, dtype in itertools.product(CELL_NAMES, DTYPES):
         layer = build(cell, D, 5, 2, bidirectional=bidirectional, dtype=dtype, seed=3)
-        x, h_0, lengths, reset, d_output, d_h_n = call_of(layer, 4, 3, "lengths and reset")
+        x, state, lengths, reset, d_output, d_final = call_of(layer, 4, 3, "lengths and reset")
         change = LAYOUTS[layout]
-        output, h_n, vjp = layer.vjp(x, h_0, lengths=lengths, reset=reset)
-        output_2, h_n_2, vjp_2 = layer.vjp(
+
+        def changed(state, change=change):
+            return each(change, state)
+
+        output, final, vjp = layer.vjp(x, state, lengths=lengths, reset=reset)
+        output_2, final_2, vjp_2 = layer.vjp(
             change(x),
-            change(h_0),
+            changed(state),
             lengths=change(lengths) if layout in ("backwards", "misaligned") else lengths,
             reset=change(reset) if layout != "with gaps" else with_gaps(reset),
         )
         assert_same_bits(output_2, output)
-        assert_same_bits(h_n_2, h_n)
-        assert_all_same_bits(vjp_2(change(d_output), change(d_h_n)), vjp(d_output, d_h_n))
+        assert_same_bits(final_2, final)
+        assert_all_same_bits(vjp_2(change(d_output), changed(d_final)), vjp(d_output, d_final))
 
 
 @pytest.mark.parametrize("axis", range(3))
@@ -282,29 +312,31 @@ def test_layouts_of_memory_give_the_same_bits(layout, bidirectional, D):
 def test_broadcast_arrays_give_the_same_bits(cell, axis):
     """An axis of stride 0, as numpy.broadcast_to makes it."""
     layer = build(cell, 4, 5, seed=3, bidirectional=True)
-    x, h_0, _, reset, d_output, d_h_n = call_of(layer, 6, 3, "reset")
+    x, state, _, reset, d_output, d_final = call_of(layer, 6, 3, "reset")
 
     def widen(a):
-        one = a.take([0], axis)
-        return np.broadcast_to(one, a.shape)
+        a = np.broadcast_to(a.take([0], axis), a.shape)
+        assert 0 in a.strides
+        return a
 
     reset = np.broadcast_to(reset[:, :1], reset.shape)
-    widened = [widen(a) for a in (x, h_0, d_output, d_h_n)]
-    assert all(0 in a.strides for a in widened)
-    x_2, h_0_2, d_output_2, d_h_n_2 = (a.copy() for a in widened)
-    output, h_n, vjp = layer.vjp(x_2, h_0_2, reset=reset.copy())
-    output_2, h_n_2, vjp_2 = layer.vjp(widened[0], widened[1], reset=reset)
+    x, d_output = widen(x), widen(d_output)
+    state, d_final = (each(widen, s) for s in (state, d_final))
+    output, final, vjp = layer.vjp(x, state, reset=reset)
+    copies, d_copies = (each(lambda a: a.copy(), s) for s in (state, d_final))
+    output_2, final_2, vjp_2 = layer.vjp(x.copy(), copies, reset=reset.copy())
     assert_same_bits(output_2, output)
-    assert_same_bits(h_n_2, h_n)
-    assert_all_same_bits(vjp_2(*widened[2:]), vjp(d_output_2, d_h_n_2))
+    assert_same_bits(final_2, final)
+    assert_all_same_bits(vjp_2(d_output.copy(), d_copies), vjp(d_output, d_final))
 
 
 @pytest.mark.parametrize("layout", ["Fortran order", "misaligned", "read-only", "with gaps"])
-def test_layouts_of_weights_give_the_same_bits(layout):
-    layer = elman.GRU(6, 5, dtype="float64", seed=0)
-    weights = layer.state_dict()
+@pytest.mark.parametrize("cell", ["gru", PROJECTED])
+def test_layouts_of_weights_give_the_same_bits(cell, layout):
+    layer = build(cell, 6, 5, dtype="float64", seed=0)
     x, _, _, _, _, _ = call_of(layer, 4, 3, "whole")
-    packed = engine.pack(layer.spec.cell, [LAYOUTS[layout](w) for w in weights.values()])
+    weights = [None if w is None else LAYOUTS[layout](w) for w in weights_of(layer)]
+    packed = engine.pack(layer.spec.cell, weights)
     output, _, _ = engine.forward(layer.spec.cell, packed, x, None, Extent(), 1)
     assert_same_bits(output, layer(x)[0])
 
@@ -317,53 +349,58 @@ def test_packed_rows_give_the_same_bits_as_padded_ones(cell, directions):
     for dtype in DTYPES:
         layer = build(cell, 4, 19, bidirectional=directions == 2, dtype=dtype, seed=4)
         steps, lengths = 6, np.array([6, 6, 4, 1, 1])
-        x, h_0, _, _, d_output, d_h_n = call_of(layer, steps, len(lengths), "whole")
+        x, state, _, _, d_output, d_final = call_of(layer, steps, len(lengths), "whole")
         runs = np.arange(steps)[:, None] < lengths
-        output, h_n, vjp = layer.vjp(x, h_0, lengths=lengths)
-        gradients = vjp(d_output, d_h_n)
+        output, final, vjp = layer.vjp(x, state, lengths=lengths)
+        gradients = vjp(d_output, d_final)
 
-        weights = list(layer.state_dict().values())
+        weights = weights_of(layer)
         packed = engine.pack(layer.spec.cell, weights)
         extent = Extent(batch_sizes=runs.sum(1))
-        output_2, h_n_2, kept = engine.forward(
-            layer.spec.cell, packed, x[runs], h_0, extent, 2, keep=True
+        output_2, final_2, kept = engine.forward(
+            layer.spec.cell, packed, x[runs], joined(state), extent, 2, keep=True
         )
         assert_same_bits(output_2, output[runs])
-        assert_same_bits(h_n_2, h_n)
-        shapes = [w.shape for w in weights]
-        d_x, d_h_0, d_weights = engine.backward(
-            packed, shapes, x[runs], kept, d_output[runs], d_h_n, extent, 2
+        assert_same_bits(final_2, joined(final))
+        shapes = [None if w is None else w.shape for w in weights]
+        d_x, d_first, d_weights = engine.backward(
+            packed, shapes, x[runs], kept, d_output[runs], joined(d_final), extent, 2
         )
         assert_same_bits(d_x, gradients["x"][runs])
-        assert_same_bits(d_h_0, gradients["h_0"])
-        for name, d in zip(layer.state_dict(), d_weights, strict=True):
+        states = [gradients[name] for name in ("h_0", "c_0") if name in gradients]
+        assert_same_bits(d_first, np.concatenate(states, -1))
+        there = [d for d in d_weights if d is not None]
+        for name, d in zip(layer.state_dict(), there, strict=True):
             assert_same_bits(d, gradients[name], name)
 
 
-def test_backward_leaves_out_what_is_not_needed():
-    layer = elman.GRU(4, 5, seed=0)
-    x, h_0, _, _, d_output, d_h_n = call_of(layer, 6, 3, "whole")
-    weights = list(layer.state_dict().values())
-    shapes = [w.shape for w in weights]
+@pytest.mark.parametrize("cell", CELL_NAMES)
+def test_backward_leaves_out_what_is_not_needed(cell):
+    layer = build(cell, 4, 5, seed=0)
+    x, state, _, _, d_output, d_final = call_of(layer, 6, 3, "whole")
+    weights = weights_of(layer)
+    shapes = [None if w is None else w.shape for w in weights]
     packed = engine.pack(layer.spec.cell, weights)
-    _, _, kept = engine.forward(layer.spec.cell, packed, x, h_0, Extent(), 1, keep=True)
-    arguments = (packed, shapes, x, kept, d_output, d_h_n, Extent(), 1)
-    d_x, d_h_0, d_weights = engine.backward(*arguments)
+    _, _, kept = engine.forward(layer.spec.cell, packed, x, joined(state), Extent(), 1, keep=True)
+    arguments = (packed, shapes, x, kept, d_output, joined(d_final), Extent(), 1)
+    d_x, d_first, d_weights = engine.backward(*arguments)
     no_x = engine.backward(*arguments, need_x=False)
     assert no_x[0] is None
-    assert_same_bits(no_x[1], d_h_0)
+    assert_same_bits(no_x[1], d_first)
     for got, want in zip(no_x[2], d_weights, strict=True):
-        assert_same_bits(got, want)
+        assert (got is None) == (want is None)
+        if want is not None:
+            assert_same_bits(got, want)
     no_weights = engine.backward(*arguments, need_weights=False)
     assert no_weights[2] is None
     assert_same_bits(no_weights[0], d_x)
-    assert_same_bits(no_weights[1], d_h_0)
+    assert_same_bits(no_weights[1], d_first)
 
 
 @pytest.mark.parametrize("batch_sizes", [[3, 4], [2, 0], [-1]])
 def test_batch_sizes_that_rise_or_are_not_positive(batch_sizes):
     layer = elman.RNN(2, 3)
-    weights = engine.pack(layer.spec.cell, list(layer.state_dict().values()))
+    weights = engine.pack(layer.spec.cell, weights_of(layer))
     batch_sizes = np.array(batch_sizes)
     x = np.zeros((max(batch_sizes.sum(), 1), 2), "float32")
     with pytest.raises(ValueError, match="RNN: batch_sizes must be positive and never rise"):
@@ -387,14 +424,16 @@ def test_batch_sizes_that_rise_or_are_not_positive(batch_sizes):
     [(name, "shape") for name in ("x", "output", "h_n", "h_0", "lengths", "reset")]
     + [(name, "dtype") for name in ("x", "output", "h_n", "h_0")],
 )
-def test_the_extension_touches_no_memory_that_does_not_fit(wrong, how):
-    layer = elman.GRU(2, 3)
-    weights = engine.pack(layer.spec.cell, list(layer.state_dict().values()))
+@pytest.mark.parametrize("cell", ["gru", "lstm", PROJECTED])
+def test_the_extension_touches_no_memory_that_does_not_fit(cell, wrong, how):
+    layer = build(cell, 2, 3)
+    weights = engine.pack(layer.spec.cell, weights_of(layer))
+    P, S = layer.spec.output_size, sum(layer.spec.state_sizes.values())
     arrays = {
         "x": np.zeros((4, 5, 2), "float32"),
-        "output": np.zeros((4, 5, 3), "float32"),
-        "h_n": np.zeros((1, 5, 3), "float32"),
-        "h_0": np.zeros((1, 5, 3), "float32"),
+        "output": np.zeros((4, 5, P), "float32"),
+        "h_n": np.zeros((1, 5, S), "float32"),
+        "h_0": np.zeros((1, 5, S), "float32"),
         "lengths": np.full(5, 4, "int64"),
         "reset": np.zeros((4, 5), bool),
     }
@@ -410,7 +449,7 @@ def test_the_extension_touches_no_memory_that_does_not_fit(wrong, how):
 
 def test_the_extension_refuses_a_layer_without_units():
     """There is nothing to divide memory by."""
-    empty = [np.zeros((0, 2), "float32"), np.zeros((0, 0), "float32"), None, None]
+    empty = [np.zeros((0, 2), "float32"), np.zeros((0, 0), "float32"), None, None, None]
     with pytest.raises(ValueError, match="there is a hidden unit"):
         engine.pack(elman.GRU(2, 3).spec.cell, empty)
 
@@ -422,14 +461,13 @@ def test_the_extension_refuses_a_layer_without_units():
 def test_reference_loop_of_the_package(cell, bias, bidirectional, steps, batch):
     """scan.layer, which is written for any array library, on NumPy's arrays."""
     layer = build(cell, 4, 6, bias=bias, bidirectional=bidirectional, dtype="float64", seed=5)
-    state = layer.state_dict()
-    values = list(state.values())
-    each = 4 if bias else 2
-    weights = [Weights(*values[i : i + each]) for i in range(0, len(values), each)]
+    values = weights_of(layer)
+    fields = len(Weights._fields)
+    weights = [Weights(*values[i : i + fields]) for i in range(0, len(values), fields)]
     for extent in EXTENTS:
-        x, h_0, lengths, reset, _, _ = call_of(layer, steps, batch, extent)
+        x, state, lengths, reset, _, _ = call_of(layer, steps, batch, extent)
         how = {"lengths": lengths, "reset": reset}
-        want, want_h_n, _ = run(layer.spec.cell, state, x, h_0, **how)
-        output, h_n = scan.layer(layer.spec.cell, x, h_0, weights, xp=np, **how)
+        want, want_final, _ = run(layer.spec.cell, layer.state_dict(), x, state, **how)
+        output, final = scan.layer(layer.spec.cell, x, joined(state), weights, xp=np, **how)
         assert_close(output, want)
-        assert_close(h_n, want_h_n)
+        assert_close(final, joined(want_final))

@@ -1,7 +1,7 @@
 """The same answer: a row's result does not depend on what else runs, or on how, to the last bit.
 
-Each promise in every door, on cases that hypothesis draws. Threads and memory have files of their
-own, ``test_exact_threads.py`` and ``test_exact_memory.py``; instruction sets, ``test_isa.py``.
+Each promise in every package, on cases that hypothesis draws. Threads, memory and instruction sets
+have files of their own: ``test_exact_threads.py``, ``test_exact_memory.py`` and ``test_isa.py``.
 """
 
 import itertools
@@ -15,6 +15,8 @@ from doors import (
     DTYPES,
     array,
     cases,
+    cell_of,
+    final_of,
     fit_mlx,
     make,
     numpy_cell,
@@ -25,10 +27,14 @@ from doors import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import assert_all_same_bits, assert_same_bits
+from reference import assert_all_same_bits, assert_same_bits, each, parts
 
 every_door = pytest.mark.parametrize("door", DOORS)
-BY_ROW = ("output", "h_n", "d_x", "d_h_0")
+
+
+def by_row(results):
+    """All but the gradients of weights, which are sums over the rows."""
+    return [name for name in results if not name.startswith(("d_weight", "d_bias"))]
 
 
 @pytest.mark.every_isa
@@ -48,10 +54,10 @@ def test_a_row_alone_and_anywhere_in_a_batch(door, case, place, bad, seed):
     batched = run(case.rows(order))
     others = np.arange(batch) != row
     with np.errstate(invalid="ignore"):  # of 0
-        for name in ("x", "h_0", "d_output", "d_h_n"):
+        for name in case.arrays().keys() - {"lengths", "reset"}:
             getattr(case, name)[:, others] *= bad
     among_bad = run(case)
-    for name in BY_ROW:
+    for name in by_row(alone):
         assert_same_bits(batched[name][:, order == row], alone[name], name)
         assert_same_bits(among_bad[name][:, [row]], alone[name], name)
 
@@ -94,19 +100,19 @@ def test_full_lengths_and_no_resets_are_none(door, case):
 @every_door
 @given(case=cases(steps=(1, 12), bidirectional=False), cuts=st.sets(st.integers(1, 11)))
 def test_whole_or_in_chunks_with_the_state_carried(door, case, cuts):
-    whole = DOORS[door](case)
+    uncut = DOORS[door](case)
     steps = len(case.x)
     edges = [0, *sorted(cut for cut in cuts if cut < steps), steps]
-    outputs, h = [], case.h_0
+    outputs, state = [], case.state
     for start, stop in itertools.pairwise(edges):
-        part = case.steps(slice(start, stop), h)
+        part = case.steps(slice(start, stop), state)
         if case.lengths is not None:
             part = replace(part, lengths=np.clip(case.lengths - start, 0, stop - start))
         results = DOORS[door](part)
         outputs.append(results["output"])
-        h = results["h_n"]
-    assert_same_bits(np.concatenate(outputs), whole["output"], "output")
-    assert_same_bits(h, whole["h_n"], "h_n")
+        state = final_of(results)
+    assert_same_bits(np.concatenate(outputs), uncut["output"], "output")
+    assert_same_bits(state, final_of(uncut), "final state")
 
 
 def torch_cell(case):
@@ -125,19 +131,14 @@ def oneflow_cell(case):
     return cell_as_torch(case, oneflow, elman.oneflow, oneflow.tensor, oneflow.Tensor.numpy)
 
 
-def cell_as_torch(case, library, door, tensor, array):
-    spec = case.spec
-    options = {"bias": spec.bias, "dtype": getattr(library, case.dtype)}
-    if spec.cell.name == "gru":
-        cell = door.GRUCell(spec.input_size, spec.hidden_size, **options)
-    else:
-        options["nonlinearity"] = spec.cell.name.removeprefix("rnn_")
-        cell = door.RNNCell(spec.input_size, spec.hidden_size, **options)
+def cell_as_torch(case, library, package, tensor, array):
+    cell = cell_of(case, package, getattr(library, case.dtype))
     cell.load_state_dict({k.removesuffix("_l0"): tensor(w) for k, w in case.weights.items()})
 
-    def run(x, h):
-        with door.require("kernel"):
-            return array(cell(tensor(x), tensor(h)))
+    def run(x, state):
+        with package.require("kernel"):
+            after = cell(tensor(x), each(tensor, state))
+        return each(array, after)
 
     return run
 
@@ -147,19 +148,24 @@ CELL_DOORS = {"numpy": numpy_cell, "torch": torch_cell, "oneflow": oneflow_cell}
 
 @pytest.mark.every_isa
 @pytest.mark.parametrize("door", [name for name in CELL_DOORS if name in DOORS])
-@given(case=cases(num_layers=1, bidirectional=False, extents=False))
+@given(case=cases(num_layers=1, bidirectional=False, extents=False, proj_size=0))
 def test_whole_or_cell_by_cell(door, case):
     """With a batch, and one row at a time without one."""
     case = widened(case) if door == "oneflow" else case
-    whole = run_numpy(case)
+    layer = run_numpy(case)
     step = CELL_DOORS[door](case)
-    h = case.h_0[0]
+
+    def at(state, index):
+        return each(lambda a: a[index], state)
+
+    state = at(case.state, 0)
     for t, x_t in enumerate(case.x):
-        alone = step(x_t[-1], h[-1])
-        h = step(x_t, h)
-        assert_same_bits(h.astype(whole["output"].dtype), whole["output"][t])
-        assert_same_bits(alone, h[-1])
-    assert_same_bits(h, whole["h_n"][0])
+        alone = step(x_t[-1], at(state, -1))
+        state = step(x_t, state)
+        output = parts(state)[0].astype(layer["output"].dtype)
+        assert_same_bits(output, layer["output"][t])
+        assert_same_bits(alone, at(state, -1))
+    assert_same_bits(state, at(final_of(layer), 0))
 
 
 @every_door
@@ -171,13 +177,13 @@ def test_an_episode_alone_and_after_a_reset(door, case, cut):
     reset = np.zeros((steps, batch), bool)
     reset[cut] = True
     # What the first episode hands on, and what the second does in reverse, is dropped.
-    zeros = np.zeros_like(case.h_0)
-    case = replace(case, h_0=zeros, d_h_n=zeros)
-    whole = DOORS[door](replace(case, reset=reset))
+    states = {name: a for name, a in case.arrays().items() if name.endswith(("_0", "_n"))}
+    case = replace(case, **{name: np.zeros_like(a) for name, a in states.items()})
+    both = DOORS[door](replace(case, reset=reset))
     for episode in (slice(0, cut), slice(cut, steps)):
-        alone = DOORS[door](case.steps(episode, zeros))
+        alone = DOORS[door](case.steps(episode, case.state))
         for name in ("output", "d_x"):
-            assert_same_bits(whole[name][episode], alone[name], name)
+            assert_same_bits(both[name][episode], alone[name], name)
 
 
 @pytest.mark.every_isa
@@ -188,7 +194,7 @@ def test_doors_that_share_the_engine_agree(door, case):
     case = {"mlx": fit_mlx, "oneflow": widened}.get(door, lambda case: case)(case)
     got, want = DOORS[door](case), run_numpy(case)
     assert got.keys() <= want.keys()
-    assert {*BY_ROW, "d_weight_ih_l0", "d_weight_hh_l0"} <= got.keys()
+    assert {*by_row(want), "d_weight_ih_l0", "d_weight_hh_l0"} <= got.keys()
     for name, a in got.items():
         # Of a GRU's recurrent bias, MLX has b_hn alone.
         assert_same_bits(a, want[name][-len(a) :] if "bias_hh" in name else want[name], name)
@@ -197,10 +203,10 @@ def test_doors_that_share_the_engine_agree(door, case):
 @given(case=cases())
 def test_with_or_without_what_backward_needs(case):
     layer = numpy_layer(case)
-    output, h_n = layer(case.x, case.h_0, case.lengths, case.reset)
+    output, final = layer(case.x, case.state, case.lengths, case.reset)
     want = run_numpy(case, layer)
     assert_same_bits(output, want["output"])
-    assert_same_bits(h_n, want["h_n"])
+    assert_same_bits(final, final_of(want))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -212,18 +218,21 @@ def test_what_is_not_finite_goes_through_as_ieee_says(cell, bad, dtype):
     clean = run_numpy(case)["output"]
     case.x[2, 3, 1] = bad
     results = run_numpy(case)
-    output, h_n = results["output"], results["h_n"]
+    output = results["output"]
     touched = np.zeros(output.shape[:2], bool)
     touched[2:, 3] = True
     assert_same_bits(output[~touched], clean[~touched])
     weight = case.weights["weight_ih_l0"][:, 1]
     if np.isnan(bad):
         assert np.isnan(output[touched]).all()
-        assert np.isnan(h_n[0, 3]).all()
+        for a in parts(final_of(results)):
+            assert np.isnan(a[0, 3]).all()
     elif cell == "rnn_tanh":  # saturated
         assert_same_bits(output[2, 3], np.sign(weight * bad).astype(dtype))
     elif cell == "rnn_relu":  # infinite or cut off
         assert_same_bits(output[2, 3], np.where(weight * bad > 0, np.inf, 0).astype(dtype))
     else:  # every gate is saturated
         assert np.isfinite(output[touched]).all()
+        for a in parts(final_of(results)):
+            assert np.isfinite(a[0, 3]).all()
         assert (np.abs(output[touched]) <= np.abs(case.h_0).max() + 1).all()

@@ -98,12 +98,16 @@ def test_arrays_whose_parts_share_memory(door, change, case):
 
 @given(case=cases(steps=(2, 6), dtypes=FULL, num_layers=1, bidirectional=False))
 def test_arguments_that_are_one_memory(case):
-    """The gradients given are the very output and state that the call returned."""
+    """Parts of x, some of them the same."""
     H = case.spec.hidden_size
     if case.spec.input_size < H:
         case = make(case.spec.cell.name, H, H, *case.x.shape[:2], case.dtype)
-    case = replace(case, h_0=case.x[:1, :, :H], d_output=case.x[:, :, :H], d_h_n=case.x[1:2, :, :H])
-    apart = {name: getattr(case, name).copy() for name in ("h_0", "d_output", "d_h_n")}
+    states = {name: a for name, a in case.arrays().items() if name.endswith(("_0", "_n"))}
+    shared = {
+        name: case.x[i % 2, None, :, : a.shape[-1]] for i, (name, a) in enumerate(states.items())
+    }
+    case = replace(case, d_output=case.x[:, :, : case.spec.output_size], **shared)
+    apart = {name: getattr(case, name).copy() for name in ("d_output", *shared)}
     assert_all_same_bits(run_numpy(case), run_numpy(replace(case, **apart)))
 
 
@@ -159,6 +163,8 @@ def edge_cases():
             for D, H in SIZES:
                 for batch, options in ((1, {}), (7, {"bidirectional": True})):
                     yield make(cell, D, H, 3, batch, dtype, **options)
+                    if cell == "lstm" and H > 1:
+                        yield make(cell, D, H, 3, batch, dtype, proj_size=(H + 1) // 2, **options)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="memory is protected as POSIX has it")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from doors import CELLS, DOORS, DTYPES, cases, make, numpy_layer, run_numpy, threads
+from doors import CELLS, DOORS, DTYPES, FULL, cases, make, numpy_layer, run_numpy, threads
 from hypothesis import given, settings
 from reference import assert_all_same_bits
 from test_faults import LIMIT, in_new_process
@@ -31,9 +31,9 @@ LARGE = {  # enough arithmetic for eight threads
 }
 
 
-def large(size, cell="gru", dtype="float32", extents=False):
+def large(size, cell="gru", dtype="float32", extents=False, **more):
     (steps, batch), (D, H), options = LARGE[size]
-    return make(cell, D, H, steps, batch, dtype, extents=extents, **options)
+    return make(cell, D, H, steps, batch, dtype, extents=extents, **options, **more)
 
 
 def assert_same_on_any_number(door, case):
@@ -51,6 +51,15 @@ def test_any_number_of_threads(cell, dtype, size):
     """All gradients too."""
     for extents in (False, True):
         assert_same_on_any_number("numpy", large(size, cell, dtype, extents))
+
+
+@pytest.mark.parametrize("size", LARGE)
+@pytest.mark.parametrize("dtype", FULL)
+def test_any_number_of_threads_with_a_projection(dtype, size):
+    """A second product at every step, which reads what other threads wrote."""
+    for P in (1, 29):
+        case = large(size, "lstm", dtype, extents=True, proj_size=P)
+        assert_same_on_any_number("numpy", case)
 
 
 @every_door
@@ -72,17 +81,18 @@ from doors import run_numpy
 from test_exact_threads import large
 before = len(os.listdir("/proc/self/task"))
 elman.set_num_threads(8)
-run_numpy(large(sys.argv[1]))
+run_numpy(large(*sys.argv[1:]))
 print(len(os.listdir("/proc/self/task")) - before)
 """
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads are counted in /proc")
 @pytest.mark.parametrize("size", LARGE)
-def test_those_sizes_do_use_threads(size):
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_those_sizes_do_use_threads(cell, size):
     """Else the tests above would compare one thread with itself."""
     count = subprocess.run(
-        [sys.executable, "-c", COUNT, size],
+        [sys.executable, "-c", COUNT, size, cell],
         cwd=Path(__file__).parent.parent,
         check=True,
         capture_output=True,
@@ -93,8 +103,9 @@ def test_those_sizes_do_use_threads(size):
 
 @every_door
 @pytest.mark.parametrize("size", ["rows divided", "units divided, both directions"])
-def test_run_to_run(door, size):
-    case = large(size)
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_run_to_run(cell, door, size):
+    case = large(size, cell)
     with threads(3):
         first = DOORS[door](case)
         for _ in range(3):
@@ -147,9 +158,11 @@ def copied(results):
 @every_door
 def test_several_python_threads_at_once(door):
     """Calls large enough to want the pool's threads, which only one of them can have."""
+    sizes = ("rows divided", "units divided", "three layers")
+    cells = ("gru", "lstm", "gru")
     calls = [
-        large(size, extents=i % 2 == 0)
-        for i, size in enumerate(("rows divided", "units divided", "three layers"))
+        large(size, cell, extents=i % 2 == 0)
+        for i, (size, cell) in enumerate(zip(sizes, cells, strict=True))
     ]
     want = [copied(DOORS[door](call)) for call in calls]
     with threads(3):

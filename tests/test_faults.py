@@ -57,23 +57,28 @@ def ctrl_c(after):
         signal.signal(signal.SIGALRM, before)
 
 
-# L, N, D, H of calls of seconds, wherever most of their time goes.
+# Cell and L, N, D, H, P of calls of seconds, wherever most of their time goes.
 LONG = {
-    "input": (10_000, 32, 4096, 64),
-    "recurrence": (5_000, 16, 8, 1024),
-    "one row": (2_000_000, 1, 1, 64),
-    "one step": (1, 4_000, 8, 4096),
+    "input": ("gru", 10_000, 32, 4096, 64, 64),
+    "recurrence": ("gru", 5_000, 16, 8, 1024, 1024),
+    "one row": ("gru", 2_000_000, 1, 1, 64, 64),
+    "one step": ("gru", 1, 4_000, 8, 4096, 4096),
+    "two states": ("lstm", 4_000, 16, 8, 1024, 1024),
+    "projection": ("lstm", 200_000, 16, 8, 256, 200),
 }
 
 
 @pytest.fixture(params=LONG)
 def long_call(request):
-    """Weights of a GRU and its x. What is never touched costs no memory: x is one row again."""
+    """A cell, weights and x. What is never touched costs no memory: x is one row again."""
     _engine.poison_buffers(False)
-    steps, batch, D, H = LONG[request.param]
-    weights = [np.full((3 * H, D), 0.01, "float32"), np.full((3 * H, H), 0.01, "float32")]
+    cell, steps, batch, D, H, P = LONG[request.param]
+    cell = spec.CELLS[cell]
+    rows = len(cell.gates) * H
+    shapes = [(rows, D), (rows, P), None, None, None if P == H else (P, H)]
+    weights = [None if shape is None else np.full(shape, 0.01, "float32") for shape in shapes]
     x = np.broadcast_to(np.ones(D, "float32"), (steps, batch, D))
-    return engine.pack(spec.CELLS["gru"], [*weights, None, None]), x
+    return cell, weights, x
 
 
 def stops_in_the_middle(call, last):
@@ -86,30 +91,35 @@ def stops_in_the_middle(call, last):
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_ctrl_c_stops_forward(long_call, threads):
-    weights, x = long_call
+    cell, weights, x = long_call
     want = compute()
-    output = np.empty((*x.shape[:2], weights.hidden_size), "float32")
-    h_n = np.empty((1, *output.shape[1:]), "float32")
+    packed = engine.pack(cell, weights)
+    output = np.empty((*x.shape[:2], packed.output_size), "float32")
+    S = cell.state_size(packed.hidden_size, packed.output_size)
+    h_n = np.empty((1, x.shape[1], S), "float32")
     absent = [None] * 6
     stops_in_the_middle(
-        lambda: _engine.forward(weights, x, output, h_n, *absent, threads), output[-1]
+        lambda: _engine.forward(packed, x, output, h_n, *absent, threads), output[-1]
     )
     assert_all_same_bits(compute(), want)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_ctrl_c_stops_backward(long_call, threads):
-    weights, x = long_call
+    cell, weights, x = long_call
     want = compute()
-    steps, batch, D = x.shape
-    H = weights.hidden_size
-    gates, states = (np.zeros((1, steps * batch, n * H), "float32") for n in (4, 1))
-    d_output = np.broadcast_to(np.ones(H, "float32"), (steps, batch, H))
-    d_x, d_h_0 = np.empty((1, *x.shape), "float32"), np.empty((1, batch, H), "float32")
-    d_weights = [np.empty((3 * H, n), "float32") for n in (D, H)]
-    arguments = (x, gates, states, d_output, None, d_x, d_h_0, [*d_weights, None, None])
+    packed = engine.pack(cell, weights)
+    steps, batch, _ = x.shape
+    H, P = packed.hidden_size, packed.output_size
+    S = cell.state_size(H, P)
+    gates = np.zeros((1, steps * batch, cell.kept * H), "float32")
+    states = np.zeros((1, batch + steps * batch, S), "float32")
+    d_output = np.broadcast_to(np.ones(P, "float32"), (steps, batch, P))
+    d_x, d_h_0 = np.empty((1, *x.shape), "float32"), np.empty((1, batch, S), "float32")
+    d_weights = [None if w is None else np.empty_like(w) for w in weights]
+    arguments = (x, gates, states, d_output, None, d_x, d_h_0, d_weights)
     stops_in_the_middle(
-        lambda: _engine.backward(weights, *arguments, None, None, None, threads), d_h_0
+        lambda: _engine.backward(packed, *arguments, None, None, None, threads), d_h_0
     )
     assert_all_same_bits(compute(), want)
 
@@ -163,7 +173,7 @@ def run_out_of_memory():
     rng = np.random.default_rng(0)
     H, batch = 1024, 50_000
     arrays = [rng.normal(size=(3 * H, n)).astype("float32") for n in (4, H)]
-    weights = engine.pack(spec.CELLS["gru"], [*arrays, None, None])
+    weights = engine.pack(spec.CELLS["gru"], [*arrays, None, None, None])
     x = np.ones((1, batch, 4), "float32")
     output, h_n = np.empty((1, batch, H), "float32"), np.empty((1, batch, H), "float32")
     little = np.empty((1, 1, H), "float32"), np.empty((1, 1, H), "float32")

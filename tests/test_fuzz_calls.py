@@ -1,4 +1,4 @@
-"""Whatever a caller passes: a clear error of the door's own kind, or what the reference gives."""
+"""Whatever a caller passes: a clear error of the package's own kind, or the reference's answer."""
 
 # ruff: noqa: PT017 (whether a call raises is not known beforehand)
 
@@ -10,9 +10,10 @@ import hostile
 import numpy as np
 import pytest
 import reference
-from doors import CELLS, FULL, make, numpy_cell, numpy_layer
+from doors import CELLS, FULL, build, layer_of, make, make_fitting, numpy_cell, numpy_layer
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from reference import each, parts, state_of, whole
 
 import elman
 from elman.spec import CELLS as SPECS
@@ -31,54 +32,63 @@ def _bounded_memory():
 
 
 def is_clear(error, kinds, title):
-    """Of the door's own kinds, and opening with the layer's name, unless there is no memory."""
+    """Of the package's own kinds, and opening with the layer's name, unless there is no memory."""
     if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
         return True
     return isinstance(error, kinds) and str(error).startswith(title)
 
 
-def expected(case, x, h_0, lengths, reset):
-    """The reference's answer, of arguments that a call took."""
-    x, h_0 = np.asarray(x, np.float64), None if h_0 is None else np.asarray(h_0, np.float64)
+def as_state(spec, state):
+    """A state that a call took, as the reference takes it: h, or (h, c)."""
+    states = [state] if len(spec.cell.states) == 1 else state
+    return whole([np.asarray(a, np.float64) for a in states])
+
+
+def expected(case, x, state, lengths, reset):
+    """The reference's answer, of arguments that a call took: output and the final state."""
+    x, state = np.asarray(x, np.float64), None if state is None else as_state(case.spec, state)
     lengths = None if lengths is None else np.asarray(lengths)
     reset = None if reset is None else np.asarray(reset)
     batched = x.ndim == 3
     if not batched:
         x = x[:, None]
-        h_0 = None if h_0 is None else h_0[:, None]
+        state = None if state is None else each(lambda a: a[:, None], state)
         lengths = None if lengths is None else lengths.reshape(1)
         reset = None if reset is None else reset[:, None]
-    states = case.spec.num_layers * case.spec.directions
-    if h_0 is None:
-        h_0 = np.zeros((states, x.shape[1], H))
-    output, h_n, _ = reference.run(
-        case.spec.cell, case.weights, x, h_0, lengths=lengths, reset=reset
+    if state is None:
+        state = state_of(case.spec, x.shape[1:2], np.zeros)
+    output, final, _ = reference.run(
+        case.spec.cell, case.weights, x, state, lengths=lengths, reset=reset
     )
-    return (output, h_n) if batched else (output[:, 0], h_n[:, 0])
+    return (output, final) if batched else (output[:, 0], each(lambda a: a[:, 0], final))
 
 
 def agrees(results, want, dtype):
+    """Output and final state."""
     for got, correct in zip(results, want, strict=True):
-        assert got.dtype == dtype
+        assert {a.dtype for a in parts(got)} == {np.dtype(dtype)}
         reference.assert_close(got, correct, dtype)
 
 
 good_cases = st.builds(
-    lambda cell, dtype, seed, **options: make(cell, D, H, L, N, dtype, seed=seed, **options),
+    lambda cell, dtype, seed, **options: make_fitting(
+        cell, D, H, L, N, dtype, seed=seed, **options
+    ),
     st.sampled_from(CELLS),
     st.sampled_from(FULL),
     st.integers(0, 99),
     bidirectional=st.booleans(),
     num_layers=st.integers(1, 2),
+    proj_size=st.sampled_from([0, 0, 3]),
 )
 
 
 def a_call(data, case):
     """Arguments of a call, of which one or two are not what they should be."""
-    arguments = {"x": case.x, "h_0": case.h_0, "lengths": None, "reset": None}
+    arguments = {"x": case.x, "state": case.state, "lengths": None, "reset": None}
     strategies = {
         "x": hostile.changed(case.x),
-        "h_0": hostile.changed(case.h_0),
+        "state": hostile.changed_state(case.state),
         "lengths": hostile.lengths(L, N),
         "reset": hostile.changed(case.reset),
     }
@@ -92,35 +102,34 @@ def a_call(data, case):
 @given(data=st.data(), case=good_cases)
 def test_a_call_of_a_layer(method, data, case):
     layer = numpy_layer(case)
-    before = layer(case.x, case.h_0)
+    before = layer(case.x, case.state)
     arguments = a_call(data, case)
     try:
-        output, h_n = getattr(layer, method)(**arguments)[:2]
+        results = getattr(layer, method)(*arguments.values())[:2]
     except Exception as e:
         assert is_clear(e, OWN, case.spec.title), repr(e)
     else:
-        agrees((output, h_n), expected(case, **arguments), case.dtype)
-    reference.assert_same_bits(layer(case.x, case.h_0)[0], before[0])
+        agrees(results, expected(case, **arguments), case.dtype)
+    reference.assert_same_bits(layer(case.x, case.state), before)
 
 
 @given(data=st.data(), case=good_cases)
 def test_a_call_of_vjp(data, case):
-    _, _, vjp = numpy_layer(case).vjp(case.x, case.h_0)
-    want = vjp(case.d_output, case.d_h_n)
-    arguments = {"d_output": case.d_output, "d_h_n": case.d_h_n}
-    name = data.draw(st.sampled_from(list(arguments)))
-    arguments[name] = value = data.draw(hostile.changed(arguments[name]), label=name)
+    _, _, vjp = numpy_layer(case).vjp(case.x, case.state)
+    want = vjp(case.d_output, case.d_final)
+    if data.draw(st.booleans()):
+        d_output, d_final = data.draw(hostile.changed(case.d_output)), case.d_final
+    else:
+        d_output, d_final = case.d_output, data.draw(hostile.changed_state(case.d_final))
     try:
-        got = vjp(**arguments)
+        got = vjp(d_output, d_final)
     except Exception as e:
         assert is_clear(e, OWN, case.spec.title), repr(e)
     else:
-        zeros = {k: np.zeros_like(a) for k, a in arguments.items() if not isinstance(a, list)}
-        filled = {k: zeros.get(k, 0) if a is None else np.asarray(a) for k, a in arguments.items()}
-        if value is not None:
-            _, _, correct = reference.run(case.spec.cell, case.weights, case.x, case.h_0)
-            reference.assert_all_close(got, correct(**filled), case.dtype)
-    reference.assert_all_same_bits(vjp(case.d_output, case.d_h_n), want)
+        _, _, correct = reference.run(case.spec.cell, case.weights, case.x, case.state)
+        d_final = None if d_final is None else as_state(case.spec, d_final)
+        reference.assert_all_close(got, correct(d_output, d_final), case.dtype)
+    reference.assert_all_same_bits(vjp(case.d_output, case.d_final), want)
 
 
 @given(
@@ -131,26 +140,30 @@ def test_a_call_of_vjp(data, case):
 def test_a_call_of_a_cell(data, cell, dtype):
     case = make(cell, D, H, 1, N, dtype)
     step = numpy_cell(case)
-    arguments = {"x": case.x[0], "h": case.h_0[0]}
-    name = data.draw(st.sampled_from(list(arguments)))
-    arguments[name] = data.draw(hostile.changed(arguments[name]), label=name)
+    x, state = case.x[0], each(lambda a: a[0], case.state)
+    if data.draw(st.booleans()):
+        x = data.draw(hostile.changed(x))
+    else:
+        state = data.draw(hostile.changed_state(state))
     try:
-        after = step(**arguments)
+        after = step(x, state)
     except Exception as e:
         assert is_clear(e, OWN, f"{case.spec.title}Cell"), repr(e)
         return
-    x = np.asarray(arguments["x"], np.float64)
-    h = np.zeros((*x.shape[:-1], H)) if arguments["h"] is None else np.asarray(arguments["h"])
+    x = np.asarray(x, np.float64)
+    if state is None:
+        state = each(np.zeros_like, after)
+    state = parts(as_state(case.spec, state))
     biases = [case.weights[f"{name}_l0"].astype(np.float64) for name in ("bias_ih", "bias_hh")]
-    u = h @ case.weights["weight_hh_l0"].T.astype(np.float64) + biases[1]
+    u = state[0] @ case.weights["weight_hh_l0"].T.astype(np.float64) + biases[1]
     v = x @ case.weights["weight_ih_l0"].T.astype(np.float64) + biases[0]
-    reference.assert_close(after, SPECS[cell].forward(v, u, h, np), dtype)
+    reference.assert_close(after, SPECS[cell].forward(v, u, state[-1], np), dtype)
 
 
 SIZES = st.one_of(st.integers(-2, 4), hostile.HUGE, hostile.NOTHING)
 
 
-@pytest.mark.parametrize("kind", ["RNN", "GRU", "RNNCell", "GRUCell"])
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM", "RNNCell", "GRUCell", "LSTMCell"])
 @given(data=st.data())
 def test_a_constructor(kind, data):
     """Huge sizes are refused, or there is no memory for them; nothing is tried for hours."""
@@ -159,6 +172,8 @@ def test_a_constructor(kind, data):
         good |= {"num_layers": 1, "batch_first": False, "dropout": 0.0, "bidirectional": False}
     if kind.startswith("RNN"):
         good["nonlinearity"] = "tanh"
+    if kind == "LSTM":
+        good["proj_size"] = 0
     names = data.draw(st.sets(st.sampled_from(list(good)), min_size=1, max_size=2))
     changed = {name: data.draw(SIZES, label=name) for name in names}
     try:
@@ -169,8 +184,8 @@ def test_a_constructor(kind, data):
             assert is_clear(e, OWN, kind.removesuffix("Cell")), repr(e)
         return
     x = np.ones((L, layer.spec.input_size), layer.dtype)
-    output = layer(x) if kind.endswith("Cell") else layer(x)[0]
-    assert output.shape[-1] == layer.spec.directions * layer.spec.hidden_size
+    output, *_ = parts(layer(x))
+    assert output.shape[-1] == layer.spec.directions * layer.spec.output_size
     assert np.isfinite(output).all()
 
 
@@ -213,22 +228,17 @@ def torch_layer(case):
 
     import elman.torch
 
-    options = {
-        "num_layers": case.spec.num_layers,
-        "bidirectional": case.spec.bidirectional,
-        "dtype": getattr(torch, case.dtype),
-    }
-    if case.spec.cell.name != "gru":
-        options["nonlinearity"] = case.spec.cell.name.removeprefix("rnn_")
-    layer = getattr(elman.torch, case.spec.title)(D, H, **options)
+    layer = layer_of(case, elman.torch, getattr(torch, case.dtype))
     layer.load_state_dict({name: torch.from_numpy(w) for name, w in case.weights.items()})
     return layer
 
 
 def torch_tensor(value):
-    """As torch has it, where torch can."""
+    """As torch has it, where torch can; of a pair, each."""
     import torch
 
+    if isinstance(value, (tuple, list)) and any(isinstance(a, np.ndarray) for a in value):
+        return type(value)(map(torch_tensor, value))
     if not isinstance(value, np.ndarray):
         return value
     try:
@@ -250,13 +260,13 @@ def test_a_call_of_a_layer_of_torch(data, case):
     x = torch.from_numpy(case.x)
     before, _ = layer(x)
     arguments = a_call(data, case)
-    call = {name: torch_tensor(arguments[name]) for name in ("x", "h_0")}
+    call = {name: torch_tensor(arguments[name]) for name in ("x", "state")}
     for name in ("lengths", "reset"):
         call[name] = data.draw(st.sampled_from([torch_tensor, lambda a: a]))(arguments[name])
     try:
-        output, h_n = layer(call["x"], call["h_0"], lengths=call["lengths"], reset=call["reset"])
+        results = layer(call["x"], call["state"], lengths=call["lengths"], reset=call["reset"])
     except Exception as e:
-        stock = torchs_error(layer, call["x"], call["h_0"])
+        stock = torchs_error(layer, call["x"], call["state"])
         if stock is not None and not NO_MEMORY.search(str(e)):
             same = type(e) is type(stock) or is_clear(e, RuntimeError, case.spec.title)
             assert same, (repr(e), repr(stock))
@@ -264,9 +274,8 @@ def test_a_call_of_a_layer_of_torch(data, case):
             assert is_clear(e, RuntimeError, case.spec.title), repr(e)
     else:
         if call["x"].dtype == x.dtype:
-            as_arrays = {k: np.asarray(v) for k, v in call.items() if v is not None}
-            want = expected(case, **{k: as_arrays.get(k) for k in arguments})
-            agrees((output.detach().numpy(), h_n.detach().numpy()), want, case.dtype)
+            results = [each(lambda t: t.detach().numpy(), result) for result in results]
+            agrees(results, expected(case, **call), case.dtype)
     assert torch.equal(layer(x)[0], before)
 
 
@@ -278,14 +287,12 @@ def test_a_call_of_a_cell_of_torch(data, cell, dtype):
 
     import elman.torch
 
-    name = "GRUCell" if cell == "gru" else "RNNCell"
-    options = {} if cell == "gru" else {"nonlinearity": cell.removeprefix("rnn_")}
-    ours = getattr(elman.torch, name)(D, H, **options, dtype=getattr(torch, dtype))
+    ours = build(elman.torch, cell, D, H, step=True, dtype=getattr(torch, dtype))
     stock = type(ours).__mro__[1].forward
     case = make(cell, D, H, 1, N, dtype)
-    call = {"input": case.x[0], "hx": case.h_0[0]}
+    call = {"input": case.x[0], "hx": each(lambda a: a[0], case.state)}
     which = data.draw(st.sampled_from(list(call)))
-    call[which] = data.draw(hostile.changed(call[which]), label=which)
+    call[which] = data.draw(hostile.changed_state(call[which]), label=which)
     call = {k: torch_tensor(a) for k, a in call.items()}
     try:
         want = stock(ours, **call)
@@ -294,7 +301,8 @@ def test_a_call_of_a_cell_of_torch(data, cell, dtype):
             ours(**call)
         assert str(caught.value) == str(error) or NO_MEMORY.search(str(caught.value))
     else:
-        reference.assert_close(ours(**call).detach().numpy(), want.detach().numpy(), dtype)
+        got, want = (each(lambda t: t.detach().numpy(), state) for state in (ours(**call), want))
+        reference.assert_close(got, want, dtype)
 
 
 def torchs_error(layer, x, h_0):

@@ -1,6 +1,6 @@
 """Half precision: float16 and bfloat16 weights, input and output; state and sums in float32.
 
-That rows, chunks, threads and doors have the same bits is in ``test_exact*.py``, for every type.
+That rows, chunks, threads and packages have the same bits is in ``test_exact*.py``, for every type.
 """
 
 import copy
@@ -10,8 +10,8 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
-from doors import CELLS, DTYPES, FULL, make, numpy_cell, numpy_layer, run_numpy, tensor
-from reference import assert_all_same_bits, assert_same_bits, run
+from doors import CELLS, DTYPES, FULL, layer_of, make, numpy_cell, numpy_layer, run_numpy, tensor
+from reference import assert_all_same_bits, assert_same_bits, each, named, parts, run, whole
 
 import elman
 from elman import engine
@@ -21,6 +21,8 @@ HALVES = tuple(dtype for dtype in DTYPES if dtype not in FULL)
 EPS = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
 every_half = pytest.mark.parametrize("half", HALVES)
 every_cell = pytest.mark.parametrize("cell", CELLS)
+KINDS = [getattr(elman, kind + end) for kind in ("RNN", "GRU", "LSTM") for end in ("", "Cell")]
+every_kind = pytest.mark.parametrize("kind", KINDS)
 needs_torch = pytest.mark.skipif(not find_spec("torch"), reason="PyTorch is not installed")
 if find_spec("torch"):
     import torch
@@ -56,7 +58,7 @@ def test_every_value_comes_out_of_the_weights(half, where):
         zeros = np.zeros_like(w)
         biases = [w, zeros] if where == "b_ih" else [None, None]
         w_ih = zeros if where == "b_ih" else w
-        weights = [w_ih[:, None], np.zeros((len(w), len(w)), w.dtype), *biases]
+        weights = [w_ih[:, None], np.zeros((len(w), len(w)), w.dtype), *biases, None]
         packed = engine.pack(SPECS["rnn_relu"], weights)
         _, h_n, _ = engine.forward(SPECS["rnn_relu"], packed, x, None, engine.Extent(), 1)
         got.append(h_n[0])
@@ -72,7 +74,7 @@ def test_every_value_comes_out_of_the_weights(half, where):
 def test_every_value_comes_out_of_the_weights_in_backward(half):
     """d_x = d W_ih, of one unit that lets every gradient through: it is NaN, as 0 * infinity is."""
     given, want = halves(half)
-    weights = [given[None], np.zeros((1, 1), given.dtype), None, None]
+    weights = [given[None], np.zeros((1, 1), given.dtype), None, None, None]
     packed = engine.pack(SPECS["rnn_relu"], weights)
     x, extent = np.zeros((1, 1, len(given)), np.float32), engine.Extent()
     _, _, kept = engine.forward(SPECS["rnn_relu"], packed, x, None, extent, 1, keep=True)
@@ -83,16 +85,20 @@ def test_every_value_comes_out_of_the_weights_in_backward(half):
 
 def exact(case):
     """The case in float64, by the loop that shares nothing with the engine."""
-    output, h_n, vjp = run(
+    output, final, vjp = run(
         case.spec.cell,
         case.weights,
         case.x,
-        case.h_0,
+        case.state,
         lengths=case.lengths,
         reset=case.reset,
     )
-    gradients = vjp(case.d_output, case.d_h_n)
-    return {"output": output, "h_n": h_n} | {f"d_{name}": d for name, d in gradients.items()}
+    gradients = vjp(case.d_output, case.d_final)
+    results = {"output": output, **named(final, "n")}
+    return results | {f"d_{name}": d for name, d in gradients.items()}
+
+
+STATES = ("h_n", "c_n", "d_h_0", "d_c_0")
 
 
 @every_cell
@@ -101,10 +107,17 @@ def exact(case):
 def test_a_layer_rounds_once(size, half, cell):
     """All but the state, which is float32, to the nearest value of its type."""
     D, H, steps, batch = size
-    case = make(cell, D, H, steps, batch, half, bidirectional=True)
+    projections = (0, H // 2) if cell == "lstm" else (0,)
+    for P in projections:
+        case = make(cell, D, H, steps, batch, half, bidirectional=True, proj_size=P)
+        check_rounded_once(case, half)
+
+
+def check_rounded_once(case, half):
+    results = run_numpy(case)
     for name, want in exact(case).items():
-        got = run_numpy(case)[name]
-        rounded = name not in ("h_n", "d_h_0")
+        got = results[name]
+        rounded = name not in STATES
         assert got.dtype.name == (half if rounded else "float32")
         error = np.abs(got.astype("float64") - want)
         arithmetic = 1e-5 * np.abs(want).max()
@@ -124,34 +137,24 @@ LAYERS = [
 
 def run_torchs_own(case):
     """torch's layer on tensors of the case, lengths by packing; its state is in half precision."""
-    spec = case.spec
-    options = {
-        "num_layers": spec.num_layers,
-        "bias": spec.bias,
-        "bidirectional": spec.bidirectional,
-        "dtype": getattr(torch, case.dtype),
-    }
-    kind = torch.nn.GRU
-    if spec.cell.name != "gru":
-        kind, options["nonlinearity"] = torch.nn.RNN, spec.cell.name.removeprefix("rnn_")
-    layer = kind(spec.input_size, spec.hidden_size, **options)
+    layer = layer_of(case, torch.nn, getattr(torch, case.dtype))
     layer.load_state_dict({name: tensor(w) for name, w in case.weights.items()})
     x = tensor(case.x).requires_grad_()
-    h_0 = tensor(case.h_0).to(x.dtype).requires_grad_()
+    state = each(lambda a: tensor(a).to(x.dtype).requires_grad_(), case.state)
     if case.lengths is None:
-        output, h_n = layer(x, h_0)
+        output, final = layer(x, state)
     else:
         rnn, lengths = torch.nn.utils.rnn, torch.tensor(case.lengths)
         packed = rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
-        output, h_n = layer(packed, h_0)
+        output, final = layer(packed, state)
         output, _ = rnn.pad_packed_sequence(output, total_length=len(x))
-    named = dict(layer.named_parameters())
-    cotangents = (tensor(case.d_output), tensor(case.d_h_n).to(x.dtype))
-    inputs = (x, h_0, *(named[name] for name in case.weights))
-    gradients = torch.autograd.grad((output, h_n), inputs, cotangents)
-    names = ["output", "h_n", "d_x", "d_h_0", *(f"d_{name}" for name in case.weights)]
-    results = (output.detach(), h_n.detach(), *gradients)
-    return {name: t.double().numpy() for name, t in zip(names, results, strict=True)}
+    parameters = dict(layer.named_parameters())
+    leaves = {"x": x, **named(state, "0")} | {name: parameters[name] for name in case.weights}
+    cotangents = [tensor(d).to(x.dtype) for d in (case.d_output, *parts(case.d_final))]
+    gradients = torch.autograd.grad((output, *parts(final)), list(leaves.values()), cotangents)
+    results = {"output": output, **named(final, "n")}
+    results |= {f"d_{name}": d for name, d in zip(leaves, gradients, strict=True)}
+    return {name: t.detach().double().numpy() for name, t in results.items()}
 
 
 @needs_torch
@@ -164,10 +167,10 @@ def test_errors_beside_torchs_own(cell, half):
         for D, H, steps, batch in ((8, 16, 12, 5), (33, 40, 20, 8)):
             case = make(cell, D, H, steps, batch, half, seed=seed, **{"extents": False} | options)
             # A state that both can be given; torch knows no resets, and packs no rows of length 0.
+            states = {k: a for k, a in case.arrays().items() if k.endswith(("_0", "_n"))}
             case = replace(
                 case,
-                h_0=case.h_0.astype(case.x.dtype).astype("float32"),
-                d_h_n=case.d_h_n.astype(case.x.dtype).astype("float32"),
+                **{k: a.astype(case.x.dtype).astype("float32") for k, a in states.items()},
                 lengths=None if case.lengths is None else np.maximum(case.lengths, 1),
                 reset=None,
             )
@@ -177,11 +180,12 @@ def test_errors_beside_torchs_own(cell, half):
                 kind = name.partition("_l")[0]
                 ratios.setdefault(kind, []).append(errors[0] / errors[1])
     medians = {name: np.median(r) for name, r in ratios.items()}
-    assert {"output", "h_n", "d_x", "d_h_0", "d_weight_ih", "d_bias_hh"} <= medians.keys()
+    assert {"output", "d_x", "d_weight_ih", "d_bias_hh"} < medians.keys()
+    assert {*named(case.state, "n"), *(f"d_{k}" for k in named(case.state, "0"))} < medians.keys()
     assert max(medians.values()) <= 1, medians
 
 
-# The NumPy door
+# The NumPy package
 
 
 @every_half
@@ -196,27 +200,32 @@ def test_weights_are_kept_and_given_in_half_precision(half):
 
 
 @every_half
-@pytest.mark.parametrize("kind", [elman.GRU, elman.RNN, elman.GRUCell, elman.RNNCell])
+@every_kind
 def test_dtypes_that_are_wrong(half, kind):
     layer = kind(3, 4, dtype=half)
-    title, state = kind.__name__, "h" if "Cell" in kind.__name__ else "h_0"
-    x, h = np.ones((2, 3), layer.dtype), np.zeros((2, 4), "float32")
-    if state == "h_0":
-        h = h[:1]
+    title, is_cell = kind.__name__, "Cell" in kind.__name__
+    x, h = np.ones((2, 3), layer.dtype), np.zeros((2 if is_cell else 1, 4), "float32")
+    states = layer.spec.cell.states
+    state = whole([h for _ in states])
     with pytest.raises(TypeError, match=f"^{title}: x must be {half}, got float32$"):
-        layer(x.astype("float32"), h)
-    with pytest.raises(TypeError, match=f"^{title}: {state} must be float32, got {half}$"):
-        layer(x, h.astype(half))
-    if state == "h_0":
-        _, _, vjp = layer.vjp(x, h)
+        layer(x.astype("float32"), state)
+    if not is_cell:
+        _, _, vjp = layer.vjp(x, state)
         with pytest.raises(TypeError, match=f"^{title}: d_output must be {half}, got float32$"):
             vjp(np.ones((2, 4), "float32"), None)
-        with pytest.raises(TypeError, match=f"^{title}: d_h_n must be float32, got {half}$"):
-            vjp(None, h.astype(half))
+    for k, name in enumerate(states):
+        wrong = whole([h.astype(half) if i == k else h for i in range(len(states))])
+        given = name if is_cell else f"{name}_0"
+        with pytest.raises(TypeError, match=f"^{title}: {given} must be float32, got {half}$"):
+            layer(x, wrong)
+        if not is_cell:
+            message = f"^{title}: d_{name}_n must be float32, got {half}$"
+            with pytest.raises(TypeError, match=message):
+                vjp(None, wrong)
 
 
 @pytest.mark.parametrize("dtype", ["float8", ">f2", "float128", "bfloat"])
-@pytest.mark.parametrize("kind", [elman.GRU, elman.RNN, elman.GRUCell, elman.RNNCell])
+@every_kind
 def test_dtypes_that_are_none(kind, dtype):
     expected = f"{kind.__name__}: dtype must be float16, bfloat16, float32 or float64, got {dtype}"
     with pytest.raises(TypeError, match=f"^{expected}$"):
@@ -232,7 +241,7 @@ def test_bfloat16_where_its_package_is_missing(monkeypatch, tmp_path):
         return None if name == "ml_dtypes" else find_spec(name)
 
     monkeypatch.setattr(elman.weights.files, "find_spec", without)
-    for kind in (elman.GRU, elman.RNN, elman.GRUCell, elman.RNNCell):
+    for kind in KINDS:
         with pytest.raises(ModuleNotFoundError, match=rf"^{kind.__name__}: .*elman\[bfloat16\]"):
             kind(3, 4, dtype="bfloat16")
     if path.exists():
@@ -254,14 +263,15 @@ def test_saved_and_loaded(cell, half, tmp_path):
 
 
 @every_half
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda a: pickle.loads(pickle.dumps(a))])
-def test_copied(copied, half):
-    case = make("gru", 3, 5, 4, 2, half)
+def test_copied(copied, cell, half):
+    case = make(cell, 3, 5, 4, 2, half)
     assert_all_same_bits(run_numpy(case, copied(numpy_layer(case))), run_numpy(case))
-    case = make("gru", 3, 5, 4, 2, half, extents=False)
-    cell = numpy_cell(case)
-    x, h = case.x[0], case.h_0[0]
-    assert_same_bits(copied(cell)(x, h), cell(x, h))
+    case = make(cell, 3, 5, 4, 2, half, extents=False)
+    step = numpy_cell(case)
+    x, state = case.x[0], each(lambda a: a[0], case.state)
+    assert_same_bits(copied(step)(x, state), step(x, state))
 
 
 @every_half
@@ -273,7 +283,7 @@ def test_weights_as_arrays_of_the_type(half):
         assert_all_same_bits(again.state_dict(), by_name.state_dict())
 
 
-# The PyTorch door
+# The PyTorch package
 
 
 def torch_layer(kind, half, **options):

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from doors import CELLS, FULL, build
+from reference import parts, whole
 
 import elman
 
@@ -25,16 +27,14 @@ TESTS = ("tests/test_engine.py", "tests/test_exact.py", "tests/test_half.py")
 
 def digests():
     """A line for each case: its name and a digest of outputs, states and gradients."""
-    for cell, dtype, size in itertools.product(
-        ["rnn_tanh", "rnn_relu", "gru"], ["float32", "float64"], SIZES
-    ):
+    projected = [("lstm", dtype, size, size[-1] // 2) for dtype in FULL for size in SIZES]
+    for cell, dtype, size, P in [*itertools.product(CELLS, FULL, SIZES, [0]), *projected]:
         steps, batch, D, H = size
         rng = np.random.default_rng(0)
         options = {"num_layers": 2, "bidirectional": True, "dtype": dtype, "seed": 0}
-        if cell == "gru":
-            layer = elman.GRU(D, H, **options)
-        else:
-            layer = elman.RNN(D, H, nonlinearity=cell.removeprefix("rnn_"), **options)
+        if P:
+            options["proj_size"] = P
+        layer = build(elman, cell, D, H, **options)
         # Values from the smallest to those that saturate every gate.
         scale = 10.0 ** rng.uniform(-30, 3, (steps, batch, 1))
         x = (scale * rng.normal(size=(steps, batch, D))).astype(dtype)
@@ -43,13 +43,14 @@ def digests():
         reset = rng.random((steps, batch)) < 0.1
         digest = hashlib.sha256()
         for how in ({}, {"lengths": lengths, "reset": reset}):
-            output, h_n, vjp = layer.vjp(x, **how)
-            d_output = rng.normal(size=output.shape).astype(dtype)
-            d_h_n = rng.normal(size=h_n.shape).astype(dtype)
-            for a in (output, h_n, *vjp(d_output, d_h_n).values()):
+            output, final, vjp = layer.vjp(x, **how)
+            d_output, *d_final = (
+                rng.normal(size=a.shape).astype(dtype) for a in (output, *parts(final))
+            )
+            for a in (output, *parts(final), *vjp(d_output, whole(d_final)).values()):
                 assert np.isfinite(a).all()
                 digest.update(a.tobytes())
-        yield f"{cell} {dtype} {size} {digest.hexdigest()}"
+        yield f"{cell} {dtype} {size} {P} {digest.hexdigest()}"
 
 
 def run(isa, *arguments):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from recorded import Case
-from reference import assert_close, named, parts, whole
+from reference import assert_close, each, named, parts
 
 import elman
 
@@ -66,7 +66,7 @@ def test_gradients_of_cell(name):
     case = load(name)
     layer = build(case, case.kind.removesuffix("Cell"))
     layer.load_state_dict({f"{key}_l0": w for key, w in case.weights.items()})
-    state, d_final = (whole([a[None] for a in parts(s)]) for s in (case.state, case.d_final))
+    state, d_final = (each(lambda a: a[None], s) for s in (case.state, case.d_final))
     _, _, vjp = layer.vjp(case.x if case.loop else case.x[None], state)
     # One step's output is its state, which has the gradient.
     gradients = vjp(case.d_output if case.loop else None, d_final)

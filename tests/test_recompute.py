@@ -5,12 +5,14 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
-from doors import CELLS, DOORS, cases, fit_mlx, make, numpy_layer, run_numpy, threads
+from doors import CELLS, DOORS, build, cases, fit_mlx, make, numpy_layer, run_numpy, threads
 from hypothesis import given
-from reference import assert_all_same_bits
+from reference import assert_all_same_bits, parts, whole
 
 import elman
 from elman import engine
+from elman.spec import CELLS as SPECS
+from elman.spec import Weights
 
 every_cell = pytest.mark.parametrize("cell", CELLS)
 needs_torch = pytest.mark.skipif(not find_spec("torch"), reason="PyTorch is not installed")
@@ -54,9 +56,11 @@ def test_beyond_a_chunk(n, size, cell):
     """With lengths and resets, and without; on as many threads as the arithmetic is worth."""
     (steps, batch), (D, H) = SIZES[size]
     for extents in (False, True):
-        case = make(cell, D, H, steps, batch, "float32", extents=extents, bidirectional=True)
-        with threads(n):
-            assert_all_same_bits(recomputed(case), run_numpy(case))
+        for P in (0, H // 2) if cell == "lstm" else (0,):
+            options = {"extents": extents, "bidirectional": True, "proj_size": P}
+            case = make(cell, D, H, steps, batch, "float32", **options)
+            with threads(n):
+                assert_all_same_bits(recomputed(case), run_numpy(case))
 
 
 @every_cell
@@ -69,9 +73,9 @@ def test_nothing_to_compute(cell, steps, batch):
         assert_all_same_bits(recomputed(case), run_numpy(case))
 
 
-@pytest.mark.parametrize(("kind", "without"), [(elman.RNN, 2), (elman.GRU, 5)], ids=["RNN", "GRU"])
-def test_what_is_kept(kind, without, monkeypatch):
-    """H values a row and layer; without, `without` times as many at most."""
+@every_cell
+def test_what_is_kept(cell, monkeypatch):
+    """The states of each row and layer; without it, four values a unit more, but for an RNN."""
     kept = []
     forward = engine.forward
 
@@ -82,15 +86,17 @@ def test_what_is_kept(kind, without, monkeypatch):
 
     monkeypatch.setattr(engine, "forward", note)
     x = np.ones((7, 2, 3), "float32")
-    for recompute, values in ((True, 1), (False, without)):
-        layer = kind(3, 5, 2, bidirectional=True, recompute=recompute)
+    for recompute in (True, False):
+        layer = build(elman, cell, 3, 5, 2, bidirectional=True, recompute=recompute)
         layer.vjp(x)
         assert len(kept) == 2
         for keep in kept:
-            assert keep.states.shape == (2, 7 * 2, 5)
-            assert (keep.gates is None) == recompute
-            size = sum(a.size for a in keep if a is not None)
-            assert size <= values * 2 * 7 * 2 * 5
+            # Of the 2 rows before the first step, and after each.
+            assert keep.states.shape == (2, 2 + 7 * 2, 5 * len(layer.spec.cell.states))
+            if recompute or cell.startswith("rnn"):
+                assert keep.gates is None
+            else:
+                assert keep.gates.shape == (2, 7 * 2, 4 * 5)
         kept.clear()
 
 
@@ -99,23 +105,28 @@ def test_what_is_kept(kind, without, monkeypatch):
 
 def twins(cell, *sizes, dtype=None, **options):
     """A layer without, and one with recompute, of the same weights."""
-    kind, options = elman.torch.GRU, {"dtype": dtype, **options}
-    if cell != "gru":
-        kind, options["nonlinearity"] = elman.torch.RNN, cell.removeprefix("rnn_")
-    layer, other = kind(*sizes, **options), kind(*sizes, **options, recompute=True)
+    layer, other = (
+        build(elman.torch, cell, *sizes, dtype=dtype, recompute=recompute, **options)
+        for recompute in (False, True)
+    )
     other.load_state_dict(layer.state_dict())
     return layer, other
 
 
-def gradients(layer, call, x, h_0):
-    """Of random cotangents, the same each time, after results: x, h_0 and all weights."""
-    x, h_0 = x.detach().requires_grad_(), h_0.detach().requires_grad_()
-    output, h_n = call(x, h_0)
-    output = output.data if isinstance(output, PackedSequence) else output
+def random_state(cell, *shape, dtype=None):
+    """For layers without a projection."""
+    return whole([torch.randn(shape, dtype=dtype) for _ in SPECS[cell].states])
+
+
+def gradients(layer, call, x, state):
+    """Of random cotangents, the same each time, after results: x, states and all weights."""
+    x, *state = (t.detach().requires_grad_() for t in (x, *parts(state)))
+    output, final = call(x, whole(state))
+    results = (output.data if isinstance(output, PackedSequence) else output, *parts(final))
     random = torch.Generator().manual_seed(1)
-    d = [torch.randn(t.shape, generator=random).to(t.dtype) for t in (output, h_n)]
-    inputs = (x, h_0, *layer.parameters())
-    return [output, h_n, *torch.autograd.grad((output, h_n), inputs, d)]
+    d = [torch.randn(t.shape, generator=random).to(t.dtype) for t in results]
+    inputs = (x, *state, *layer.parameters())
+    return [*results, *torch.autograd.grad(results, inputs, d)]
 
 
 EXTENTS = {
@@ -127,19 +138,19 @@ EXTENTS = {
 
 
 def calls(layers, extent):
-    """The layers as functions of x (40, 5, D) and h_0."""
+    """The layers as functions of x (40, 5, D) and the state."""
     given = dict(EXTENTS[extent])
     if "reset" in given:
         given["reset"] = torch.rand(40, 5, generator=torch.Generator().manual_seed(2)) < 0.2
     if given.pop("packed", False):
         lengths = torch.tensor([40, 1, 7, 40, 33])
         return [
-            lambda x, h_0, layer=layer: layer(
-                pack_padded_sequence(x, lengths, enforce_sorted=False), h_0
+            lambda x, state, layer=layer: layer(
+                pack_padded_sequence(x, lengths, enforce_sorted=False), state
             )
             for layer in layers
         ]
-    return [lambda x, h_0, layer=layer: layer(x, h_0, **given) for layer in layers]
+    return [lambda x, state, layer=layer: layer(x, state, **given) for layer in layers]
 
 
 def assert_equal(results):
@@ -156,22 +167,23 @@ def assert_equal(results):
 def test_torch(dtype, extent, cell):
     dtype = getattr(torch, dtype)
     layers = twins(cell, 3, 17, 2, bidirectional=True, dtype=dtype)
-    x, h_0 = torch.randn(40, 5, 3).to(dtype), torch.randn(4, 5, 17).to(dtype)
+    x, state = torch.randn(40, 5, 3).to(dtype), random_state(cell, 4, 5, 17, dtype=dtype)
     with require("kernel"):
         pairs = zip(layers, calls(layers, extent), strict=True)
-        assert_equal([gradients(layer, call, x, h_0) for layer, call in pairs])
+        assert_equal([gradients(layer, call, x, state) for layer, call in pairs])
 
 
 @needs_torch
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
 @pytest.mark.parametrize("extent", ["plain", "lengths and reset"])
-def test_torch_compiled(extent):
+def test_torch_compiled(extent, cell):
     torch.compiler.reset()
-    layers = twins("gru", 3, 5, bidirectional=True)
-    x, h_0 = torch.randn(40, 5, 3), torch.randn(2, 5, 5)
+    layers = twins(cell, 3, 5, bidirectional=True)
+    x, state = torch.randn(40, 5, 3), random_state(cell, 2, 5, 5)
     plain, ours = calls(layers, extent)
     compiled = torch.compile(ours, backend="aot_eager", fullgraph=True)
     with require("kernel"):
-        results = [gradients(layers[1], compiled, x, h_0), gradients(layers[0], plain, x, h_0)]
+        results = [gradients(layers[1], compiled, x, state), gradients(layers[0], plain, x, state)]
     assert_equal(results)
 
 
@@ -180,9 +192,10 @@ def test_torch_compiled(extent):
 def test_torch_operators_check(cell):
     """Schemas, fake tensors and autograd of the operator that keeps no gates."""
     layer = twins(cell, 3, 4)[1]
-    x, h_0 = torch.randn(3, 2, 3), torch.randn(1, 2, 4)
-    inputs = [t.detach().requires_grad_() for t in (x, h_0, *layer.parameters())]
-    arguments = (cell, *inputs, *[None] * 7, True, True)
+    x, state = torch.randn(3, 2, 3), torch.cat(parts(random_state(cell, 1, 2, 4)), -1)
+    inputs = [t.detach().requires_grad_() for t in (x, state, *layer.parameters())]
+    # A projection, the other direction, lengths, reset and batch_sizes are not there.
+    arguments = (cell, *inputs, *[None] * (1 + len(Weights._fields) + 3), True, True)
     torch.library.opcheck(torch.ops.elman.layer, arguments)
 
 
@@ -190,10 +203,17 @@ def test_torch_operators_check(cell):
 @every_cell
 def test_torch_double_backward(cell):
     layer = twins(cell, 2, 2, dtype=torch.float64)[1]
-    x = torch.randn(3, 2, 2, dtype=torch.float64, requires_grad=True)
-    h_0 = torch.randn(1, 2, 2, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(layer, (x, h_0))
-    assert torch.autograd.gradgradcheck(layer, (x, h_0), fast_mode=True)
+    x, *state = (
+        t.double().requires_grad_()
+        for t in (torch.randn(3, 2, 2), *parts(random_state(cell, 1, 2, 2)))
+    )
+
+    def run(x, *state):
+        output, final = layer(x, whole(state))
+        return output, *parts(final)
+
+    assert torch.autograd.gradcheck(run, (x, *state))
+    assert torch.autograd.gradgradcheck(run, (x, *state), fast_mode=True)
 
 
 @needs_torch
@@ -207,8 +227,8 @@ def test_torch_func(cell):
     for layer in layers:
 
         def loss(weights, x, layer=layer):
-            output, h_n = functional_call(layer, weights, (x,))
-            return output.square().sum() + h_n.sum()
+            output, final = functional_call(layer, weights, (x,))
+            return output.square().sum() + sum(t.sum() for t in parts(final))
 
         gradient = torch.func.grad(loss, argnums=(0, 1))
         with require("kernel"):
@@ -220,10 +240,10 @@ def test_torch_func(cell):
 
 
 @needs_torch
-@pytest.mark.parametrize(("cell", "without"), [("rnn_relu", 2), ("gru", 5)])
+@every_cell
 @pytest.mark.parametrize("compiled", [False, True])
-def test_what_torch_saves(compiled, cell, without):
-    """Beside x, h_0 and the weights H values a row; without, `without` times as many at most."""
+def test_what_torch_saves(compiled, cell):
+    """Beside x and the weights the states of each row; without it, four values a unit more."""
     sizes = []
     for layer in twins(cell, 3, 5):
         saved = {}
@@ -238,12 +258,14 @@ def test_what_torch_saves(compiled, cell, without):
             torch.compiler.reset()
             run = torch.compile(layer, backend="aot_eager", fullgraph=True)
         with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-            run(x, torch.zeros(1, 6, 5))
+            run(x, whole([torch.zeros(1, 6, 5) for _ in SPECS[cell].states]))
         inputs = {t.data_ptr() for t in (x, *layer.parameters())}
         sizes.append(sum(n for at, n in saved.items() if at not in inputs))
-    h_0 = 6 * 5
-    assert sizes[1] <= 40 * 6 * 5 + h_0
-    assert sizes[1] < sizes[0] <= without * 40 * 6 * 5 + h_0
+    states = len(SPECS[cell].states)
+    first = states * 6 * 5  # which may be saved beside its copy among the states
+    assert sizes[1] <= states * 40 * 6 * 5 + 2 * first
+    assert sizes[0] <= sizes[1] + SPECS[cell].kept * 40 * 6 * 5
+    assert sizes[1] < sizes[0] or not SPECS[cell].kept
 
 
 @needs_torch

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from recorded import Case, cases
-from reference import assert_close, named, parts, whole
+from reference import assert_close, each, named, parts
 
 import elman
 
@@ -65,7 +65,7 @@ def test_gradients_of_cell(name):
         return a if case.loop else a[None]
 
     def layers(state):
-        return whole([a[None] for a in parts(state)])
+        return each(lambda a: a[None], state)
 
     output, _, vjp = layer.vjp(steps(case.x), None if case.state is None else layers(case.state))
     assert_close(output, steps(case.output), case.dtype, "output")

@@ -9,7 +9,7 @@ import threading
 
 import numpy as np
 import pytest
-from reference import assert_all_same_bits
+from reference import assert_all_same_bits, each, named
 
 import elman
 
@@ -17,12 +17,22 @@ LIMIT = 60  # seconds; a child that hangs would wait for ever
 
 
 def compute():
-    """A call that is large enough to use several threads."""
+    """Calls that are large enough to use several threads."""
     elman.set_num_threads(3)
-    layer = elman.GRU(20, 64, bidirectional=True, seed=0)
     x = np.random.default_rng(0).normal(size=(30, 40, 20)).astype("float32")
-    output, h_n, vjp = layer.vjp(x)
-    return {"output": output, "h_n": h_n} | vjp(np.cos(output), np.sin(h_n))
+    results = {}
+    for layer in (
+        elman.GRU(20, 64, bidirectional=True, seed=0),
+        elman.LSTM(20, 64, bidirectional=True, proj_size=40, seed=0),
+    ):
+        output, final, vjp = layer.vjp(x)
+        of_layer = {
+            "output": output,
+            **named(final, "n"),
+            **vjp(np.cos(output), each(np.sin, final)),
+        }
+        results |= {f"{layer}: {name}": a for name, a in of_layer.items()}
+    return results
 
 
 def send(connection):

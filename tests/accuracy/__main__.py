@@ -73,9 +73,9 @@ def layers():
     """Print Elman's error over torch's, case by case; returns whether they are small enough."""
     found = ratios(CASES | LONG)
     for name, ratio in found.items():
-        print(f"{name:28} {ratio:.2f}")
+        print(f"{name:48} {ratio:.2f}")
     median, most = np.median(list(found.values())), max(found.values())
-    print(f"{'median':28} {median:.2f}\n{'most':28} {most:.2f}")
+    print(f"{'median':48} {median:.2f}\n{'most':48} {most:.2f}")
     return median <= MEDIAN and most <= MOST
 
 
