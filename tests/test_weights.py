@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import elman
+from elman.spec import CELLS, Spec
 from elman.weights import FRAMEWORKS, ConversionError, Converted, convert, to_canonical
 
 D, H = 3, 4
@@ -13,13 +14,13 @@ bounded = settings(deadline=None, derandomize=True)
 
 
 def weights(kind="GRU", layers=1, directions=1, bias=True, dtype="float32", **sizes):
-    """Random weights by PyTorch's names; `sizes` may be input_size, hidden_size."""
-    size, hidden = sizes.get("input_size", D), sizes.get("hidden_size", H)
-    options = {"bias": bias, "bidirectional": directions == 2, "seed": 0}
-    return {
-        name: w.astype(dtype)
-        for name, w in getattr(elman, kind)(size, hidden, layers, **options).state_dict().items()
-    }
+    """Random weights by PyTorch's names; `sizes` may be input_size, hidden_size, proj_size."""
+    sizes = {"input_size": D, "hidden_size": H} | sizes
+    options = {"num_layers": layers, "bias": bias, "bidirectional": directions == 2}
+    spec = Spec(next(c for c in CELLS.values() if c.kind == kind), **sizes, **options)
+    rng = np.random.default_rng(0)
+    shapes = spec.weight_shapes()
+    return {name: rng.uniform(-0.5, 0.5, shape).astype(dtype) for name, shape in shapes.items()}
 
 
 def cell(of):
@@ -27,7 +28,7 @@ def cell(of):
 
 
 def fit(of, framework):
-    """Clear what a framework has no place for."""
+    """Clear what a framework has no place for in a GRU."""
     for name, w in of.items():
         hidden = w.shape[0] // 3
         if "bias_hh" in name and framework in ("flax-nnx", "haiku"):
@@ -46,7 +47,7 @@ def assert_same(got, want):
 
 # Round trips
 
-HOLDS = {  # the most layers and directions, and whether a GRU's, an RNN's
+HOLDS = {  # the most layers and directions
     "torch": (3, 2),
     "oneflow": (3, 2),
     "r-torch": (3, 2),
@@ -54,21 +55,26 @@ HOLDS = {  # the most layers and directions, and whether a GRU's, an RNN's
     "keras": (1, 2),
     "flax-linen": (3, 2),
     "flax-nnx": (3, 2),
+    "flax-nnx-optimized": (3, 2),
     "equinox": (1, 1),
     "onnx": (3, 2),
     "haiku": (3, 1),
 }
+LESS = {"equinox": ("GRU", "LSTM"), "flax-nnx-optimized": ("LSTM",)}  # than every kind
+PROJECTED = ("torch", "oneflow")
+ALWAYS_BIASED = ("flax-linen", "flax-nnx", "flax-nnx-optimized", "haiku")
 
 
 @st.composite
-def conversions(draw):
-    framework = draw(st.sampled_from(sorted(FRAMEWORKS)))
-    kind = draw(st.sampled_from(["GRU"] if framework == "equinox" else ["GRU", "RNN"]))
+def conversions(draw, frameworks=tuple(FRAMEWORKS)):
+    framework = draw(st.sampled_from(frameworks))
+    kind = draw(st.sampled_from(LESS.get(framework, ("GRU", "RNN", "LSTM"))))
     layers, directions = (draw(st.integers(1, n)) for n in HOLDS[framework])
-    always = framework in ("flax-linen", "flax-nnx", "haiku")
-    bias = always or draw(st.booleans())
+    bias = framework in ALWAYS_BIASED or draw(st.booleans())
     dtype = draw(st.sampled_from(["float16", "float32", "float64"]))
     sizes = {"input_size": draw(st.integers(1, 5)), "hidden_size": draw(st.integers(1, 5))}
+    if kind == "LSTM" and framework in PROJECTED:
+        sizes["proj_size"] = draw(st.integers(0, sizes["hidden_size"] - 1))
     of = weights(kind, layers, directions, bias, dtype, **sizes)
     return framework, fit(of, framework) if kind == "GRU" else of
 
@@ -97,6 +103,10 @@ def test_there_and_back_again(conversion):
 def test_by_way_of_another_framework(conversion, other):
     """Whatever way is taken, the answer is one."""
     framework, of = conversion
+    if any("weight_hr" in name for name in of) and other not in PROJECTED:
+        with pytest.raises(ConversionError, match=f"{other} LSTM: has no projection"):
+            convert(of, "torch", other)
+        return
     there = convert(of, "torch", framework)
     around = convert(convert(of, "torch", other), other, framework)
     assert_same(around, there)
@@ -112,11 +122,10 @@ def test_both_biases_are_kept_where_there_is_room(framework):
 def test_cells():
     of = cell(weights())
     for framework, entry in FRAMEWORKS.items():
-        if entry.cells:
-            there = convert(
-                fit({k: w.copy() for k, w in of.items()}, framework), "torch", framework
-            )
-            assert convert(there, framework, "torch").keys() == of.keys()
+        for kind in LESS.get(framework, ("GRU", "RNN", "LSTM")) if entry.cells else ():
+            own = cell(weights(kind))
+            there = convert(fit(own, framework) if kind == "GRU" else own, "torch", framework)
+            assert convert(there, framework, "torch").keys() == own.keys()
     assert list(convert(of, "torch", "keras")) == ["kernel", "recurrent_kernel", "bias"]
     assert next(iter(convert(of, "torch", "keras", cell=False))) == "gru_cell/kernel"
     assert list(convert(weights(), "torch", "torch", cell=True)) == list(of)
@@ -169,7 +178,7 @@ def test_nothing_is_folded_where_there_is_nothing_to_add():
 def test_biases_that_a_framework_always_has_are_zero_and_that_is_said():
     converted = convert(weights(bias=False), "torch", "flax-linen")
     assert not converted["cell.in.bias"].any()
-    assert converted.notes == ["flax-linen's GRU always has biases; they are zero"]
+    assert converted.notes == ["flax-linen's GRU always has biases; those it gets have no effect"]
     assert not converted.folded
 
 
@@ -263,6 +272,146 @@ def test_into_haiku_only_what_it_computes():
         convert(of, "torch", "haiku")
 
 
+# LSTMs
+
+
+def marked():
+    """An LSTM's weights whose value says the gate: i 1, f 2, g 3, o 4; of b_hh ten times that."""
+    of = weights("LSTM", dtype="float64")
+    for name, w in of.items():
+        w.T[:] = np.repeat(np.arange(1.0, 5), H) * (10 if "bias_hh" in name else 1)
+    return of
+
+
+ORDERS = {  # of gates; a layer's tensors of the three, and which axis has the gates
+    "mlx": ("ifgo", ("Wx", "Wh", "bias"), 0),
+    "keras": ("ifgo", ("lstm_cell/kernel", "lstm_cell/recurrent_kernel", "lstm_cell/bias"), -1),
+    "equinox": ("ifgo", ("weight_ih", "weight_hh", "bias"), 0),
+    "flax-nnx-optimized": (
+        "ifgo",
+        ("cell.dense_i.kernel", "cell.dense_h.kernel", "cell.dense_h.bias"),
+        -1,
+    ),
+    "onnx": ("iofg", ("W", "R", "B"), 1),
+    "haiku": ("igfo", ("lstm/linear/w", "lstm/linear/w", "lstm/linear/b"), -1),
+}
+
+
+@pytest.mark.parametrize("framework", ORDERS)
+def test_the_order_of_an_lstms_gates(framework):
+    order, names, axis = ORDERS[framework]
+    converted = convert(marked(), "torch", framework)
+    each = np.repeat([1.0 + "ifgo".index(gate) for gate in order], H)
+    for name in names[:2]:
+        first = np.moveaxis(converted[name], axis, 0).reshape(4 * H, -1)
+        np.testing.assert_array_equal(first, np.broadcast_to(each[:, None], first.shape))
+    bias = converted[names[2]].ravel()
+    if framework == "onnx":
+        np.testing.assert_array_equal(bias, np.concatenate([each, 10 * each]))
+    else:
+        added = (np.repeat([*order], H) == "f") if framework == "haiku" else 0
+        np.testing.assert_array_equal(bias, 11 * each - added)
+
+
+@pytest.mark.parametrize(("framework", "forget"), [("flax-linen", "if"), ("flax-nnx", "if_")])
+def test_flaxs_gates_have_names(framework, forget):
+    converted = convert(marked(), "torch", framework)
+    for mark, (i, h) in enumerate([("ii", "hi"), (forget, "hf"), ("ig", "hg"), ("io", "ho")], 1):
+        np.testing.assert_array_equal(converted[f"cell.{i}.kernel"], np.full((D, H), mark))
+        np.testing.assert_array_equal(converted[f"cell.{h}.kernel"], np.full((H, H), mark))
+        np.testing.assert_array_equal(converted[f"cell.{h}.bias"], np.full(H, 11 * mark))
+    assert len(converted) == 12
+    assert any("(c, h)" in note for note in converted.notes)
+
+
+def test_both_of_nnxs_layouts_are_read():
+    of = weights("LSTM", layers=2, directions=2)
+    by_gate, together = (convert(of, "torch", f) for f in ("flax-nnx", "flax-nnx-optimized"))
+    assert not by_gate.keys() & together.keys()
+    assert_same(convert(together, "flax-nnx", "torch"), convert(by_gate, "flax-nnx", "torch"))
+    with pytest.raises(ConversionError, match=r"with one of .*cell\.dense_h\.kernel"):
+        convert(by_gate, "flax-nnx-optimized", "torch")
+
+
+def test_an_lstms_biases_are_added_up():
+    of = weights("LSTM")
+    converted = convert(of, "torch", "mlx")
+    assert converted.folded
+    np.testing.assert_array_equal(converted["bias"], of["bias_ih_l0"] + of["bias_hh_l0"])
+
+
+FORGET = slice(H, 2 * H)  # rows of it, as PyTorch has them
+
+
+def test_haikus_1_moves_without_a_rounding():
+    """It stands in PyTorch's b_hh, since b + 1 would lose the last bits of b."""
+    of = convert(weights("LSTM", layers=2), "torch", "haiku")
+    for name, a in of.items():
+        if name.endswith("/b"):
+            a *= 1e-6
+    there = convert(of, "haiku", "torch")
+    assert not there.folded
+    for k, name in enumerate(("lstm", "lstm_1")):
+        i, g, f, o = np.split(of[f"{name}/linear/b"], 4)
+        np.testing.assert_array_equal(there[f"bias_ih_l{k}"], np.concatenate([i, f, g, o]))
+        want = np.zeros(4 * H)
+        want[FORGET] = 1
+        np.testing.assert_array_equal(there[f"bias_hh_l{k}"], want)
+    back = convert(there, "torch", "haiku")
+    assert not back.folded
+    assert_same(back, of)
+    assert back.notes == there.notes
+    assert "σ(a + 1)" in back.notes[0]
+
+
+def test_haikus_1_where_there_is_one_bias():
+    of = convert(weights("LSTM"), "torch", "haiku")
+    converted = convert(of, "haiku", "mlx")
+    i, g, f, o = np.split(of["lstm/linear/b"], 4)
+    np.testing.assert_array_equal(converted["bias"], np.concatenate([i, f + 1, g, o]))
+    assert converted.folded
+
+
+def test_an_lstm_without_biases_in_haiku():
+    converted = convert(weights("LSTM", bias=False), "torch", "haiku")
+    _, _, f, _ = np.split(converted["lstm/linear/b"], 4)
+    np.testing.assert_array_equal(f, np.full(H, -1))
+    assert "haiku's LSTM always has biases; those it gets have no effect" in converted.notes
+
+
+def test_peepholes_are_taken_only_where_they_are_none():
+    of = convert(weights("LSTM", layers=2, directions=2), "torch", "onnx")
+    P = np.zeros((2, 3 * H), "float32")
+    assert_same(convert(of | {"P_l0": P, "P_l1": P}, "onnx", "torch"), convert(of, "onnx", "torch"))
+    P = P.copy()
+    P[1, -1] = 1e-30
+    with pytest.raises(ConversionError, match=r"onnx: P_l1 holds peepholes.*not zero"):
+        convert(of | {"P_l1": P}, "onnx", "torch")
+
+
+def test_a_projection_is_recognised():
+    of = weights("LSTM", layers=2, directions=2, proj_size=2)
+    assert to_canonical(of, "torch").spec.proj_size == 2
+    assert list(of) == list(convert(of, "torch", "oneflow"))
+
+
+@pytest.mark.parametrize("name", ["weight_hr_l0", "weight_hr_l1_reverse", "bias_hh_l1"])
+def test_a_projection_that_lacks_something(name):
+    of = weights("LSTM", layers=2, directions=2, proj_size=2)
+    w = of.pop(name)
+    with pytest.raises(ConversionError, match=f"torch LSTM: weights missing: .'{name}'"):
+        convert(of, "torch", "torch")
+    with pytest.raises(ConversionError, match=f"torch LSTM: {name} must have shape"):
+        convert(of | {name: w[..., :-1]}, "torch", "torch")
+
+
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+def test_a_projection_where_there_is_none(kind):
+    of = weights(kind) | {"weight_hr_l0": np.ones((2, H), "float32")}
+    with pytest.raises(ConversionError, match="torch"):
+        convert(of, "torch", "torch")
+
+
 # What a target cannot hold
 
 
@@ -280,6 +429,13 @@ def test_into_haiku_only_what_it_computes():
             "equinox GRUCell: cannot hold num_layers=1, directions=2;",
         ),
         (weights("RNN"), "equinox", "equinox: has no RNN"),
+        (weights("GRU"), "flax-nnx-optimized", "flax-nnx-optimized: has no GRU"),
+        (weights("LSTM", layers=2), "mlx", "mlx LSTM: cannot hold num_layers=2, directions=1;"),
+        (weights("LSTM", directions=2), "haiku", "haiku LSTM: cannot hold num_layers=1, dire"),
+        *[
+            (weights("LSTM", proj_size=2), name, f"{name} LSTM\\w*: has no projection.*proj_size=2")
+            for name in sorted(FRAMEWORKS.keys() - set(PROJECTED))
+        ],
         (
             weights("RNN", directions=2),
             "haiku",
@@ -303,6 +459,7 @@ def test_what_a_target_cannot_hold(of, target, why):
             "keras GRUCell: cannot hold num_layers=1, directions=2",
         ),
         (weights(), "mlx", True, "mlx: has no cells"),
+        (weights("LSTM", proj_size=2), "torch", True, "torch LSTMCell: has no projection"),
         (weights(), "r-torch", True, "r-torch: has no cells"),
         (weights(), "equinox", False, "equinox: has no layers, only cells"),
     ],
@@ -324,10 +481,13 @@ def broken(change, **options):
 @pytest.mark.parametrize(
     ("of", "why"),
     [
-        ({}, "expected the weights of a GRU or an RNN, with one of .*'weight_hh_l0'.*; got \\[\\]"),
+        (
+            {},
+            "expected the weights of a recurrent layer, with one of .*'weight_hh_l0'.*; got \\[\\]",
+        ),
         ({"kernel": np.ones((D, H))}, "expected the weights of.*got \\['kernel'\\]"),
         (broken(lambda w: w.pop("bias_hh_l0")), "missing: \\['bias_hh_l0'\\]"),
-        (broken(lambda w: w.pop("weight_ih_l0")), "expected the weights of a GRU or an RNN"),
+        (broken(lambda w: w.pop("weight_ih_l0")), "expected the weights of a recurrent layer"),
         (broken(lambda w: w.pop("weight_ih_l1"), layers=3), "missing: \\['weight_ih_l1'\\]"),
         (broken(lambda w: w.update(extra=np.ones(3, "float32"))), "unexpected: \\['extra'\\]"),
         (broken(lambda w: w.update(bias_ih_l2=w["bias_ih_l0"])), "unexpected: \\['bias_ih_l2'\\]"),
@@ -343,8 +503,8 @@ def broken(change, **options):
         (broken(lambda w: w.update(weight_hh_l0=w["weight_hh_l0"][0])), "expected the weights of"),
         (broken(lambda w: w.update(weight_hh_l0=np.float32(1))), "expected the weights of"),
         (
-            {name: np.repeat(w, 4, 0) for name, w in weights("RNN").items()},  # an LSTM's
-            "weight_ih_l0 must have shape",
+            {name: np.repeat(w, 5, 0) for name, w in weights("RNN").items()},  # of five gates, or
+            "torch LSTM: weights missing: ..weight_hr_l0",  # of four, of which H is 5
         ),
         (
             {name: np.ones((0, *w.shape[1:]), "float32") for name, w in weights().items()},
@@ -414,6 +574,30 @@ def test_weights_of_huge_sizes_are_only_looked_at():
             "layers.1.backward_rnn.cell.dense_i.bias",
         ),
         ("equinox", "GRU", 1, 1, "weight_ih", "bias_n"),
+        ("torch", "LSTM", 2, 2, "weight_ih_l0", "bias_hh_l1_reverse"),
+        ("r-torch", "LSTM", 2, 2, "weight_ih_l1", "bias_hh_l2_reverse"),
+        ("mlx", "LSTM", 1, 1, "Wx", "bias"),
+        (
+            "keras",
+            "LSTM",
+            1,
+            2,
+            "forward_lstm/lstm_cell/kernel",
+            "backward_lstm/lstm_cell/bias",
+        ),
+        ("flax-linen", "LSTM", 1, 1, "cell.ii.kernel", "cell.ho.bias"),
+        (
+            "flax-nnx",
+            "LSTM",
+            2,
+            2,
+            "layers.0.forward_rnn.cell.ii.kernel",
+            "layers.1.backward_rnn.cell.ho.bias",
+        ),
+        ("flax-nnx-optimized", "LSTM", 1, 1, "cell.dense_i.kernel", "cell.dense_h.bias"),
+        ("equinox", "LSTM", 1, 1, "weight_ih", "bias"),
+        ("onnx", "LSTM", 2, 1, "W_l0", "B_l1"),
+        ("haiku", "LSTM", 2, 1, "lstm/linear/w", "lstm_1/linear/b"),
         ("onnx", "GRU", 1, 2, "W", "B"),
         ("onnx", "GRU", 2, 2, "W_l0", "B_l1"),
         ("haiku", "RNN", 2, 1, "vanilla_rnn/linear/w", "vanilla_rnn_1/linear_1/b"),
@@ -462,7 +646,7 @@ def test_r_counts_from_one():
 
 
 def test_frameworks_that_count_from_zero_are_not_rs():
-    with pytest.raises(ConversionError, match="r-torch: expected the weights of a GRU or an RNN"):
+    with pytest.raises(ConversionError, match="r-torch: expected the weights of a recurrent"):
         convert(weights(), "r-torch", "torch")
 
 

@@ -2,6 +2,7 @@
 
 An adapter builds a framework's model and returns its weights, by the names that the framework
 itself has for them, and a function that runs it with others: (L, N, D) to (L, N, directions*H).
+One LSTM starts from an h and a c that differ, all else from zeros.
 """
 
 import os
@@ -31,6 +32,21 @@ def double():
     jax.config.update("jax_enable_x64", False)
 
 
+def start(kind, dtype):
+    """The state (N, H) that one layer or a cell starts from: [h], or of an LSTM [h, c]."""
+    values = (0.3, -0.7) if "LSTM" in kind else (0,)
+    return [np.full((N, H), value, dtype) for value in values]
+
+
+def run_cell(step, state, x):
+    """Every h of a cell; `step` takes x_t and the state, and gives h and the next one."""
+    outputs = []
+    for x_t in x:
+        h, state = step(x_t, state)
+        outputs.append(np.asarray(h))
+    return np.stack(outputs)
+
+
 def torch_layer(kind, layers, directions, bias, dtype):
     torch = needs("torch")
     if kind.endswith("Cell"):
@@ -42,13 +58,16 @@ def torch_layer(kind, layers, directions, bias, dtype):
     @torch.no_grad()
     def run(tensors, x):
         model.load_state_dict({name: torch.from_numpy(a) for name, a in tensors.items()})
-        if not kind.endswith("Cell"):
-            return model(torch.from_numpy(x))[0].numpy()
-        h, states = torch.zeros(N, H, dtype=getattr(torch, dtype)), []
-        for x_t in torch.from_numpy(x):
-            h = model(x_t, h)
-            states.append(h.numpy())
-        return np.stack(states)
+        state = [torch.from_numpy(a) for a in start(kind, dtype)]
+        if kind.endswith("Cell"):
+            return run_cell(step, state, torch.from_numpy(x))
+        hx = [a[None] for a in state] if kind == "LSTM" and layers * directions == 1 else None
+        return model(torch.from_numpy(x), hx)[0].numpy()
+
+    def step(x_t, state):
+        after = model(x_t, state if len(state) > 1 else state[0])
+        after = after if isinstance(after, tuple) else (after,)
+        return after[0], after
 
     return model.state_dict(), run
 
@@ -59,7 +78,8 @@ def mlx_layer(kind, layers, directions, bias, dtype):
 
     def run(tensors, x):
         model.load_weights([(name, mx.array(a)) for name, a in tensors.items()])
-        return np.array(model(mx.array(x.swapaxes(0, 1)))).swapaxes(0, 1)
+        output = model(mx.array(x.swapaxes(0, 1)), *map(mx.array, start(kind, dtype)))
+        return np.array(output[0] if kind == "LSTM" else output).swapaxes(0, 1)
 
     return dict(utils.tree_flatten(model.parameters())), run
 
@@ -84,9 +104,9 @@ def keras_layer(kind, layers, directions, bias, dtype):
     def run(tensors, x):
         for path, weight in weights.items():
             weight.assign(tensors[path] if path in tensors else tensors[below_layer(path)])
-        return keras.ops.convert_to_numpy(
-            keras.ops.stop_gradient(model(x.swapaxes(0, 1)))
-        ).swapaxes(0, 1)
+        state = {} if directions == 2 else {"initial_state": start(kind, dtype)}
+        output = keras.ops.stop_gradient(model(x.swapaxes(0, 1), **state))
+        return keras.ops.convert_to_numpy(output).swapaxes(0, 1)
 
     return {path: w.numpy() for path, w in weights.items()}, run
 
@@ -96,11 +116,21 @@ def below_layer(path):
     return re.sub(r"_\d+/", "/", path).partition("/")[2]
 
 
+def flax_cell(kind):
+    return {"RNN": "SimpleCell"}.get(kind.removesuffix("Cell"), kind.removesuffix("Cell") + "Cell")
+
+
+def flax_carry(kind, dtype):
+    """As Flax has it: h, or (c, h)."""
+    h, *c = start(kind, dtype)
+    return (*c, h) if c else h
+
+
 def linen_layer(kind, layers, directions, bias, dtype):
     linen, jax, traverse = needs("flax.linen"), needs("jax"), needs("flax.traverse_util")
 
     def cell():
-        return (linen.GRUCell if "GRU" in kind else linen.SimpleCell)(H, param_dtype=dtype)
+        return getattr(linen, flax_cell(kind))(H, param_dtype=dtype)
 
     def layer():
         if directions == 2:
@@ -111,7 +141,7 @@ def linen_layer(kind, layers, directions, bias, dtype):
     model = linen.Sequential([layer() for _ in range(layers)]) if layers > 1 else layer()
     if only_cell:
         model = cell()
-        inputs = [np.zeros((N, H), dtype), np.zeros((N, D), dtype)]
+        inputs = [flax_carry(kind, dtype), np.zeros((N, D), dtype)]
     else:
         inputs = [np.zeros((N, L, D), dtype)]
     params = jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
@@ -119,22 +149,25 @@ def linen_layer(kind, layers, directions, bias, dtype):
 
     def run(tensors, x):
         variables = {"params": traverse.unflatten_dict(tensors, sep=".")}
-        if not only_cell:
-            return np.array(apply(variables, x.swapaxes(0, 1))).swapaxes(0, 1)
-        h, states = np.zeros((N, H), dtype), []
-        for x_t in x:
-            h, _ = apply(variables, h, x_t)
-            states.append(h)
-        return np.stack(states)
+        if only_cell:
+            return run_cell(
+                lambda x_t, carry: apply(variables, carry, x_t)[::-1], flax_carry(kind, dtype), x
+            )
+        one = {"initial_carry": flax_carry(kind, dtype)} if layers * directions == 1 else {}
+        return np.array(apply(variables, x.swapaxes(0, 1), **one)).swapaxes(0, 1)
 
     return traverse.flatten_dict(params, sep="."), run
 
 
-def nnx_layer(kind, layers, directions, bias, dtype):
+def nnx_optimized_layer(*model):
+    return nnx_layer(*model, prefix="Optimized")
+
+
+def nnx_layer(kind, layers, directions, bias, dtype, prefix=""):
     nnx, rngs = needs("flax.nnx"), needs("flax.nnx").Rngs(0)
 
     def cell(size):
-        return (nnx.GRUCell if "GRU" in kind else nnx.SimpleCell)(
+        return getattr(nnx, prefix + flax_cell(kind))(
             size, H, dtype=dtype, param_dtype=dtype, rngs=rngs
         )
 
@@ -156,30 +189,30 @@ def nnx_layer(kind, layers, directions, bias, dtype):
         for path, weight in nnx.to_flat_state(state):
             weight.set_value(np.asarray(tensors[".".join(map(str, path))]))
         nnx.update(model, state)
-        if not kind.endswith("Cell"):
-            return np.array(model(x.swapaxes(0, 1))).swapaxes(0, 1)
-        h, states = np.zeros((N, H), dtype), []
-        for x_t in x:
-            h, _ = model(h, x_t)
-            states.append(h)
-        return np.stack(states)
+        if kind.endswith("Cell"):
+            return run_cell(lambda x_t, carry: model(carry, x_t)[::-1], flax_carry(kind, dtype), x)
+        one = {"initial_carry": flax_carry(kind, dtype)} if layers * directions == 1 else {}
+        return np.array(model(x.swapaxes(0, 1), **one)).swapaxes(0, 1)
 
     return {name: np.array(w.get_value()) for name, w in parameters.items()}, run
 
 
 def equinox_layer(kind, layers, directions, bias, dtype):
     equinox, jax = needs("equinox"), needs("jax")
-    names = ["weight_ih", "weight_hh", *(["bias", "bias_n"] if bias else [])]
-    cell = equinox.nn.GRUCell(D, H, use_bias=bias, dtype=dtype, key=jax.random.key(0))
+    biases = {"GRUCell": ["bias", "bias_n"], "LSTMCell": ["bias"]}[kind]
+    names = ["weight_ih", "weight_hh", *(biases if bias else [])]
+    cell = getattr(equinox.nn, kind)(D, H, use_bias=bias, dtype=dtype, key=jax.random.key(0))
 
     def run(tensors, x):
         values = [jax.numpy.asarray(tensors[name]) for name in names]
         own = equinox.tree_at(lambda c: [getattr(c, name) for name in names], cell, values)
-        h, states = np.zeros((N, H), dtype), []
-        for x_t in x:
-            h = jax.vmap(own)(x_t, h)
-            states.append(h)
-        return np.stack(states)
+
+        def step(x_t, state):
+            after = jax.vmap(own)(x_t, state)
+            return (after[0] if kind == "LSTMCell" else after), after
+
+        h, *c = start(kind, dtype)
+        return run_cell(step, (h, *c) if c else h, x)
 
     return {name: getattr(cell, name) for name in names}, run
 
@@ -188,9 +221,12 @@ def haiku_layer(kind, layers, directions, bias, dtype):
     haiku, jax = needs("haiku"), needs("jax")
 
     def unroll(x):
-        core = haiku.GRU if kind == "GRU" else haiku.VanillaRNN
+        core = {"RNN": haiku.VanillaRNN}.get(kind) or getattr(haiku, kind)
         cores = haiku.DeepRNN([core(H) for _ in range(layers)])
         state = jax.tree.map(lambda a: a.astype(dtype), cores.initial_state(N))
+        if kind == "LSTM" and layers == 1:
+            hidden, cell = start(kind, dtype)
+            state = (haiku.LSTMState(hidden=hidden, cell=cell),)
         return haiku.dynamic_unroll(cores, x, state)[0]
 
     model = haiku.without_apply_rng(haiku.transform(unroll))
@@ -209,38 +245,34 @@ ADAPTERS = {
     "keras": keras_layer,
     "flax-linen": linen_layer,
     "flax-nnx": nnx_layer,
+    "flax-nnx-optimized": nnx_optimized_layer,
     "equinox": equinox_layer,
     "haiku": haiku_layer,
 }
 
 #: framework, kind, layers, directions, bias: what each framework has.
+KINDS = ("GRU", "RNN", "LSTM")
 MODELS = [
-    *[
-        ("torch", kind, n, d, b)
-        for kind in ("GRU", "RNN")
-        for n, d, b in ((1, 1, False), (2, 2, True))
-    ],
-    *[("torch", kind, 1, 1, True) for kind in ("GRUCell", "RNNCell")],
-    *[("mlx", kind, 1, 1, bias) for kind in ("GRU", "RNN") for bias in (True, False)],
-    *[
-        ("keras", kind, 1, d, b)
-        for kind in ("GRU", "RNN")
-        for d, b in ((1, True), (2, True), (1, False))
-    ],
-    *[("keras", kind, 1, 1, True) for kind in ("GRUCell", "RNNCell")],
+    *[("torch", kind, n, d, b) for kind in KINDS for n, d, b in ((1, 1, False), (2, 2, True))],
+    *[("torch", f"{kind}Cell", 1, 1, True) for kind in KINDS],
+    *[("mlx", kind, 1, 1, bias) for kind in KINDS for bias in (True, False)],
+    *[("keras", kind, 1, d, b) for kind in KINDS for d, b in ((1, True), (2, True), (1, False))],
+    *[("keras", f"{kind}Cell", 1, 1, True) for kind in KINDS],
     *[
         (flax, kind, *sizes, True)
-        for flax in ("flax-linen", "flax-nnx")
-        for kind in ("GRU", "RNN")
+        for flax, kinds in (
+            ("flax-linen", (*KINDS, "OptimizedLSTM")),
+            ("flax-nnx", KINDS),
+            ("flax-nnx-optimized", ("LSTM",)),
+        )
+        for kind in kinds
         for sizes in ((1, 1), (1, 2), (2, 2))
     ],
-    *[
-        (flax, f"{k}Cell", 1, 1, True)
-        for flax in ("flax-linen", "flax-nnx")
-        for k in ("GRU", "RNN")
-    ],
-    *[("equinox", "GRUCell", 1, 1, bias) for bias in (True, False)],
-    *[("haiku", kind, layers, 1, True) for kind in ("GRU", "RNN") for layers in (1, 2)],
+    *[(flax, f"{kind}Cell", 1, 1, True) for flax in ("flax-linen", "flax-nnx") for kind in KINDS],
+    ("flax-linen", "OptimizedLSTMCell", 1, 1, True),
+    ("flax-nnx-optimized", "LSTMCell", 1, 1, True),
+    *[("equinox", kind, 1, 1, bias) for kind in ("GRUCell", "LSTMCell") for bias in (True, False)],
+    *[("haiku", kind, layers, 1, True) for kind in KINDS for layers in (1, 2)],
 ]
 
 
@@ -260,17 +292,24 @@ def make_diagonal(w_hh, first, axis):
     block *= np.eye(H, dtype=block.dtype)
 
 
-def elmans(weights, framework, kind, layers, directions, bias, dtype):
+def elmans(kind, layers, directions, bias, dtype, **options):
+    """Elman's layer of the same sizes."""
+    options |= {"bias": bias, "bidirectional": directions == 2, "dtype": dtype}
+    kind = kind.removeprefix("Optimized").removesuffix("Cell")
+    return getattr(elman, kind)(D, H, layers, **options)
+
+
+def output(weights, x, framework, kind, layers, directions, bias, dtype):
     """Elman's output for weights by PyTorch's names."""
     if "weight_ih" in weights:
         weights = {f"{key}_l0": w for key, w in weights.items()}
     bias = "bias_ih_l0" in weights
-    options = {"bias": bias, "bidirectional": directions == 2, "dtype": dtype}
-    if framework == "haiku" and kind == "RNN":
-        options["nonlinearity"] = "relu"
-    layer = getattr(elman, kind.removesuffix("Cell"))(D, H, layers, **options)
+    relu = {"nonlinearity": "relu"} if (framework, kind) == ("haiku", "RNN") else {}
+    layer = elmans(kind, layers, directions, bias, dtype, **relu)
     layer.load_state_dict(weights)
-    return layer
+    if "LSTM" in kind and layers * directions == 1:
+        return layer(x, tuple(a[None] for a in start(kind, dtype)))[0]
+    return layer(x)[0]
 
 
 #: MLX's σ is not of float64, nor are Keras's steps on these backends; its recorded cases are.
@@ -303,13 +342,12 @@ class TestLive:
         assert not weights.folded
         assert all(a.dtype == dtype for a in weights.values())
         want = run(tensors, x)
-        assert_close(elmans(weights, *model, dtype)(x)[0], want, dtype)
+        assert_close(output(weights, x, *model, dtype), want, dtype)
 
     def test_ours_in_theirs(self, model, dtype, adapter):
         framework, kind, layers, directions, bias = model
         own, run = adapter
-        options = {"bias": bias, "bidirectional": directions == 2, "dtype": dtype, "seed": 0}
-        layer = getattr(elman, kind.removesuffix("Cell"))(D, H, layers, **options)
+        layer = elmans(kind, layers, directions, bias, dtype)
         weights = random(layer.state_dict(), dtype)
         for key, a in weights.items():
             if framework in ("flax-nnx", "haiku") and kind.startswith("GRU") and "bias_hh" in key:
@@ -322,4 +360,4 @@ class TestLive:
         assert {k: a.shape for k, a in tensors.items()} == {k: np.shape(a) for k, a in own.items()}
         assert all(a.dtype == dtype and a.flags.c_contiguous for a in tensors.values())
         x = random({"x": np.empty((L, N, D))}, dtype, 1)["x"]
-        assert_close(run(tensors, x), elmans(weights, *model, dtype)(x)[0], dtype)
+        assert_close(run(tensors, x), output(weights, x, *model, dtype), dtype)

@@ -189,7 +189,8 @@ class Form:
     @property
     def recurrent(self) -> str:
         """A tensor that reads h."""
-        return next(t for t, axes in self.tensors.items() if {"H", "P", "D+H"} & {*axes.split()})
+        reads = {"H", "P", "D+H"}
+        return next(t for t, axes in self.tensors.items() if reads & {*axes.split()})
 
     @property
     def bias_names(self) -> list[str]:
@@ -203,7 +204,9 @@ class Form:
             shape, letters = shapes.get(tensor, ()), axes.split()
             if len(shape) == len(letters) == 2:
                 found = dict(zip(letters, shape, strict=True)) | found
-        hidden = found.get("H") or found.get("G", 0) // len(self.cell.gates)
+        if "H" not in self.tensors[self.recurrent].split():
+            found.setdefault("H", found.get("G", 0) // len(self.cell.gates))
+        hidden = found.get("H", 0)
         return found.get("D", found.get("D+H", 0) - hidden), hidden, found.get("P", hidden)
 
     def shapes(self, spec: Spec, input_size: int) -> dict[str, Shape]:
