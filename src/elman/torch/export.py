@@ -1,4 +1,4 @@
-"""Layers of the PyTorch door as ONNX's own GRU and RNN nodes, while ``torch.onnx.export`` traces.
+"""Layers of the PyTorch package as ONNX's own nodes, while ``torch.onnx.export`` traces.
 
 The exporter writes a node for every operator whose name begins with ``onnx::``: those below, which
 compute what the node does, so that the exporter's ``verify=True`` has something to compare with.
@@ -10,6 +10,7 @@ Needs torch 2.8 or newer.
 # (parts of torch are not typed)
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,12 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _disable_current_modes  # pyright: ignore[reportPrivateUsage]
 
-from elman.spec import Weights
-from elman.torch.operators import run_scan
-from elman.weights.frameworks import FRAMEWORKS, Form
+from elman.spec import WEIGHTS, Cell, Weights
+from elman.torch.operators import join, run_scan, split
+from elman.weights.frameworks import FRAMEWORKS, KINDS, Form
+from elman.weights.onnx import ATTRIBUTES
 
-_INPUTS = "Tensor X, Tensor W, Tensor R, Tensor? B, Tensor? sequence_lens, Tensor? initial_h"
+_FORMS: dict[str, Form] = {form.kind: form for form in FRAMEWORKS["onnx"].forms}
 
 
 def run_layer(
@@ -34,45 +36,48 @@ def run_layer(
     x: Tensor,
     h_0: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Layer k of an RNN or GRU as one node: output (L, N, directions*H), h_n (directions, N, H).
+    """Layer k as one node: output (L, N, directions*H), h_n (directions, N, S).
 
     Parameters
     ----------
     layer : the module.
     weights : all of its weights in order, as the exporter sees them.
     lengths : integers (N,), or None.
-    reset : must be None; RuntimeError if it is not.
-    k, x, h_0 : which of its layers, (L, N, D), and (directions, N, H) or None for zeros.
+    reset : must be None; RuntimeError if it is not, or if the layer has a projection.
+    k, x, h_0 : which of its layers, (L, N, D), and (directions, N, S) or None for zeros.
     """
     name, (kind, _, nonlinearity) = layer._get_name(), layer.mode.partition("_")
-    if reset is not None:
-        raise RuntimeError(f"{name}: reset= cannot be exported; ONNX's {kind} has no such thing")
-    directions = 2 if layer.bidirectional else 1
-    each = directions * (4 if layer.bias else 2)
+    for option, given in (("reset", reset is not None), ("proj_size", layer.proj_size > 0)):
+        if given:
+            raise RuntimeError(
+                f"{name}: {option}= cannot be exported; ONNX's {kind} has no such thing"
+            )
+    directions, sizes = 2 if layer.bidirectional else 1, _sizes(KINDS[kind], layer.hidden_size)
+    each = len(weights) // layer.num_layers
     own = slice(k * each, (k + 1) * each)
-    W, R, B = _store(weights[own], layer._flat_weights[own], directions)
-    kinds: dict[str, Any] = {
-        "GRU": {"linear_before_reset": 1},
-        "RNN": {"activations": [nonlinearity.title()] * directions},
-    }
-    Y, Y_h = getattr(torch.ops.onnx, kind).opset14(
+    W, R, B = _store(_FORMS[kind], weights[own], layer._flat_weights[own], directions)
+    attributes: dict[str, Any] = {n: value for n, (value, _) in ATTRIBUTES.get(kind, {}).items()}
+    if nonlinearity:
+        attributes["activations"] = [nonlinearity.title()] * directions
+    Y, *finals = getattr(torch.ops.onnx, kind).opset14(
         x,
         W,
         R,
         B,
         None if lengths is None else lengths.to(torch.int32),
-        h_0,
+        *([None] * len(sizes) if h_0 is None else split(h_0, sizes)),
         hidden_size=layer.hidden_size,
         direction="bidirectional" if layer.bidirectional else "forward",
-        **kinds[kind],
+        **attributes,
     )
+    h_n: Any = join(finals)
     if lengths is not None and h_0 is not None:  # ONNX has 0, not h_0, for a row without steps
-        Y_h = torch.where((lengths == 0)[:, None], h_0, Y_h)
-    return (Y.squeeze(1) if directions == 1 else Y.transpose(1, 2).flatten(2)), Y_h
+        h_n = torch.where((lengths == 0)[:, None], h_0, h_n)
+    return (Y.squeeze(1) if directions == 1 else Y.transpose(1, 2).flatten(2)), h_n
 
 
 def _store(
-    traced: Sequence[Tensor], parameters: Sequence[Tensor], directions: int
+    form: Form, traced: Sequence[Tensor], parameters: Sequence[Tensor], directions: int
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """A node's W, R and B.
 
@@ -80,9 +85,9 @@ def _store(
     place of the parameters; then as what the model computes.
     """
     if not _stand_for(traced, parameters):
-        return _reorder(traced, directions)
+        return _reorder(form, traced, directions)
     with _disable_current_modes():
-        return _reorder([p.detach() for p in parameters], directions)
+        return _reorder(form, [p.detach() for p in parameters], directions)
 
 
 def _stand_for(traced: Sequence[Tensor], parameters: Sequence[Tensor]) -> bool:
@@ -95,13 +100,15 @@ def _stand_for(traced: Sequence[Tensor], parameters: Sequence[Tensor]) -> bool:
     )
 
 
-def _reorder(weights: Sequence[Tensor], directions: int) -> tuple[Tensor, Tensor, Tensor | None]:
+def _reorder(
+    form: Form, weights: Sequence[Tensor], directions: int
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """PyTorch's weights as W, R and B, with the rows in ONNX's order.
 
     ``frameworks.py`` knows that order; it is asked where the numbers of the rows go.
     """
     rows = np.arange(len(weights[1]))
-    stored = _form(weights[1]).store(Weights(rows, rows, rows, rows + len(rows)))
+    stored = form.store(Weights(rows, rows, rows, rows + len(rows)))
     orders = [torch.tensor(order) for order in stored]
     each = len(weights) // directions
     of_direction = [weights[d * each : (d + 1) * each] for d in range(directions)]
@@ -111,42 +118,62 @@ def _reorder(weights: Sequence[Tensor], directions: int) -> tuple[Tensor, Tensor
     return W, R, torch.stack([torch.cat([*w[2:]])[orders[2]] for w in of_direction])
 
 
-def _form(w_hh: Tensor) -> Form:
-    gates = w_hh.shape[-2] // w_hh.shape[-1]
-    return next(form for form in FRAMEWORKS["onnx"].forms if len(form.cell.gates) == gates)
+def _sizes(cell: Cell, hidden_size: int) -> Sequence[int]:
+    return [hidden_size] * len(cell.states)
 
 
-def _run_node(cell: str, X: Tensor, W: Tensor, R: Tensor, B: Tensor | None, *extent: Any) -> Any:
-    """What the node computes: Y (L, directions, N, H) and Y_h (directions, N, H)."""
-    sequence_lens, initial_h = extent
+def _run(
+    cell: Cell,
+    X: Tensor,
+    W: Tensor,
+    R: Tensor,
+    B: Tensor | None,
+    sequence_lens: Tensor | None,
+    *initial: Tensor | None,
+    activations: Sequence[str] = (),
+    **attributes: Any,
+) -> tuple[Tensor, ...]:
+    """What the node computes: Y (L, directions, N, H), and Y_h, Y_c (directions, N, H)."""
     biases = W.new_zeros(len(W), 2 * W.shape[1]) if B is None else B
     weights: list[Any] = []
     for parts in zip(W.numpy(), R.numpy(), biases.numpy(), strict=True):
-        weights += map(torch.from_numpy, _form(R).restore(parts))
-    weights += [None] * (8 - len(weights))
-    output, Y_h = run_scan(cell, X, initial_h, *weights, sequence_lens, None, None)
-    return output.unflatten(2, (len(W), -1)).transpose(1, 2).contiguous(), Y_h
+        restored = _FORMS[cell.kind].restore(parts)
+        weights += [None if w is None else torch.from_numpy(w) for w in restored]
+    weights += [None] * (2 * len(WEIGHTS) - len(weights))
+    h_0 = join([state for state in initial if state is not None])
+    name = "_".join([cell.kind, *activations[:1]]).lower()
+    output, h_n = run_scan(name, X, h_0, *weights, sequence_lens, None, None)
+    Y = output.unflatten(2, (len(W), -1)).transpose(1, 2).contiguous()
+    return Y, *split(h_n, _sizes(cell, R.shape[-1]))
 
 
-def _run_gru(*inputs: Any, **attributes: Any) -> tuple[Tensor, Tensor]:
-    return _run_node("gru", *inputs)
-
-
-def _run_rnn(*inputs: Any, activations: list[str], **attributes: Any) -> tuple[Tensor, Tensor]:
-    return _run_node(f"rnn_{activations[0].lower()}", *inputs)
-
-
-def _fake(X: Tensor, W: Tensor, *inputs: Any, hidden_size: int, **attributes: Any) -> Any:
+def _fake(
+    cell: Cell, X: Tensor, W: Tensor, *inputs: Any, hidden_size: int, **attributes: Any
+) -> tuple[Tensor, ...]:
     (L, N, _), H = X.shape, hidden_size
-    return X.new_empty((L, len(W), N, H)), X.new_empty((len(W), N, H))
+    finals = [X.new_empty((len(W), N, size)) for size in _sizes(cell, H)]
+    return X.new_empty((L, len(W), N, H)), *finals
 
 
 _library = torch.library.Library("onnx", "FRAGMENT")
-for _kind, _run, _own in (
-    ("GRU", _run_gru, "int linear_before_reset"),
-    ("RNN", _run_rnn, "str[] activations"),
-):
-    _attributes = f"int hidden_size, str direction, {_own}"
-    _library.define(f"{_kind}.opset14({_INPUTS}, *, {_attributes}) -> (Tensor Y, Tensor Y_h)")
-    _library.impl(f"{_kind}.opset14", _run, "CPU")
-    torch.library.register_fake(f"onnx::{_kind}.opset14", _fake, lib=_library)
+
+
+def _define(cell: Cell) -> None:
+    """The node of a kind of cell as an operator."""
+    name = f"{cell.kind}.opset14"
+    inputs = ["Tensor X", "Tensor W", "Tensor R", "Tensor? B", "Tensor? sequence_lens"]
+    inputs += [f"Tensor? initial_{state}" for state in cell.states]
+    attributes = ["int hidden_size", "str direction"]
+    attributes += [f"int {attribute}" for attribute in ATTRIBUTES.get(cell.kind, {})]
+    if "_" in cell.name:  # with a nonlinearity of several
+        attributes.append("str[] activations")
+    outputs = ["Tensor Y", *(f"Tensor Y_{state}" for state in cell.states)]
+    _library.define(
+        f"{name}({', '.join(inputs)}, *, {', '.join(attributes)}) -> ({', '.join(outputs)})"
+    )
+    _library.impl(name, partial(_run, cell), "CPU")
+    torch.library.register_fake(f"onnx::{name}", partial(_fake, cell), lib=_library)
+
+
+for _cell in KINDS.values():
+    _define(_cell)

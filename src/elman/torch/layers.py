@@ -31,7 +31,7 @@ from elman.spec import (
     takes,
 )
 from elman.swap import swap
-from elman.torch.operators import HALVES, is_transformed, run_kernel, run_scan
+from elman.torch.operators import HALVES, is_transformed, join, run_kernel, run_scan, split
 from elman.torch.operators import paths as _paths
 
 paths, require = _paths.counts, _paths.require
@@ -75,19 +75,10 @@ def _given(cell: Cell, x: Any, hx: Any) -> Sequence[Tensor] | None:
     return states
 
 
-def _join(states: Sequence[Tensor]) -> Tensor | None:
-    """The state as one vector a row, as all below has it."""
-    if len(states) > 1:
-        return torch.cat([*states], -1)
-    return states[0] if states else None
-
-
-def _split(state: Tensor, sizes: Sequence[int]) -> Any:
-    """The way back: h, or (h, c), each in memory of its own."""
-    if len(sizes) == 1:
-        return state
-    parts = state.split(list(sizes), -1)
-    return tuple(part.clone(memory_format=torch.contiguous_format) for part in parts)
+def _results(state: Tensor, sizes: Sequence[int]) -> Any:
+    """A state as torch's classes give it: h, or (h, c)."""
+    states = split(state, sizes)
+    return states[0] if len(states) == 1 else states
 
 
 def _is_differentiated(*tensors: Tensor | None) -> bool:
@@ -222,7 +213,7 @@ class _Layer(nn.RNNBase):
             _paths.take("scan", type(self).__name__, self.num_layers)
         if packed:
             return self._run_packed(input, hx, weights, kernel)
-        return self._run_padded(x, _join(states), weights, kernel, lengths, reset)
+        return self._run_padded(x, join(states), weights, kernel, lengths, reset)
 
     def _run_padded(
         self,
@@ -259,7 +250,7 @@ class _Layer(nn.RNNBase):
             output, h_n = output.squeeze(1), h_n.squeeze(1)
         elif self.batch_first:
             output = output.transpose(0, 1)
-        return output, _split(h_n, self._sizes)
+        return output, _results(h_n, self._sizes)
 
     def _time_major(self, t: Tensor, batched: bool) -> Tensor:
         if not batched:
@@ -275,10 +266,10 @@ class _Layer(nn.RNNBase):
         else:
             hx = self.permute_hidden(hx, sorted_indices)
             self.check_forward_args(x, hx, batch_sizes)  # of any order, which may name other rows
-            h_0 = _join(_given(self._cell, x, hx) or ())
+            h_0 = join(_given(self._cell, x, hx) or ())
         output, h_n = self._run(x, h_0, weights, kernel, None, None, batch_sizes)
         packed = PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices)
-        return packed, self.permute_hidden(_split(h_n, self._sizes), unsorted_indices)
+        return packed, self.permute_hidden(_results(h_n, self._sizes), unsorted_indices)
 
     @property
     def _cell(self) -> Cell:
@@ -441,11 +432,11 @@ def _step(module: Any, stock: Any, name: str, input: Any, hx: Any) -> Any:
     _paths.check("kernel", module._get_name())
     keep = _is_differentiated(input, *states, *weights)
     sizes = [H] * len(cell.states)
-    x, h_0 = input.reshape(1, -1, module.input_size), _join(states)
+    x, h_0 = input.reshape(1, -1, module.input_size), join(states)
     h_0 = None if h_0 is None else h_0.reshape(1, -1, sum(sizes))
     nothing = (None,) * 3  # no lengths, reset or batch_sizes
     _, h_n = _run_kernel(name, x, h_0, *weights, *Weights(None, None), *nothing, keep, False)
-    return _split(h_n.reshape(*batch, sum(sizes)), sizes)
+    return _results(h_n.reshape(*batch, sum(sizes)), sizes)
 
 
 class RNNCell(nn.RNNCell):

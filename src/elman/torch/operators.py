@@ -348,6 +348,24 @@ def _differentiate_backward(ctx: Any, *dd: Tensor | None) -> tuple[Any, ...]:
     return _where_needed(ctx, dict(zip(places, [*second, *others], strict=True)))
 
 
+# --- States --------------------------------------------------------------------------------------
+
+
+def join(states: Sequence[Tensor]) -> Tensor | None:
+    """A layer's states as the operators take them: one vector a row. None of none."""
+    if len(states) > 1:
+        return torch.cat([*states], -1)
+    return states[0] if states else None
+
+
+def split(state: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
+    """The way back, each of several in memory of its own."""
+    if len(sizes) == 1:
+        return (state,)
+    parts = state.split([*sizes], -1)
+    return tuple(part.clone(memory_format=torch.contiguous_format) for part in parts)
+
+
 # --- Calls ---------------------------------------------------------------------------------------
 
 
