@@ -85,10 +85,11 @@ def run(cell, weights, x, state, *, lengths=None, reset=None, masks=None):
     x (L, N, D), the state h_0 (K, N, P), or of an LSTM (h_0, c_0) with c_0 (K, N, H), lengths (N,),
     reset (L, N), masks: one for the output of each layer but the last. Everything is taken as
     float64. Returns output, h_n or (h_n, c_n), and vjp(d_output, d_h_n), whose second argument is
-    (d_h_n, d_c_n) for an LSTM. It gives the gradients of x, h_0, c_0 and every weight by name.
+    (d_h_n, d_c_n) for an LSTM; None stands for zeros. It gives the gradients of x, h_0, c_0 and
+    every weight by name.
     """
     weights = {name: np.asarray(w, np.float64) for name, w in weights.items()}
-    x, first = np.asarray(x, np.float64), _float64(state)
+    x, first = np.asarray(x, np.float64), [np.asarray(a, np.float64) for a in parts(state)]
     steps, batch, _ = x.shape
     lengths = [steps] * batch if lengths is None else [int(n) for n in lengths]
     reset = np.zeros((steps, batch), bool) if reset is None else np.asarray(reset)
@@ -118,7 +119,11 @@ def run(cell, weights, x, state, *, lengths=None, reset=None, masks=None):
 
     def vjp(d_output, d_state):
         d_output = np.zeros_like(output) if d_output is None else np.asarray(d_output, np.float64)
-        d_final = [np.zeros_like(a) for a in final] if d_state is None else _float64(d_state)
+        given = [None] * len(final) if d_state is None else parts(d_state)
+        d_final = [
+            np.zeros_like(a) if d is None else np.asarray(d, np.float64)
+            for a, d in zip(final, given, strict=True)
+        ]
         d_first = [np.zeros_like(a) for a in first]
         d_weights = {name: np.zeros_like(w) for name, w in weights.items()}
         for layer in reversed(range(layers)):
@@ -139,10 +144,6 @@ def run(cell, weights, x, state, *, lengths=None, reset=None, masks=None):
         return {"x": d_output, **named(whole(d_first), "0"), **d_weights}
 
     return output, whole(final), vjp
-
-
-def _float64(state):
-    return [np.asarray(a, np.float64) for a in parts(state)]
 
 
 def _names(layer, direction):

@@ -1,4 +1,4 @@
-"""Bad input to the NumPy door: a clear error before anything is computed, and nothing changed."""
+"""Bad input to the NumPy package: a clear error before anything is computed, nothing changed."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,8 @@ from reference import assert_all_same_bits, assert_same_bits
 
 import elman
 
-LAYERS = [elman.RNN, elman.GRU]
-CELLS = [elman.RNNCell, elman.GRUCell]
+LAYERS = [elman.RNN, elman.GRU, elman.LSTM]
+CELLS = [elman.RNNCell, elman.GRUCell, elman.LSTMCell]
 
 
 def zeros(*shape, dtype="float32"):
@@ -61,6 +61,20 @@ def test_arguments_of_a_layer(kind, arguments, error, message):
         kind(3, 4, **arguments)
 
 
+@pytest.mark.parametrize(
+    ("proj_size", "error", "message"),
+    [
+        (4, ValueError, "proj_size must lie between 0 and hidden_size - 1 = 3, got 4"),
+        (-1, ValueError, "proj_size must lie between 0 and hidden_size - 1 = 3, got -1"),
+        (1.0, TypeError, "proj_size must be an int, got 1.0"),
+        (True, TypeError, "proj_size must be an int, got True"),
+    ],
+)
+def test_a_projection_that_is_none(proj_size, error, message):
+    with pytest.raises(error, match=f"^LSTM: {message}$"):
+        elman.LSTM(3, 4, proj_size=proj_size)
+
+
 @pytest.mark.parametrize("kind", [elman.RNN, elman.RNNCell])
 @pytest.mark.parametrize("name", ["sigmoid", "Tanh", "", None, 3])
 def test_an_unknown_nonlinearity(kind, name):
@@ -105,6 +119,19 @@ WEIGHT_ERRORS = {
 }
 
 
+def test_weights_with_a_projection_and_without():
+    plain, projected = elman.LSTM(3, 4), elman.LSTM(3, 4, proj_size=2)
+    missing = r"weights missing: \['weight_hr_l0'\], unexpected: \[\]"
+    with pytest.raises(ValueError, match=f"^LSTM: {missing}$"):
+        projected.load_state_dict(plain.state_dict())
+    weights = plain.state_dict() | {"weight_hr_l0": zeros(2, 4)}
+    with pytest.raises(ValueError, match=r"^LSTM: weight_hh_l0 must have shape \(16, 2\), got"):
+        projected.load_state_dict(weights)
+    weights = projected.state_dict() | {"weight_hr_l0": zeros(4, 2)}
+    with pytest.raises(ValueError, match=r"^LSTM: weight_hr_l0 must have shape \(2, 4\), got"):
+        projected.load_state_dict(weights)
+
+
 @pytest.mark.parametrize("kind", [elman.GRU, elman.GRUCell])
 @pytest.mark.parametrize("case", WEIGHT_ERRORS)
 def test_weights_that_do_not_fit_change_nothing(kind, case):
@@ -127,7 +154,8 @@ def test_weights_that_do_not_fit_change_nothing(kind, case):
 
 # Calls
 
-# For a layer GRU(3, 4, num_layers=2, bidirectional=True) and x of (5, 2, 3) unless said.
+# For a layer GRU(3, 4, num_layers=2, bidirectional=True) and x of (5, 2, 3) unless said. An LSTM is
+# given what stands here as h_0 beside a c_0 that fits, and as c_0 beside an h_0.
 CALL_ERRORS = [
     ({"x": zeros(3)}, ValueError, r"x must be \(L, N, D\) or \(L, D\) with D = 3, got \(3,\)"),
     ({"x": zeros()}, ValueError, r"x must be \(L, N, D\) or \(L, D\) with D = 3, got \(\)"),
@@ -197,8 +225,14 @@ def test_arguments_of_a_call(kind, method, arguments, error, message):
     layer = kind(3, 4, num_layers=2, bidirectional=True, dropout=0.5, seed=0).train()
     twin = kind(3, 4, num_layers=2, bidirectional=True, dropout=0.5, seed=0).train()
     good = np.ones((5, 2, 3), "float32")
-    with pytest.raises(error, match=f"^{kind.__name__}: {message}"):
-        getattr(layer, method)(**{"x": good} | arguments)
+    for name in ("h_0", "c_0")[: len(layer.spec.cell.states) if "h_0" in arguments else 1]:
+        call = {"x": good} | arguments
+        if "h_0" in call and kind is elman.LSTM:
+            fits = zeros(4, *call["x"].shape[1:-1], 4)
+            bad = call.pop("h_0")
+            call["states"] = (bad, fits) if name == "h_0" else (fits, bad)
+        with pytest.raises(error, match=f"^{kind.__name__}: {message.replace('h_0', name)}"):
+            getattr(layer, method)(**call)
     # Nothing has changed: weights, and the state of the random numbers.
     assert_all_same_bits(layer.state_dict(), twin.state_dict())
     assert_same_bits(layer(good)[0], twin(good)[0])
@@ -214,6 +248,44 @@ def test_axes_are_named_as_the_layer_takes_them():
         layer(zeros(2, 5, 3), lengths=[5] * 5)
     with pytest.raises(ValueError, match=r"^GRU: h_0 must have shape \(1, 2, 4\), got \(2, 1, 4\)"):
         layer(zeros(2, 5, 3), zeros(2, 1, 4))
+
+
+NO_PAIRS = [
+    (zeros(1, 2, 4), "<class 'numpy.ndarray'>"),
+    ((zeros(1, 2, 4),), "1 of them"),
+    ([zeros(1, 2, 4)] * 3, "3 of them"),
+    ("hc", "<class 'str'>"),
+]
+
+
+@pytest.mark.parametrize(("states", "got"), NO_PAIRS)
+def test_states_that_are_no_pair(states, got):
+    layer, x = elman.LSTM(3, 4), zeros(5, 2, 3)
+    for method in ("__call__", "vjp"):
+        with pytest.raises(TypeError, match=rf"^LSTM: expected \(h_0, c_0\), got {got}$"):
+            getattr(layer, method)(x, states)
+    _, _, vjp = layer.vjp(x)
+    with pytest.raises(TypeError, match=rf"^LSTM: expected \(d_h_n, d_c_n\), got {got}$"):
+        vjp(None, states)
+    with pytest.raises(TypeError, match=rf"^LSTMCell: expected \(h, c\), got {got}$"):
+        elman.LSTMCell(3, 4)(x[0], states)
+
+
+def test_states_of_a_layer_with_a_projection():
+    layer, x = elman.LSTM(3, 4, proj_size=2), zeros(5, 2, 3)
+    with pytest.raises(
+        ValueError, match=r"^LSTM: h_0 must have shape \(1, 2, 2\), got \(1, 2, 4\)$"
+    ):
+        layer(x, (zeros(1, 2, 4), zeros(1, 2, 4)))
+    with pytest.raises(
+        ValueError, match=r"^LSTM: c_0 must have shape \(1, 2, 4\), got \(1, 2, 2\)$"
+    ):
+        layer(x, (zeros(1, 2, 2), zeros(1, 2, 2)))
+    _, _, vjp = layer.vjp(x)
+    with pytest.raises(ValueError, match=r"^LSTM: d_output must have shape \(5, 2, 2\), got"):
+        vjp(zeros(5, 2, 4), None)
+    with pytest.raises(ValueError, match=r"^LSTM: d_c_n must have shape \(1, 2, 4\), got"):
+        vjp(None, (zeros(1, 2, 2), zeros(1, 2, 2)))
 
 
 @pytest.mark.parametrize("huge", [2**63, 2**64 - 1])
@@ -234,12 +306,18 @@ def test_a_length_past_what_the_engine_counts_with(huge):
     ],
 )
 def test_arguments_of_vjp(kind, name, gradient, error, message):
-    output, h_n, vjp = kind(3, 4, bidirectional=True, seed=0).vjp(np.ones((5, 2, 3), "float32"))
-    want = vjp(output, h_n)
-    arguments = {"d_output": None, "d_h_n": None} | {name: gradient}
-    with pytest.raises(error, match=f"^{kind.__name__}: {name} {message}$"):
-        vjp(**arguments)
-    assert_all_same_bits(vjp(output, h_n), want)
+    output, final, vjp = kind(3, 4, bidirectional=True, seed=0).vjp(np.ones((5, 2, 3), "float32"))
+    want = vjp(output, final)
+    if name == "d_output":
+        calls = {name: (gradient, None)}
+    elif kind is elman.LSTM:
+        calls = {"d_h_n": (None, (gradient, None)), "d_c_n": (None, (None, gradient))}
+    else:
+        calls = {name: (None, gradient)}
+    for name, arguments in calls.items():
+        with pytest.raises(error, match=f"^{kind.__name__}: {name} {message}$"):
+            vjp(*arguments)
+    assert_all_same_bits(vjp(output, final), want)
 
 
 @pytest.mark.parametrize("kind", CELLS)
@@ -257,8 +335,16 @@ def test_arguments_of_vjp(kind, name, gradient, error, message):
     ],
 )
 def test_arguments_of_a_cell(kind, x, h, error, message):
-    with pytest.raises(error, match=f"^{kind.__name__}: {message}$"):
-        kind(3, 4)(x, h)
+    cell = kind(3, 4)
+    states = {"h": h}
+    if kind is elman.LSTMCell and h is not None:
+        fits = zeros(*x.shape[:-1], 4)
+        states = {"h": (h, fits), "c": (fits, h)}
+    for name, state in states.items():
+        if name == "c":
+            message = message.replace("h must", "c must")
+        with pytest.raises(error, match=f"^{kind.__name__}: {message}$"):
+            cell(x, state)
 
 
 # Threads

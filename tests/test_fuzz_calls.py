@@ -41,7 +41,7 @@ def is_clear(error, kinds, title):
 def as_state(spec, state):
     """A state that a call took, as the reference takes it: h, or (h, c)."""
     states = [state] if len(spec.cell.states) == 1 else state
-    return whole([np.asarray(a, np.float64) for a in states])
+    return whole([None if a is None else np.asarray(a, np.float64) for a in states])
 
 
 def expected(case, x, state, lengths, reset):
