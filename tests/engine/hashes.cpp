@@ -235,7 +235,7 @@ struct {
                         {"rnn_relu", Cell::rnn_relu, false},
                         {"gru", Cell::gru, false},
                         {"lstm", Cell::lstm, false},
-                        {"lstm projected", Cell::lstm, true}};
+                        {"lstm_projected", Cell::lstm, true}};
 
 template <class T, class W>
 void add_cases(const char* dtype, std::vector<Case>& cases) {
