@@ -27,10 +27,10 @@ Key = tuple[Case, str, int]  # case, mode, threads
 
 
 class Change(NamedTuple):
-    """A door's ratio to the best of the others in both runs."""
+    """A package's ratio to the best of the others in both runs."""
 
     key: Key
-    door: str
+    package: str
     old: Ratio
     new: Ratio
 
@@ -43,7 +43,7 @@ class Change(NamedTuple):
 
     def __str__(self) -> str:
         case, mode, threads = self.key
-        return f"{case}, {mode}, {threads} thread{'s' if threads > 1 else ''}, {self.door}"
+        return f"{case}, {mode}, {threads} thread{'s' if threads > 1 else ''}, {self.package}"
 
 
 def main() -> int:
@@ -75,10 +75,10 @@ def compare(old: Run, new: Run) -> list[Change]:
     for key in before.keys() & after.keys():
         pair = before[key], after[key]
         others = [n for n in OTHERS if all(n in result["seconds"] for result in pair)]
-        for door in OURS:
-            ratios = [ratio_to_best(result, others, door) for result in pair]
+        for package in OURS:
+            ratios = [ratio_to_best(result, others, package) for result in pair]
             if None not in ratios:
-                changes.append(Change(key, door, *ratios))
+                changes.append(Change(key, package, *ratios))
     return sorted(changes, key=lambda change: change.factor)
 
 
@@ -86,9 +86,9 @@ def by_key(run: Run) -> dict[Key, Result]:
     return {(Case.read(r["case"]), r["mode"], r["threads"]): r for r in run["results"]}
 
 
-def ratio_to_best(result: Result, others: list[str], door: str) -> Ratio | None:
+def ratio_to_best(result: Result, others: list[str], package: str) -> Ratio | None:
     best = results.best_other(result, others)
-    return None if best is None else results.ratio(result, best, door)
+    return None if best is None else results.ratio(result, best, package)
 
 
 def table(changes: list[Change], tolerance: float) -> Table:

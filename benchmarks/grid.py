@@ -5,6 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from elman.spec import CELLS as SPECS
+from elman.spec import Spec
+
 FLOAT = 4  # bytes of a float32
 
 
@@ -12,7 +15,7 @@ FLOAT = 4  # bytes of a float32
 class Case:
     """One layer and its input: L steps, N rows, D features, H hidden units."""
 
-    cell: str  # "GRU" or "RNN"
+    cell: str  # "GRU", "LSTM" or "RNN"
     L: int
     N: int
     D: int
@@ -52,8 +55,15 @@ class Case:
         return 2 if self.bidirectional else 1
 
     @property
-    def gates(self) -> int:
-        return 3 if self.cell == "GRU" else 1
+    def spec(self) -> Spec:
+        row = next(row for row in SPECS.values() if row.kind == self.cell)
+        options = {"num_layers": self.num_layers, "bidirectional": self.bidirectional}
+        return Spec(row, self.D, self.H, **options)
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """What is carried from step to step: h, or an LSTM's h and c."""
+        return self.spec.cell.states
 
     @property
     def rows(self) -> int:
@@ -63,16 +73,7 @@ class Case:
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """The weights under torch's names."""
-        shapes: dict[str, tuple[int, ...]] = {}
-        for layer in range(self.num_layers):
-            size = self.D if layer == 0 else self.H * self.directions
-            for direction in range(self.directions):
-                suffix = f"_l{layer}" + ("_reverse" if direction else "")
-                for name, of in (("ih", size), ("hh", self.H)):
-                    shapes[f"weight_{name}{suffix}"] = (self.gates * self.H, of)
-                for name in ("ih", "hh"):
-                    shapes[f"bias_{name}{suffix}"] = (self.gates * self.H,)
-        return shapes
+        return self.spec.weight_shapes()
 
     def flops(self, mode: str) -> int:
         """Additions and multiplications of the matrix products, 2*rows*G*H*(D + H) a layer.
@@ -96,13 +97,16 @@ class Case:
 
 
 class Inputs(NamedTuple):
-    """The arrays of a case, float32; K = num_layers * directions."""
+    """The arrays of a case, float32; K = num_layers * directions.
+
+    States and their gradients are by the state's name, "h", and an LSTM's "c".
+    """
 
     x: np.ndarray  # (L, N, D)
-    h_0: np.ndarray  # (K, N, H)
+    states: dict[str, np.ndarray]  # (K, N, H): before the first step
     lengths: np.ndarray | None  # (N,) int64
     d_output: np.ndarray  # (L, N, directions*H): what training starts its way back from
-    d_h_n: np.ndarray  # (K, N, H)
+    d_states: dict[str, np.ndarray]  # (K, N, H): the same of the states after the last step
     weights: dict[str, np.ndarray]  # by torch's names
 
 
@@ -127,10 +131,10 @@ def draw(case: Case) -> Inputs:
 
     return Inputs(
         x=normal(case.L, case.N, case.D),
-        h_0=normal(*state) / 2,
+        states={name: normal(*state) / 2 for name in case.states},
         lengths=draw_lengths(case),
         d_output=normal(case.L, case.N, case.directions * case.H),
-        d_h_n=normal(*state),
+        d_states={name: normal(*state) for name in case.states},
         weights={
             name: rng.uniform(-bound, bound, shape).astype(np.float32)
             for name, shape in case.weight_shapes().items()
@@ -161,7 +165,7 @@ SHAPES: list[tuple[tuple[int, int, int, int], dict[str, Any]]] = [
 #: Nobody has work for two threads there.
 FOR_ONE_THREAD = (OVERHEAD, STREAMING, AUDIO)
 
-CELLS = ("GRU", "RNN")
+CELLS = ("GRU", "LSTM", "RNN")
 MODES = ("inference", "training")
 GRID = [Case(cell, *shape, **options) for cell in CELLS for shape, options in SHAPES]
 #: What one process per contender trains, for its peak of resident memory.

@@ -52,14 +52,21 @@ def run(
     pace: Pace,
 ) -> None:
     """Send the results of each case, one a mode. Runs in a new process."""
-    threads = len(processors)
+    hold(processors)
+    for case in cases:
+        connection.send(measure(case, modes, names, len(processors), pace))
+    connection.close()
+
+
+def hold(processors: list[int]) -> None:
+    """Hold this process to so many processors, before any framework is imported.
+
+    Not every one can be told how many threads to take: XLA's flag alone leaves it several.
+    """
     peaks.pin(processors)
     os.environ["JAX_PLATFORMS"] = "cpu"
-    if threads == 1:
+    if len(processors) == 1:
         os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
-    for case in cases:
-        connection.send(measure(case, modes, names, threads, pace))
-    connection.close()
 
 
 def measure(

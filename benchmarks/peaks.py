@@ -4,6 +4,7 @@ They come from ``peak.cpp``, which the system's compiler builds when it is first
 neither Python nor NumPy gets near them.
 """
 
+import contextlib
 import json
 import os
 import shlex
@@ -43,9 +44,15 @@ def available() -> list[int]:
 
 
 def pin(processors: list[int]) -> None:
-    """Run on these processors only, where the system lets us say so."""
+    """Let every thread run on these processors only, and those that they start.
+
+    Where the system lets us say so.
+    """
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, processors)
+        tasks = Path("/proc/self/task")
+        for thread in tasks.iterdir() if tasks.exists() else [Path("0")]:
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                os.sched_setaffinity(int(thread.name), processors)
 
 
 def build() -> None:

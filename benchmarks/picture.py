@@ -39,7 +39,7 @@ NAMES = {
     "JAX": "JAX",
     "MLX": "MLX",
 }
-#: The door whose time is 1, and who is not drawn beside it.
+#: The package whose time is 1, and who is not drawn beside it.
 UNIT = {"inference": "elman", "training": "elman.torch"}
 UNDRAWN = {"inference": (), "training": ("elman",)}
 COLOURS = {"elman": "#e07b39", "elman.torch": "#f2b56b"}
@@ -103,9 +103,12 @@ def prepare(axes: Axes, mode: str, bottom: float) -> None:
     axes.grid(axis="x", color="#e6e9ec", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[:].set_visible(False)
-    door = NAMES[UNIT[mode]].partition(", ")[2]
     axes.set_title(
-        f"{mode.title()}: the {door} door is 1", fontsize=8.5, color=INK, loc="left", weight="bold"
+        f"{mode.title()}: {NAMES[UNIT[mode]]} is 1",
+        fontsize=8.5,
+        color=INK,
+        loc="left",
+        weight="bold",
     )
 
 

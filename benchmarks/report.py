@@ -11,7 +11,7 @@ from .measure import TOO_LONG, Result
 from .results import Run
 
 #: Whose time on one thread and on several is compared.
-DOOR = {"inference": "elman", "training": "elman.torch"}
+PACKAGE = {"inference": "elman", "training": "elman.torch"}
 
 
 def show(run: Run) -> None:
@@ -46,7 +46,7 @@ def times(run: Run, mode: str, threads: int) -> Table:
     for name in [*names, "over elman", "over elman.torch", "elman's share of the limit"]:
         table.add_column(name, justify="right", no_wrap=name.startswith("over"))
     if threads > 1:
-        table.add_column(f"{DOOR[mode]}, 1 thread over {threads}", justify="right")
+        table.add_column(f"{PACKAGE[mode]}, 1 thread over {threads}", justify="right")
     for cell in CELLS:
         for result in chosen:
             case = Case.read(result["case"])
@@ -66,7 +66,7 @@ def row(run: Run, result: Result, names: list[str]) -> list[str]:
     timed = "elman" in result["seconds"]
     cells.append(f"{results.share(run, result, 'elman'):.2f}" if timed else "")
     if result["threads"] > 1:
-        gain = results.one_over_many(DOOR[result["mode"]])(run, result)
+        gain = results.one_over_many(PACKAGE[result["mode"]])(run, result)
         cells.append("" if gain is None else f"{gain:.2f}")
     return cells
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import peaks
 from .contenders import OTHERS
-from .grid import OVERHEAD, STREAMING, Case
+from .grid import CELLS, OVERHEAD, STREAMING, Case
 from .measure import TOO_LONG, Result
 
 Run = dict[str, Any]  # the whole file
@@ -150,22 +150,22 @@ def one_over_many(ours: str) -> Measure:
 
 #: The lines of the summary: title, mode, and what is taken of each result.
 FIGURES: list[tuple[str, str, Measure]] = [
-    ("NumPy door against the best of the others", "inference", against_best("elman")),
-    ("PyTorch door against the best of the others", "inference", against_best("elman.torch")),
-    ("PyTorch door, a streaming step", "inference", at(STREAMING, against_best("elman.torch"))),
-    ("PyTorch door against the best of the others", "training", against_best("elman.torch")),
-    ("NumPy door against the best of the others", "training", against_best("elman")),
-    ("PyTorch door against torch", "inference", against("torch", "elman.torch")),
-    ("PyTorch door against torch", "training", against("torch", "elman.torch")),
-    ("PyTorch door against torch packed", "inference", against("torch packed", "elman.torch")),
-    ("PyTorch door against torch packed", "training", against("torch packed", "elman.torch")),
-    ("MLX door against MLX", "inference", against("MLX", "elman.mlx")),
-    ("MLX door against MLX", "training", against("MLX", "elman.mlx")),
-    ("NumPy door, share of the FMA peak, N >= 16", "inference", share_of_arithmetic("elman")),
-    ("NumPy door, share of the FMA peak, N >= 16", "training", share_of_arithmetic("elman")),
-    ("NumPy door, share of the bandwidth, N = 1", "inference", share_of_bandwidth("elman")),
-    ("NumPy door, one thread over so many", "inference", one_over_many("elman")),
-    ("PyTorch door, one thread over so many", "training", one_over_many("elman.torch")),
+    ("NumPy package against the best of the others", "inference", against_best("elman")),
+    ("PyTorch package against the best of the others", "inference", against_best("elman.torch")),
+    ("PyTorch package, a streaming step", "inference", at(STREAMING, against_best("elman.torch"))),
+    ("PyTorch package against the best of the others", "training", against_best("elman.torch")),
+    ("NumPy package against the best of the others", "training", against_best("elman")),
+    ("PyTorch package against torch", "inference", against("torch", "elman.torch")),
+    ("PyTorch package against torch", "training", against("torch", "elman.torch")),
+    ("PyTorch package against torch packed", "inference", against("torch packed", "elman.torch")),
+    ("PyTorch package against torch packed", "training", against("torch packed", "elman.torch")),
+    ("MLX package against MLX", "inference", against("MLX", "elman.mlx")),
+    ("MLX package against MLX", "training", against("MLX", "elman.mlx")),
+    ("NumPy package, share of the FMA peak, N >= 16", "inference", share_of_arithmetic("elman")),
+    ("NumPy package, share of the FMA peak, N >= 16", "training", share_of_arithmetic("elman")),
+    ("NumPy package, share of the bandwidth, N = 1", "inference", share_of_bandwidth("elman")),
+    ("NumPy package, one thread over so many", "inference", one_over_many("elman")),
+    ("PyTorch package, one thread over so many", "training", one_over_many("elman.torch")),
 ]
 
 
@@ -173,7 +173,7 @@ def summary(run: Run) -> list[Figure]:
     """Every figure that the run has, for each cell and number of threads."""
     figures: list[Figure] = []
     for title, mode, measure in FIGURES:
-        for cell in ("GRU", "RNN"):
+        for cell in CELLS:
             for threads in run["options"]["threads"]:
                 values: dict[str, float] = {}
                 for result in run["results"]:

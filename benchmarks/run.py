@@ -85,7 +85,7 @@ def parse() -> argparse.Namespace:
     if not options.cases:
         parser.error("the grid has no such case")
     if options.contender is None:
-        # Quickly: MLX's door shows in the PyTorch one's figures, except for its own overhead.
+        # Quickly: ours for MLX shows in the figures of ours for PyTorch, but for its own overhead.
         options.contender = [n for n in OURS | OTHERS if not (options.quick and n == "elman.mlx")]
     if max(options.threads) > len(peaks.available()):
         parser.error(f"there are {len(peaks.available())} processors")

@@ -170,6 +170,8 @@ def errors(case):
 
     exact = torchs(torch.float64)
     ways = (True, False) if case.spec.cell.name == "lstm" else (True,)
+    if case.spec.proj_size:  # which oneDNN has not
+        ways = (False,)
     outputs = [numpy_layer(case)(case.x)[0], *(torchs(torch.float32, way) for way in ways)]
     return [np.abs(a.astype("float64") - exact).max() / np.abs(exact).max() for a in outputs]
 

@@ -1,6 +1,9 @@
 """The benchmark: who is wrong is found out, and the figures are computed as they are named."""
 
+import contextlib
 import json
+import multiprocessing
+import os
 import subprocess
 import sys
 
@@ -11,16 +14,20 @@ import torch
 import elman
 from benchmarks import compare, measure, peaks, results
 from benchmarks.check import WrongError, check, reference, tolerance
-from benchmarks.contenders import OTHERS, OURS, make
-from benchmarks.contenders.elman_doors import NumpyDoor
+from benchmarks.contenders import OTHERS, OURS, LeftOutError, make, parts, whole
+from benchmarks.contenders.elman_packages import NumpyPackage
 from benchmarks.grid import GRID, MODES, Case, draw
 from benchmarks.memory import kept
 from elman import engine
-from elman.spec import CELLS
+from elman.spec import weight_names
 
 PLAIN = Case("GRU", 7, 3, 4, 5)
 LENGTHS = Case("RNN", 7, 3, 4, 5, lengths=(1, 7))
 STACKED = Case("GRU", 7, 3, 4, 5, num_layers=2, bidirectional=True)
+LSTM = Case("LSTM", 7, 3, 4, 5)
+LSTM_LENGTHS = Case("LSTM", 7, 3, 4, 5, lengths=(1, 7))
+LSTM_STACKED = Case("LSTM", 7, 3, 4, 5, num_layers=2, bidirectional=True)
+CASES = [PLAIN, LENGTHS, STACKED, LSTM, LSTM_LENGTHS, LSTM_STACKED]
 ONCE = measure.Pace(turns=1, fewest=1, budget=0, turns_if_slow=1, patience=1)
 
 
@@ -37,7 +44,7 @@ def threads():
 
 
 @pytest.mark.parametrize("name", OURS | OTHERS)
-@pytest.mark.parametrize("case", [PLAIN, LENGTHS, STACKED], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_contender_passes_or_is_left_out(name, case):
     both = measure.measure(case, list(MODES), [name], threads=1, pace=ONCE)
     for result in both:
@@ -47,7 +54,7 @@ def test_contender_passes_or_is_left_out(name, case):
             assert len(result["seconds"][name]) == 1
 
 
-class Spoilt(NumpyDoor):
+class Spoilt(NumpyPackage):
     """Elman with one value of one array slightly off."""
 
     def __init__(self, key, *arguments):
@@ -68,15 +75,16 @@ class Spoilt(NumpyDoor):
 
 
 @pytest.mark.parametrize(
-    "key", ["output", "h_n", "x", "h_0", "weight_ih_l0", "weight_hh_l0", "bias_hh_l0"]
+    "key",
+    ["output", "h_n", "c_n", "x", "h_0", "c_0", "weight_ih_l0", "weight_hh_l0", "bias_hh_l0"],
 )
 def test_wrong_contender_is_caught_and_not_timed(key, monkeypatch):
     def spoilt(name, *arguments):
         return Spoilt(key, *arguments)
 
     monkeypatch.setattr(measure, "make", spoilt)
-    by_mode = {r["mode"]: r for r in measure.measure(PLAIN, list(MODES), ["elman"], 1, ONCE)}
-    mode = "inference" if key in ("output", "h_n") else "training"
+    by_mode = {r["mode"]: r for r in measure.measure(LSTM, list(MODES), ["elman"], 1, ONCE)}
+    mode = "inference" if key in ("output", "h_n", "c_n") else "training"
     assert key in by_mode[mode]["wrong"]["elman"]
     assert by_mode[mode]["seconds"] == {}
     (other,) = set(MODES) - {mode}
@@ -85,15 +93,15 @@ def test_wrong_contender_is_caught_and_not_timed(key, monkeypatch):
 
 
 def test_missing_misshapen_and_nan_are_wrong():
-    right = reference(PLAIN, draw(PLAIN), ["inference"])
-    assert check(PLAIN, right, right) == 0
+    right = reference(LSTM, draw(LSTM), ["inference"])
+    assert check(LSTM, right, right) == 0
     for got in (
-        {"output": right["output"]},
+        {"output": right["output"], "h_n": right["h_n"]},
         {**right, "h_n": right["h_n"][0]},
         {**right, "output": np.full_like(right["output"], np.nan)},
     ):
-        with pytest.raises(WrongError, match=r"h_n|output"):
-            check(PLAIN, got, right)
+        with pytest.raises(WrongError, match=r"c_n|h_n|output"):
+            check(LSTM, got, right)
 
 
 def test_tolerance_is_float32s():
@@ -102,9 +110,9 @@ def test_tolerance_is_float32s():
         assert tolerance(case, "d_weight_hh_l0") < 1e-4
 
 
-def test_gru_of_the_reference_is_the_equations():
-    """The float64 reference against the NumPy door in float64, which test_engine.py checks."""
-    for case in (PLAIN, LENGTHS, STACKED):
+def test_the_reference_is_the_equations():
+    """The float64 reference against the NumPy package in float64, which test_engine.py checks."""
+    for case in CASES:
         inputs = draw(case)
         right = reference(case, inputs, list(MODES))
         layer = getattr(elman, case.cell)(
@@ -115,15 +123,54 @@ def test_gru_of_the_reference_is_the_equations():
             dtype="float64",
         )
         layer.load_state_dict({name: w.astype("float64") for name, w in inputs.weights.items()})
-        x, h_0, d_output, d_h_n = (
-            a.astype("float64") for a in (inputs.x, inputs.h_0, inputs.d_output, inputs.d_h_n)
+        x, d_output = inputs.x.astype("float64"), inputs.d_output.astype("float64")
+        state, d_final = (
+            whole(a.astype("float64") for a in states.values())
+            for states in (inputs.states, inputs.d_states)
         )
-        output, h_n, vjp = layer.vjp(x, h_0, lengths=inputs.lengths)
-        got = {"output": output, "h_n": h_n}
-        got |= {f"d_{name}": a for name, a in vjp(d_output, d_h_n).items()}
+        output, final, vjp = layer.vjp(x, state, lengths=inputs.lengths)
+        got = {"output": output, **dict(zip(("h_n", "c_n"), parts(final), strict=False))}
+        got |= {f"d_{name}": a for name, a in vjp(d_output, d_final).items()}
         assert got.keys() == right.keys()
         for name, expected in right.items():
             np.testing.assert_allclose(got[name], expected, rtol=1e-11, atol=1e-12)
+
+
+def as_held(connection):
+    """The processors of every thread, after each framework has worked."""
+    measure.hold(peaks.available()[:1])
+    inputs = draw(LSTM)
+    for name in OTHERS:
+        with contextlib.suppress(LeftOutError):
+            make(name, LSTM, inputs, 1).infer()
+    tasks = os.listdir("/proc/self/task")
+    connection.send({tuple(os.sched_getaffinity(int(task))) for task in tasks})
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="nobody can be held to processors")
+def test_everyone_is_held_to_as_many_processors_as_threads():
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=as_held, args=(sender,))
+    process.start()
+    sender.close()
+    assert receiver.recv() == {tuple(peaks.available()[:1])}
+    process.join()
+
+
+def test_torchs_lstm_is_onednns():
+    """Else an easier opponent would be measured than people have."""
+    code = (
+        "from benchmarks.contenders import make; from benchmarks.grid import *;"
+        "case = Case('LSTM', 7, 3, 4, 5); lstm = make('torch', case, draw(case), 1);"
+        "lstm.infer(); lstm.train()"
+    )
+    environment = os.environ | {"ONEDNN_VERBOSE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
+    calls = [line.split(",") for line in done.stdout.splitlines() if ",exec,cpu,rnn," in line]
+    assert [call[7] for call in calls] == ["forward_inference", "forward_training", "backward"]
 
 
 # What the figures are
@@ -161,12 +208,12 @@ def test_ratios_are_turn_by_turn_to_the_best_of_the_others():
     )
     ratio = results.best_ratio(run["results"][0], "elman")
     assert ratio == ("JAX", 1.5, 2.0, 3.0)  # of 2, 4 and 1
-    best = figure(run, "inference: NumPy door against the best of the others")
+    best = figure(run, "inference: NumPy package against the best of the others")
     assert best.values == {BATCH.name: 2, ROW.name: 4}
     assert (best.least, best.median, best.least_at) == (2, 3, BATCH.name)
 
 
-def test_the_doors_are_not_among_the_others():
+def test_the_packages_are_not_among_the_others():
     made = result(BATCH, "inference", 1, elman=[1.0], elman_torch=[0.5], torch=[3.0])
     assert results.best_other(made) == "torch"
     assert results.best_ratio(made, "elman.torch").median == 6
@@ -182,10 +229,10 @@ def test_shares_are_of_arithmetic_for_a_batch_and_of_reading_for_a_row():
         result(BATCH, "training", 1, elman=[3 * flops / 25e9]),
         result(ROW, "inference", 1, elman=[4 * ROW.recurrent_bytes * 10 / 200e9]),
     )
-    title = "NumPy door, share of the FMA peak, N >= 16"
+    title = "NumPy package, share of the FMA peak, N >= 16"
     assert figure(run, f"inference: {title}").least == pytest.approx(0.5)
     assert figure(run, f"training: {title}").least == pytest.approx(0.25)
-    assert figure(run, "inference: NumPy door, share of the bandwidth, N = 1").values == {
+    assert figure(run, "inference: NumPy package, share of the bandwidth, N = 1").values == {
         ROW.name: pytest.approx(0.25)
     }
 
@@ -212,7 +259,7 @@ def test_threads_over_one():
         result(BATCH, "inference", 2, elman=[2.0]),
         threads=(1, 2),
     )
-    assert figure(run, "inference: NumPy door, one thread over so many", 2).least == 1.5
+    assert figure(run, "inference: NumPy package, one thread over so many", 2).least == 1.5
 
 
 def test_best_of_the_others_near_the_peak_is_named():
@@ -254,12 +301,13 @@ def test_compare_by_ratio(elman, torch, code, tmp_path):
 # memory
 
 
-@pytest.mark.parametrize("cell", ["gru", "rnn_tanh"])
+@pytest.mark.parametrize("cell", ["GRU", "LSTM", "RNN"])
 def test_bytes_kept_are_the_engines(cell):
-    case = Case("GRU" if cell == "gru" else "RNN", 9, 4, 3, 16)
-    inputs = draw(case)
-    packed = engine.pack(CELLS[cell], list(inputs.weights.values()))
-    arguments = (CELLS[cell], packed, inputs.x, inputs.h_0, engine.Extent(), 1)
+    case = Case(cell, 9, 4, 3, 16)
+    inputs, row = draw(case), case.spec.cell
+    packed = engine.pack(row, [inputs.weights.get(name) for name in weight_names(0, 0)])
+    state = np.concatenate(list(inputs.states.values()), -1)
+    arguments = (row, packed, inputs.x, state, engine.Extent(), 1)
     *_, arrays = engine.forward(*arguments, keep=True)
     expected = sum(a.nbytes for a in arrays if a is not None)
     assert kept(make("elman.torch", case, inputs, 1)) == expected

@@ -2,7 +2,7 @@
 
 Each mode has the layout of matrices in which XLA is the faster: (D, G*H) for inference, as Flax has
 them, and torch's (G*H, D) for training. Rows that have ended hold their state, which is what a scan
-can do about lengths.
+can do about lengths. XLA takes as many threads as its process has processors: see ``measure.hold``.
 """
 
 from collections.abc import Callable
@@ -14,59 +14,73 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..grid import Case, Inputs
-from . import Arrays
+from . import Arrays, answer
+
+State = tuple[Any, ...]  # h, or h and c
 
 
 class Form(NamedTuple):
     """What is fixed when a case is traced."""
 
-    cell: Callable[..., Any]
+    cell: Callable[[Any, Any, State], State]
     product: Callable[[Any, Any], Any]  # of rows and a matrix of weights
     directions: int
     inside: Any  # (L, N, 1), true before a row's end, or None
 
 
-def gru(gi: Any, gh: Any, h: Any) -> Any:
+def gru(gi: Any, gh: Any, state: State) -> State:
+    (h,) = state
     i_r, i_z, i_n = jnp.split(gi, 3, -1)
     h_r, h_z, h_n = jnp.split(gh, 3, -1)
     r, z = jax.nn.sigmoid(i_r + h_r), jax.nn.sigmoid(i_z + h_z)
     n = jnp.tanh(i_n + r * h_n)
-    return n + z * (h - n)
+    return (n + z * (h - n),)
 
 
-def rnn(gi: Any, gh: Any, h: Any) -> Any:
-    return jnp.tanh(gi + gh)
+def lstm(gi: Any, gh: Any, state: State) -> State:
+    _, c = state
+    i, f, g, o = jnp.split(gi + gh, 4, -1)
+    c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+    return jax.nn.sigmoid(o) * jnp.tanh(c), c
 
 
-def direction(form: Form, w: list[Any], x: Any, h_0: Any, reverse: bool) -> Any:
-    """One direction of one layer: output and h_n."""
+def rnn(gi: Any, gh: Any, state: State) -> State:
+    return (jnp.tanh(gi + gh),)
+
+
+CELLS = {"GRU": gru, "LSTM": lstm, "RNN": rnn}
+
+
+def direction(form: Form, w: list[Any], x: Any, state: State, reverse: bool) -> Any:
+    """One direction of one layer: output and the final state."""
     w_ih, w_hh, b_ih, b_hh = w
 
-    def step(h: Any, now: Any) -> Any:
+    def step(state: State, now: Any) -> Any:
         gi, runs = now
-        h_next = form.cell(gi, form.product(h, w_hh) + b_hh, h)
+        after = form.cell(gi, form.product(state[0], w_hh) + b_hh, state)
         if runs is None:
-            return h_next, h_next
-        return jnp.where(runs, h_next, h), jnp.where(runs, h_next, 0)
+            return after, after[0]
+        held = tuple(jnp.where(runs, *pair) for pair in zip(after, state, strict=True))
+        return held, jnp.where(runs, after[0], 0)
 
     gi = form.product(x, w_ih) + b_ih
-    h_n, output = jax.lax.scan(step, h_0, (gi, form.inside), reverse=reverse)
-    return output, h_n
+    final, output = jax.lax.scan(step, state, (gi, form.inside), reverse=reverse)
+    return output, final
 
 
-def stack(form: Form, weights: list[Any], x: Any, h_0: Any) -> Any:
-    """All layers: output and h_n."""
+def stack(form: Form, weights: list[Any], x: Any, states: State) -> Any:
+    """All layers: output and the final states."""
     finals: list[Any] = []
-    while len(finals) < len(h_0):
+    while len(finals) < len(states[0]):
         outputs: list[Any] = []
         for reverse in (False, True)[: form.directions]:
             k = len(finals)
             w = weights[4 * k : 4 * k + 4]
-            output, h_n = direction(form, w, x, h_0[k], reverse)
+            output, final = direction(form, w, x, tuple(a[k] for a in states), reverse)
             outputs.append(output)
-            finals.append(h_n)
+            finals.append(final)
         x = outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, -1)
-    return x, jnp.stack(finals)
+    return x, *map(jnp.stack, zip(*finals, strict=True))
 
 
 class JaxScan:
@@ -78,16 +92,16 @@ class JaxScan:
         inside = None
         if inputs.lengths is not None:
             inside = jnp.asarray(np.arange(case.L)[:, None, None] < inputs.lengths[:, None])
-        form = Form(gru if case.cell == "GRU" else rnn, jnp.matmul, case.directions, inside)
-        self.names = list(inputs.weights)
+        form = Form(CELLS[case.cell], jnp.matmul, case.directions, inside)
+        self.states, self.names = case.states, list(inputs.weights)
         weights = list(inputs.weights.values())
-        x, h_0 = jnp.asarray(inputs.x), jnp.asarray(inputs.h_0)
-        self.arguments = [jnp.asarray(w.T.copy()) for w in weights], x, h_0
+        x, states = jnp.asarray(inputs.x), tuple(map(jnp.asarray, inputs.states.values()))
+        self.arguments = [jnp.asarray(w.T.copy()) for w in weights], x, states
         self.run = jax.jit(partial(stack, form))
 
         as_torch = form._replace(product=lambda rows, matrix: rows @ matrix.T)
-        self.primals = [jnp.asarray(w) for w in weights], x, h_0
-        self.cotangents = jnp.asarray(inputs.d_output), jnp.asarray(inputs.d_h_n)
+        self.primals = [jnp.asarray(w) for w in weights], x, states
+        self.cotangents = tuple(map(jnp.asarray, (inputs.d_output, *inputs.d_states.values())))
         run = partial(stack, as_torch)
         self.vjp = jax.jit(lambda primals, cotangents: jax.vjp(run, *primals)[1](cotangents))
 
@@ -95,12 +109,13 @@ class JaxScan:
         return jax.block_until_ready(self.run(*self.arguments))
 
     def answer(self, result: Any) -> Arrays:
-        return dict(zip(("output", "h_n"), map(np.asarray, result), strict=True))
+        output, *finals = map(np.asarray, result)
+        return answer(output, finals)
 
     def train(self) -> Any:
         return jax.block_until_ready(self.vjp(self.primals, self.cotangents))
 
     def gradients(self, result: Any) -> Arrays:
-        weights, x, h_0 = result
-        by_name = {n: np.asarray(d) for n, d in zip(self.names, weights, strict=True)}
-        return {"x": np.asarray(x), "h_0": np.asarray(h_0), **by_name}
+        weights, x, states = result
+        names = ("x", *(f"{name}_0" for name in self.states), *self.names)
+        return dict(zip(names, map(np.asarray, (x, *states, *weights)), strict=True))

@@ -10,11 +10,11 @@ import elman.mlx
 from elman.weights import convert
 
 from ..grid import Case, Inputs
-from . import Arrays, LeftOutError
+from . import Arrays, LeftOutError, answer, parts
 
 
 class MlxLayer:
-    """``mlx.nn.GRU`` or ``RNN``."""
+    """``mlx.nn.GRU``, ``LSTM`` or ``RNN``, which return the states of every step."""
 
     can_train = True
     compiles = False
@@ -24,47 +24,50 @@ class MlxLayer:
         if case.num_layers > 1 or case.bidirectional or case.lengths:
             raise LeftOutError("has one layer, one direction, no lengths")
         mx.set_default_device(mx.cpu)
-        self.gru = case.cell == "GRU"
+        self.states = case.states
         self.layer = getattr(self.layers, case.cell)(case.D, case.H)
         weights = convert(inputs.weights, source="torch", target="mlx")
         self.names = list(weights)
         x, d_output = (np.swapaxes(a, 0, 1) for a in (inputs.x, inputs.d_output))
-        arrays = (x, inputs.h_0[0], *weights.values())
+        arrays = (x, *(a[0] for a in inputs.states.values()), *weights.values())
         self.primals = [mx.array(np.ascontiguousarray(a)) for a in arrays]
-        d_output = d_output.copy()
-        d_output[:, -1] += inputs.d_h_n[0]  # h_n is the last of the output
-        self.d_output = mx.array(d_output)
-        mx.eval(self.primals, self.d_output)
+        # The final states are the last of those of every step, and of those the h are the output.
+        d_every = {name: np.zeros_like(d_output) for name in self.states} | {"h": d_output.copy()}
+        for name, d in inputs.d_states.items():
+            d_every[name][:, -1] += d[0]
+        self.d_every = [mx.array(d) for d in d_every.values()]
+        mx.eval(self.primals, self.d_every)
 
-    def run(self, x: mx.array, h_0: mx.array, *weights: mx.array) -> list[mx.array]:
+    def run(self, x: mx.array, *rest: mx.array) -> list[mx.array]:
+        """The states of every step."""
+        states, weights = rest[: len(self.states)], rest[len(self.states) :]
         self.layer.update(dict(zip(self.names, weights, strict=True)))
-        return [self.layer(x, h_0)]
+        return list(parts(self.layer(x, *states)))
 
     def infer(self) -> Any:
-        (output,) = self.run(*self.primals)
-        mx.eval(output)
-        return output
+        every = self.run(*self.primals)
+        mx.eval(every)
+        return every
 
     def answer(self, result: Any) -> Arrays:
-        output = np.asarray(result).swapaxes(0, 1)
-        return {"output": output, "h_n": output[-1:]}
+        every = [np.asarray(a).swapaxes(0, 1) for a in result]
+        return answer(every[0], [a[-1:] for a in every])
 
     def train(self) -> Any:
-        _, gradients = mx.vjp(self.run, self.primals, [self.d_output])
+        _, gradients = mx.vjp(self.run, self.primals, self.d_every)
         mx.eval(gradients)
         return gradients
 
     def gradients(self, result: Any) -> Arrays:
-        x, h_0, *rest = (np.asarray(a) for a in result)
-        arrays: Arrays = dict(zip(self.names, rest, strict=True))
-        names = ("Wx", "Wh", "b") if self.gru else ("Wxh", "Whh", "bias")
-        weight_ih, weight_hh, bias = (arrays[name] for name in names)
+        x, *rest = (np.asarray(a) for a in result)
+        states, weights = rest[: len(self.states)], rest[len(self.states) :]
+        weight_ih, weight_hh, bias, *bhn = weights
         bias_hh = bias.copy()  # what is added to the same sum has the same gradient
-        if self.gru:
-            bias_hh[-len(arrays["bhn"]) :] = arrays["bhn"]
+        if bhn:  # a GRU's
+            bias_hh[-len(bhn[0]) :] = bhn[0]
         return {
             "x": x.swapaxes(0, 1),
-            "h_0": h_0[None],
+            **{f"{name}_0": d[None] for name, d in zip(self.states, states, strict=True)},
             "weight_ih_l0": weight_ih,
             "weight_hh_l0": weight_hh,
             "bias_ih_l0": bias,
@@ -72,7 +75,7 @@ class MlxLayer:
         }
 
 
-class MlxDoor(MlxLayer):
-    """``elman.mlx.GRU`` or ``RNN``."""
+class MlxPackage(MlxLayer):
+    """``elman.mlx.GRU``, ``LSTM`` or ``RNN``."""
 
     layers = elman.mlx

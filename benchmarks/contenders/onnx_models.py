@@ -1,4 +1,4 @@
-"""ONNX Runtime and OpenVINO on one model: GRU or RNN nodes, weights as initialisers."""
+"""ONNX Runtime and OpenVINO on one model: GRU, LSTM or RNN nodes, weights as initialisers."""
 
 from typing import Any
 
@@ -8,40 +8,45 @@ from onnx import TensorProto, helper, numpy_helper
 from elman.weights import convert
 
 from ..grid import Case, Inputs
-from . import Arrays
+from . import Arrays, answer
+
+#: What a node has to be told, so that it computes what torch does.
+ATTRIBUTES = {"GRU": {"linear_before_reset": 1}}
 
 
 def model(case: Case, inputs: Inputs) -> bytes:
-    """The case as a model of fixed sizes: x, h_0 (and lengths) in, output and h_n out.
+    """The case as a model of fixed sizes: x, states (and lengths) in, output and final states out.
 
     Of one direction, output stays as the node has it, (L, 1, N, H), so that nothing is moved.
     """
     weights = convert(inputs.weights, source="torch", target="onnx")
     constants = dict(weights)
-    nodes, finals, x = [], [], "x"
+    nodes, x = [], "x"
+    finals: dict[str, list[str]] = {name: [] for name in case.states}
     several = case.num_layers > 1
     for k in range(case.num_layers):
         names = [f"{name}_l{k}" if several else name for name in ("W", "R", "B")]
         rows = slice(k * case.directions, (k + 1) * case.directions)
-        start = "h_0"
+        starts = [f"{name}_0_l{k}" if several else f"{name}_0" for name in case.states]
         if several:
-            start = f"h_0_l{k}"
             constants |= {f"from_{k}": np.array([rows.start]), f"to_{k}": np.array([rows.stop])}
-            nodes.append(helper.make_node("Slice", ["h_0", f"from_{k}", f"to_{k}"], [start]))
-        finals.append(f"h_n_l{k}" if several else "h_n")
+            for name, start in zip(case.states, starts, strict=True):
+                part = [f"{name}_0", f"from_{k}", f"to_{k}"]
+                nodes.append(helper.make_node("Slice", part, [start]))
+        for name, of_layers in finals.items():
+            of_layers.append(f"{name}_n_l{k}" if several else f"{name}_n")
         last = k == case.num_layers - 1
         moved = "output" if last else f"x_l{k + 1}"
         y = moved if case.directions == 1 and last else f"y_l{k}"
-        own = {"linear_before_reset": 1} if case.cell == "GRU" else {}
         direction = "bidirectional" if case.bidirectional else "forward"
         nodes.append(
             helper.make_node(
                 case.cell,
-                [x, *names, "lengths" if case.lengths else "", start],
-                [y, finals[-1]],
+                [x, *names, "lengths" if case.lengths else "", *starts],
+                [y, *(of_layers[-1] for of_layers in finals.values())],
                 hidden_size=case.H,
                 direction=direction,
-                **own,
+                **ATTRIBUTES.get(case.cell, {}),
             )
         )
         if y != moved:
@@ -50,7 +55,8 @@ def model(case: Case, inputs: Inputs) -> bytes:
             nodes.append(helper.make_node("Reshape", [f"{y}_t", "features"], [moved]))
         x = moved
     if several:
-        nodes.append(helper.make_node("Concat", finals, ["h_n"], axis=0))
+        for name, of_layers in finals.items():
+            nodes.append(helper.make_node("Concat", of_layers, [f"{name}_n"], axis=0))
     graph = helper.make_graph(
         nodes,
         "case",
@@ -59,8 +65,8 @@ def model(case: Case, inputs: Inputs) -> bytes:
             for name, a in feeds(inputs).items()
         ],
         [
-            helper.make_tensor_value_info("output", TensorProto.FLOAT, None),
-            helper.make_tensor_value_info("h_n", TensorProto.FLOAT, None),
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+            for name in ("output", *(f"{name}_n" for name in case.states))
         ],
         [numpy_helper.from_array(a, name) for name, a in constants.items()],
     )
@@ -69,7 +75,7 @@ def model(case: Case, inputs: Inputs) -> bytes:
 
 
 def feeds(inputs: Inputs) -> Arrays:
-    arrays = {"x": inputs.x, "h_0": inputs.h_0}
+    arrays = {"x": inputs.x} | {f"{name}_0": a for name, a in inputs.states.items()}
     if inputs.lengths is not None:
         arrays["lengths"] = inputs.lengths.astype(np.int32)
     return arrays
@@ -82,6 +88,7 @@ class _Runtime:
     compiles = False
 
     def __init__(self, case: Case, inputs: Inputs, threads: int) -> None:
+        self.names = ["output", *(f"{name}_n" for name in case.states)]
         self.output_shape = inputs.d_output.shape
         self.feeds = feeds(inputs)
         self.load(model(case, inputs), threads)
@@ -110,11 +117,11 @@ class OnnxRuntime(_Runtime):
         )
 
     def infer(self) -> Any:
-        return self.session.run(["output", "h_n"], self.feeds)
+        return self.session.run(self.names, self.feeds)
 
     def answer(self, result: Any) -> Arrays:
-        output, h_n = result
-        return {"output": output.reshape(self.output_shape), "h_n": h_n}
+        output, *finals = result
+        return answer(output.reshape(self.output_shape), finals)
 
 
 class OpenVino(_Runtime):
@@ -139,7 +146,5 @@ class OpenVino(_Runtime):
         return self.request.infer(self.feeds, share_inputs=True, share_outputs=True)
 
     def answer(self, result: Any) -> Arrays:
-        return {
-            "output": np.array(result["output"]).reshape(self.output_shape),
-            "h_n": np.array(result["h_n"]),
-        }
+        output, *finals = (np.array(result[name]) for name in self.names)
+        return answer(output.reshape(self.output_shape), finals)
