@@ -261,7 +261,7 @@ MODELS = [
     *[
         (flax, kind, *sizes, True)
         for flax, kinds in (
-            ("flax-linen", (*KINDS, "OptimizedLSTM")),
+            ("flax-linen", KINDS),
             ("flax-nnx", KINDS),
             ("flax-nnx-optimized", ("LSTM",)),
         )

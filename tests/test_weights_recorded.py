@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reference import assert_close
+from reference import assert_close, parts, whole
 
 import elman
+from elman.spec import CELLS
 from elman.weights import ConversionError, convert
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -64,9 +65,14 @@ class Case:
         return not self.arguments.get("reset_after", True)
 
     @property
-    def relu(self):
+    def cell(self):
+        """The row of the table of cells."""
+        for kind in ("gru", "lstm"):
+            if kind in self.name:
+                return CELLS[kind]
         names = [self.arguments.get("activation"), self.arguments.get("activation_fn")]
-        return "relu" in names or "Relu" in self.arguments.get("activations", [])
+        relu = "relu" in names or "Relu" in self.arguments.get("activations", [])
+        return CELLS["rnn_relu" if relu else "rnn_tanh"]
 
     @property
     def directions(self):
@@ -158,29 +164,38 @@ PLANS = {
 
 
 class Direction:
-    """One direction run by Elman's layer: `output` (L, N, H), `final` (N, H), and the way back."""
+    """One direction run by Elman's layer, and the way back.
 
-    def __init__(self, layer, plan, x, h_0):
+    output is (L, N, H), final a list of the final h (N, H), and of an LSTM c, whose cases all end
+    with a row's last step.
+    """
+
+    def __init__(self, layer, plan, x, first):
         self.plan, self.rows, self.x = plan, np.arange(x.shape[1]), x
         taken = np.take_along_axis(x, plan.order[:, :, None], 0)
-        states, _, self._vjp = layer.vjp(taken, h_0[None], lengths=plan.lengths)
-        self.states = np.concatenate([h_0[None], states])
+        state = whole([a[None] for a in first])
+        states, last, self._vjp = layer.vjp(taken, state, lengths=plan.lengths)
+        self.states = np.concatenate([first[:1], states])
         self.output = self.states[plan.output, self.rows] * (plan.output >= 0)[..., None]
-        self.final = self.states[plan.final, self.rows]
+        self.c = [a[0] for a in parts(last)[1:]]
+        assert not self.c or (plan.final == plan.lengths).all()
+        self.final = [self.states[plan.final, self.rows], *self.c]
 
     def vjp(self, d_output, d_final):
-        """The gradients of x, h_0 and the weights."""
+        """The gradients of x, a list of those of the first state, and the weights' by name."""
         d_states = np.zeros_like(self.states)
         places = self.plan.output
         np.add.at(d_states, (places, self.rows), d_output * (places >= 0)[..., None])
-        if d_final is not None:
-            np.add.at(d_states, (self.plan.final, self.rows), d_final)
-        gradients = self._vjp(d_states[1:], None)
+        np.add.at(d_states, (self.plan.final, self.rows), d_final[0])
+        d_c = [d[None] for d in d_final[1:]]
+        gradients = self._vjp(d_states[1:], (np.zeros_like(d_c[0]), *d_c) if d_c else None)
         d_x = np.zeros_like(self.x)
         places = (self.plan.order, self.rows)
         taken = np.arange(len(self.x))[:, None] < self.plan.lengths
         np.add.at(d_x, places, gradients.pop("x") * taken[..., None])
-        return d_x, gradients.pop("h_0")[0] + d_states[0], gradients
+        d_first = [gradients.pop(f"{name}_0")[0] for name in ("h", "c")[: 1 + len(self.c)]]
+        d_first[0] = d_first[0] + d_states[0]
+        return d_x, d_first, gradients
 
 
 def is_cell(case):
@@ -198,11 +213,11 @@ def time_major(case, a):
     return a[None] if is_cell(case) else a[:, None]
 
 
-def states(case, a, rows, hidden):
-    """(directions, N, H) of what the case has for h_0 or h_n."""
-    if a is None:
-        return np.zeros((case.directions, rows, hidden), case.meta["dtype"])
-    return a.reshape(case.directions, rows, hidden)
+def states(case, names, rows, hidden):
+    """What the case has of h, and of an LSTM's c, by name, each (directions, N, H)."""
+    zeros = np.zeros((case.directions, rows, hidden), case.meta["dtype"])
+    given = [case[name] for name in names[: len(case.cell.states)]]
+    return [zeros if a is None else a.reshape(zeros.shape) for a in given]
 
 
 class Run:
@@ -212,22 +227,25 @@ class Run:
         self.case = case
         self.weights = convert(case.weights, source=case.framework, target="torch")
         cell = "weight_ih" in self.weights
-        gru = "gru" in case.name
         self.hidden = next(w for name, w in self.weights.items() if "hh" in name).shape[1]
         self.x = time_major(case, case["input"])
         steps, rows, size = self.x.shape
-        h_0 = states(case, case["h_0"], rows, self.hidden)
+        first = states(case, ("h_0", "c_0"), rows, self.hidden)
         self.suffixes = [""] if cell else ["_l0", "_l0_reverse"][: case.directions]
         self.directions = []
         for d, suffix in enumerate(self.suffixes):
             own = {f"{k}_l0": self.weights[f"{k}{suffix}"] for k in self.kinds(suffix)}
             options = {"bias": len(own) == 4, "dtype": case.meta["dtype"]}
-            if not gru:
-                options["nonlinearity"] = "relu" if case.relu else "tanh"
-            layer = (elman.GRU if gru else elman.RNN)(size, self.hidden, **options)
+            if case.cell.kind == "RNN":
+                options["nonlinearity"] = case.cell.name.removeprefix("rnn_")
+            layer = getattr(elman, case.cell.kind)(size, self.hidden, **options)
             layer.load_state_dict(own)
             plan = PLANS[case.framework](case, steps, rows, d == 1)
-            self.directions.append(Direction(layer, plan, self.x, h_0[d]))
+            self.directions.append(Direction(layer, plan, self.x, [a[d] for a in first]))
+
+    def final(self):
+        """Each state's final values, (directions, N, H)."""
+        return [np.stack(a) for a in zip(*(d.final for d in self.directions), strict=True)]
 
     def kinds(self, suffix):
         kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -271,19 +289,18 @@ def test_forward(path):
             want = time_major(case, want)
         assert_close(got, want, dtype, "output")
     else:
-        assert_close(np.concatenate([d.final for d in run.directions], -1), want, dtype, "last")
-    if case["h_n"] is not None:
-        rows = run.x.shape[1]
-        final = np.stack([direction.final for direction in run.directions])
-        assert_close(final, states(case, case["h_n"], rows, run.hidden), dtype, "h_n")
+        assert_close(np.concatenate(run.final()[0], -1), want, dtype, "last")
+    wanted = states(case, ("h_n", "c_n"), run.x.shape[1], run.hidden)
+    for name, got, want in zip(("h_n", "c_n"), run.final(), wanted, strict=False):
+        if case[name] is not None:
+            assert_close(got, want, dtype, name)
 
 
 def d_directions(case, run):
     """Each direction's gradients of output and final state."""
     rows = run.x.shape[1]
-    finals = [None] * len(run.directions)
-    if case["Gh"] is not None:
-        finals = list(states(case, case["Gh"], rows, run.hidden))
+    given = states(case, ("Gh", "Gc"), rows, run.hidden)
+    finals = [[a[d] for a in given] for d in range(len(run.directions))]
     if case["output_backward"] is not None:
         outputs = [time_major(case, case[name]) for name in ("G", "G_backward")]
     elif case.arguments.get("return_sequences", True):
@@ -291,7 +308,7 @@ def d_directions(case, run):
     else:
         outputs = [np.zeros_like(direction.output) for direction in run.directions]
         last = np.split(case["G"], len(run.directions), -1)
-        finals = [d + share for d, share in zip(finals, last, strict=True)]
+        finals = [[d[0] + share, *d[1:]] for d, share in zip(finals, last, strict=True)]
     return zip(outputs, finals, strict=True)
 
 
@@ -307,17 +324,18 @@ def test_gradients(path):
     case = Case(path)
     run, dtype = Run(case), case.meta["dtype"]
     rows = run.x.shape[1]
-    d_x, d_h_0, d_weights = 0, [], {}
+    d_x, d_first, d_weights = 0, [], {}
     for direction, d, suffix in zip(
         run.directions, d_directions(case, run), run.suffixes, strict=True
     ):
-        one_x, one_h_0, gradients = direction.vjp(*d)
-        d_x, d_h_0 = d_x + one_x, [*d_h_0, one_h_0]
+        one_x, one_first, gradients = direction.vjp(*d)
+        d_x, d_first = d_x + one_x, [*d_first, one_first]
         d_weights |= {k.replace("_l0", suffix): g for k, g in gradients.items()}
     assert_close(d_x, time_major(case, case["grad.input"]), dtype, "x")
-    if case["grad.h_0"] is not None:
-        want = states(case, case["grad.h_0"], rows, run.hidden)
-        assert_close(np.stack(d_h_0), want, dtype, "h_0")
+    wanted = states(case, ("grad.h_0", "grad.c_0"), rows, run.hidden)
+    for name, got, want in zip(("h_0", "c_0"), zip(*d_first, strict=True), wanted, strict=False):
+        if case[f"grad.{name}"] is not None:
+            assert_close(np.stack(got), want, dtype, name)
     own = {name: d_weights[name] * place for name, place in places(case).items()}
     back = convert(own, source="torch", target=case.framework)
     assert back.keys() == case.gradients.keys()
