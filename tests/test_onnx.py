@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reference import assert_close
+from reference import assert_close, named, parts, state_of
 
 import elman
 from elman.weights import ConversionError, convert
@@ -35,7 +35,7 @@ def write(of, path):
 
 SIZES = [(1, 1), (1, 2), (3, 1), (2, 2)]
 LAYERS = [
-    *[{"kind": "GRU", "layers": n, "directions": d} for n, d in SIZES],
+    *[{"kind": kind, "layers": n, "directions": d} for kind in ("GRU", "LSTM") for n, d in SIZES],
     *[
         {"kind": "RNN", "layers": n, "directions": d, "nonlinearity": nonlinearity}
         for n, d in SIZES
@@ -43,7 +43,9 @@ LAYERS = [
     ],
     {"layers": 2, "directions": 2, "bias": False},
     {"kind": "RNN", "bias": False},
+    {"kind": "LSTM", "layers": 2, "bias": False},
     {"dtype": "float64"},
+    {"kind": "LSTM", "dtype": "float64"},
 ]
 
 
@@ -68,25 +70,45 @@ def test_a_model_computes_what_the_layer_does(options, tmp_path):
     write(of, tmp_path / "m.onnx")
     session = runtime.InferenceSession(tmp_path / "m.onnx")
     rng = np.random.default_rng(0)
+    names = [value.name for value in session.get_outputs()]
+    assert names == ["output", *(f"{state}_n" for state in of.spec.cell.states)]
     for steps, rows in ((L, N), (1, 1), (9, 2)):  # as many steps and rows as one likes
         x = rng.normal(size=(steps, rows, D)).astype("float32")
-        h_0 = rng.normal(size=(of.spec.num_layers * of.spec.directions, rows, H)).astype("float32")
+        state = state_of(of.spec, (rows,), lambda shape: rng.normal(size=shape).astype("float32"))
         lengths = np.arange(rows, dtype=np.int32) % (steps + 1)
         lengths[-1] = steps
         assert rows < 2 or lengths[0] == 0  # such a row ends as it began
-        for given in ({}, {"h_0": h_0}, {"lengths": lengths}, {"h_0": h_0, "lengths": lengths}):
-            got = session.run(["output", "h_n"], {"x": x, **given})
-            for a, want in zip(got, of(x, **given), strict=True):
-                assert_close(a, want, "float32", f"{given.keys()}")
+        for first in (None, state):
+            for extent in ({}, {"lengths": lengths}):
+                given = extent if first is None else extent | named(first, "0")
+                got = session.run(names, {"x": x, **given})
+                output, last = of(x, first, **extent)
+                for name, a, want in zip(names, got, (output, *parts(last)), strict=True):
+                    assert_close(a, want, "float32", f"{name} of {given.keys()}")
 
 
-def test_a_model_of_float64_computes_what_the_layer_does(tmp_path):
-    """In onnx's own evaluator; ONNX Runtime has no GRU of float64."""
-    of = layer("GRU", dtype="float64")
+def test_one_of_two_states(tmp_path):
+    """The other is zeros."""
+    of = layer("LSTM", 2)
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    write(of, tmp_path / "m.onnx")
+    session = runtime.InferenceSession(tmp_path / "m.onnx")
+    x, c_0 = (np.random.default_rng(0).normal(size=s).astype("f4") for s in ((L, N, D), (2, N, H)))
+    got = session.run(None, {"x": x, "c_0": c_0})
+    output, last = of(x, (np.zeros_like(c_0), c_0))
+    for a, want in zip(got, (output, *last), strict=True):
+        assert_close(a, want)
+
+
+@pytest.mark.parametrize("kind", ["GRU", "LSTM"])
+def test_a_model_of_float64_computes_what_the_layer_does(kind, tmp_path):
+    """In onnx's own evaluator; ONNX Runtime has neither node in float64."""
+    of = layer(kind, dtype="float64")
     write(of, tmp_path / "m.onnx")
     x = np.random.default_rng(0).normal(size=(L, N, D))
     session = ReferenceEvaluator(str(tmp_path / "m.onnx"))
-    for a, want in zip(session.run(["output", "h_n"], {"x": x}), of(x), strict=True):
+    output, last = of(x)
+    for a, want in zip(session.run(None, {"x": x}), (output, *parts(last)), strict=True):
         assert_close(a, want, "float64")
 
 
@@ -98,7 +120,8 @@ def model(kind="GRU", weights=None, nodes=None, **attributes):
     weights = convert(layer(kind).state_dict(), "torch", "onnx") if weights is None else weights
     if kind == "GRU":
         attributes.setdefault("linear_before_reset", 1)
-    inputs = ["x", "W", "R", "B"] if "B" in weights else ["x", "W", "R"]
+    inputs = ["x", *(name if name in weights else "" for name in ("W", "R", "B"))]
+    inputs += ["", "", "", "P"] if "P" in weights else []
     own = helper.make_node(kind, inputs, ["Y", "Y_h"], name="own", hidden_size=H, **attributes)
     element = helper.np_dtype_to_tensor_dtype(weights["W"].dtype)
     graph = helper.make_graph(
@@ -140,7 +163,7 @@ def test_recorded_nodes(path, tmp_path):
         assert found.tensors.keys() == weights.keys()
         for name, a in weights.items():
             np.testing.assert_array_equal(found.tensors[name], a)
-        assert found.nonlinearity == ("" if kind == "GRU" else path.stem.split("_")[1])
+        assert found.nonlinearity == (path.stem.split("_")[1] if kind == "RNN" else "")
         assert bool(found.notes) == (attributes["direction"] == "reverse")
         return
     with pytest.raises(ConversionError, match=why):
@@ -168,11 +191,43 @@ def test_a_reverse_node_is_read_and_that_is_said(tmp_path):
         ("GRU", {"activations": ["Sigmoid", "Relu"]}, "has activations"),
         ("RNN", {"activations": ["Elu"]}, "has activations"),
         ("RNN", {"direction": "bidirectional", "activations": ["Tanh", "Relu"]}, "has activations"),
+        ("LSTM", {"clip": 1.0}, "LSTM node 'own': has clip"),
+        ("LSTM", {"input_forget": 1}, "has input_forget=1, so that its forget gate is 1 - i"),
+        ("LSTM", {"activations": ["Sigmoid", "Tanh", "Relu"]}, "has activations"),
+        ("LSTM", {"activations": ["HardSigmoid", "Tanh", "Tanh"]}, "has activations"),
+        ("LSTM", {"activations": ["Sigmoid", "Tanh"]}, "has activations"),
+        ("LSTM", {"direction": "bidirectional", "activations": ["Sigmoid", "Tanh", "Tanh"]}, "act"),
     ],
 )
 def test_what_no_other_framework_has(kind, attributes, why, tmp_path):
     with pytest.raises(ConversionError, match=why):
         read(model(kind, **attributes), tmp_path)
+
+
+def test_an_lstms_defaults_may_be_said(tmp_path):
+    weights = convert(layer("LSTM").state_dict(), "torch", "onnx")
+    usual = {"activations": ["Sigmoid", "Tanh", "tanh"], "input_forget": 0}
+    for attributes in ({}, usual):
+        found = read(model("LSTM", **attributes), tmp_path)
+        assert (found.nonlinearity, found.notes) == ("", [])
+        assert found.tensors.keys() == weights.keys()
+        for name, a in weights.items():
+            np.testing.assert_array_equal(found.tensors[name], a)
+
+
+@pytest.mark.parametrize("biased", [True, False])
+def test_peepholes(biased, tmp_path):
+    weights = convert(layer("LSTM", bias=biased).state_dict(), "torch", "onnx")
+    P = np.zeros((1, 3 * H), "float32")
+    assert read(model("LSTM", weights | {"P": P}), tmp_path).tensors.keys() == weights.keys()
+    P[0, 2 * H] = np.nan
+    with pytest.raises(ConversionError, match="LSTM node 'own': has peepholes"):
+        read(model("LSTM", weights | {"P": P}), tmp_path)
+    computed = model("LSTM", weights | {"P": P})
+    del computed.graph.initializer[-1]
+    computed.graph.input.append(helper.make_tensor_value_info("P", TensorProto.FLOAT, P.shape))
+    with pytest.raises(ConversionError, match="LSTM node 'own': P is 'P', which the model does no"):
+        read(computed, tmp_path)
 
 
 def two_nodes(second_input, between=()):
@@ -197,7 +252,7 @@ def test_nodes_that_do_not_are_read_by_name(tmp_path):
     with pytest.raises(ConversionError, match=r"nodes \['a', 'b'\] are not layers.*name one"):
         read(apart, tmp_path)
     assert list(read(apart, tmp_path, "b").tensors) == ["W", "R"]
-    with pytest.raises(ConversionError, match="no GRU or RNN node named 'c'"):
+    with pytest.raises(ConversionError, match="no RNN or GRU or LSTM node named 'c'"):
         read(apart, tmp_path, "c")
     computed = two_nodes("changed", [helper.make_node("Tanh", ["Y_1"], ["changed"])])
     with pytest.raises(ConversionError, match="are not layers"):
@@ -213,7 +268,7 @@ def test_layers_that_differ_are_refused(tmp_path):
 
 def test_a_model_without_such_nodes(tmp_path):
     of = model(nodes=[helper.make_node("Tanh", ["x"], ["Y"])])
-    with pytest.raises(ConversionError, match=r"the model has no GRU or RNN node$"):
+    with pytest.raises(ConversionError, match=r"the model has no RNN or GRU or LSTM node$"):
         read(of, tmp_path)
 
 
@@ -271,7 +326,8 @@ def test_a_file_that_is_not_there(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "nonlinearity"), [("GRU", "tanh"), ("RNN", ""), ("RNN", "sigmoid"), ("RNN", "Tanh")]
+    ("kind", "nonlinearity"),
+    [("GRU", "tanh"), ("LSTM", "tanh"), ("RNN", ""), ("RNN", "sigmoid"), ("RNN", "Tanh")],
 )
 def test_a_nonlinearity_that_is_none(kind, nonlinearity, tmp_path):
     tensors = convert(layer(kind).state_dict(), "torch", "onnx")
