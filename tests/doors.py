@@ -341,13 +341,12 @@ def run_mlx(case, **options):
 
     spec, dtype = case.spec, getattr(mx, case.dtype)
     options |= {"num_layers": spec.num_layers, "bidirectional": spec.bidirectional}
-    sizes = (spec.input_size, spec.hidden_size, spec.bias)
+    functions = {"rnn_tanh": mx.tanh, "rnn_relu": elman.mlx.nn.relu}
+    if spec.cell.name in functions:
+        options["nonlinearity"] = functions[spec.cell.name]
     with mx.stream(mx.cpu), elman.mlx.require("kernel"):
-        if spec.cell.name == "gru":
-            layer = elman.mlx.GRU(*sizes, **options)
-        else:
-            function = {"rnn_tanh": mx.tanh, "rnn_relu": elman.mlx.nn.relu}[spec.cell.name]
-            layer = elman.mlx.RNN(*sizes, function, **options)
+        kind = getattr(elman.mlx, spec.cell.kind)
+        layer = kind(spec.input_size, spec.hidden_size, spec.bias, **options)
         paths = [path for path, _ in tree_flatten(layer.parameters())]
         names = [_torch_name(path) for path in paths]
 
@@ -363,27 +362,29 @@ def run_mlx(case, **options):
             "reset": None if case.reset is None else mlx(case.reset.T, mx.bool_),
         }
 
-        def f(x, h_0, *parameters):
+        def f(x, *rest):
+            states, parameters = rest[: -len(paths)], rest[-len(paths) :]
             layer.update(tree_unflatten(list(zip(paths, parameters, strict=True))))
-            return layer(x, h_0, **extents, return_state=True)
+            # An LSTM gives c at every step too.
+            output, *_, final = layer(x, *states, **extents, return_state=True)
+            return [output, *parts(final)]
 
-        def states(h):
-            return mlx(h[0] if len(h) == 1 else h)
+        def states(state):
+            return [mlx(a[0] if len(a) == 1 else a) for a in parts(state)]
 
         results, gradients = mx.vjp(
             f,
-            [mlx(case.x.swapaxes(0, 1)), states(case.h_0), *parameters],
-            [mlx(case.d_output.swapaxes(0, 1)), states(case.d_h_n)],
+            [mlx(case.x.swapaxes(0, 1)), *states(case.state), *parameters],
+            [mlx(case.d_output.swapaxes(0, 1)), *states(case.d_final)],
         )
         mx.eval(results, gradients)
-    output, h_n, d_x, d_h_0, *d_weights = (np.array(a) for a in (*results, *gradients))
-    found = {
-        "output": output.swapaxes(0, 1),
-        "h_n": h_n.reshape(case.h_0.shape),
-        "d_x": d_x.swapaxes(0, 1),
-        "d_h_0": d_h_0.reshape(case.h_0.shape),
-    }
-    return found | {f"d_{name}": d for name, d in zip(names, d_weights, strict=True)}
+    results, gradients = ([np.array(a) for a in arrays] for arrays in (results, gradients))
+    final = [a.reshape(case.h_0.shape) for a in results[1:]]
+    d_first = [d.reshape(case.h_0.shape) for d in gradients[1 : len(results)]]
+    leaves = {"x": gradients[0].swapaxes(0, 1), **named(whole(d_first), "0")}
+    leaves |= dict(zip(names, gradients[len(results) :], strict=True))
+    found = {"output": results[0].swapaxes(0, 1), **named(whole(final), "n")}
+    return found | {f"d_{name}": d for name, d in leaves.items()}
 
 
 def _torch_name(path):

@@ -1,11 +1,11 @@
-"""Every recorded case of MLX's layers, through the MLX door."""
+"""Every recorded case of MLX's layers, through the MLX package."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from reference import assert_close
+from reference import assert_close, parts
 
 mx = pytest.importorskip("mlx.core", reason="MLX is not installed")
 nn = pytest.importorskip("mlx.nn")
@@ -39,27 +39,33 @@ def test_case(name):
     layer = build(meta, arrays)
     dtype = getattr(mx, meta["dtype"])
     x = mx.array(arrays["input"], dtype)
-    hidden = mx.array(arrays["h_0"], dtype) if "h_0" in arrays else None
+    states = [mx.array(arrays[k], dtype) for k in ("h_0", "c_0") if k in arrays]
     tolerance = meta.get("precision", meta["dtype"])
     with elman.mlx.require("mlx" if "sigmoid" in name else "kernel"):
-        output, h_n = layer(x, hidden, return_state=True)
-        again = layer(x, hidden)
-    assert output.dtype == dtype
-    assert_close(output, arrays["output"], tolerance, "output")
-    assert_close(h_n, arrays["h_n"], tolerance, "h_n")
-    assert np.array_equal(output, again)
+        *every, final = layer(x, *states, return_state=True)
+        again = parts(layer(x, *states))
+    results = dict(zip(("output", "cells"), every, strict=False)) | {"h_n": parts(final)[0]}
+    for key, a in results.items():
+        assert a.dtype == dtype
+        assert_close(a, arrays[key], tolerance, key)
+    if "cells" in results:
+        assert np.array_equal(final[1], results["cells"][..., -1, :])
+    for a, same in zip(every, again, strict=True):
+        assert np.array_equal(a, same)
 
-    G, Gh = mx.array(arrays["G"], dtype), mx.array(arrays["Gh"], dtype)
+    # An LSTM's Gc is of c at every step.
+    cotangents = [mx.array(arrays[k], dtype) for k in ("G", "Gc", "Gh") if k in arrays]
 
-    def loss(parameters, x, hidden):
+    def loss(parameters, x, *states):
         layer.update(parameters)
-        output, h_n = layer(x, hidden, return_state=True)
-        return (output * G).sum() + (h_n * Gh).sum()
+        *every, final = layer(x, *states, return_state=True)
+        pairs = zip((*every, parts(final)[0]), cotangents, strict=True)
+        return sum((a * d).sum() for a, d in pairs)
 
-    wanted = (0, 1) if hidden is None else (0, 1, 2)
-    gradients = mx.grad(loss, argnums=wanted)(layer.parameters(), x, hidden)
+    wanted = tuple(range(2 + len(states)))
+    gradients = mx.grad(loss, argnums=wanted)(layer.parameters(), x, *states)
     named = {f"grad.weight.{k}": d for k, d in gradients[0].items()}
-    named |= dict(zip(["grad.input", "grad.h_0"], gradients[1:], strict=False))
+    named |= dict(zip(["grad.input", "grad.h_0", "grad.c_0"], gradients[1:], strict=False))
     assert named.keys() == {k for k in arrays if k.startswith("grad.")}
     for key, gradient in named.items():
         assert_close(gradient, arrays[key], tolerance, key)
@@ -67,4 +73,4 @@ def test_case(name):
 
 def test_every_case_is_here():
     """So that a checkout without the files cannot pass."""
-    assert len(list(FIXTURES.glob("*.npz"))) == 39
+    assert len(list(FIXTURES.glob("*.npz"))) == 52
