@@ -89,7 +89,7 @@ class Digest {
 enum class Extent { whole, ragged, packed };  // ragged: with lengths and reset
 
 struct Case {
-  Cell cell;
+  int cell;  // its place in the tables of kernels
   Extent extent;
   int directions;
   index L, N, D, H, P;
@@ -135,7 +135,7 @@ const Kernel<float>* of(const Kernels& all, float16) { return all.float16; }
 
 template <class T, class W>
 std::uint64_t digest(const Case& c, index threads, bool recompute) {
-  const Kernel<T>& k = of(kernels(), W{})[static_cast<int>(c.cell)];
+  const Kernel<T>& k = of(kernels(), W{})[c.cell];
   const auto reset = std::make_unique<bool[]>(c.L * c.N);
   for (index i = 0; i < c.L * c.N; ++i) reset[i] = draw(kReset, i) % 8 == 0;
   const Schedule s = schedule(c, reset);
@@ -226,33 +226,28 @@ std::uint64_t digest(const Case& c, index threads, bool recompute) {
   return all.sum();
 }
 
-// Each cell, and an LSTM with a projection to about half of its units.
-struct {
-  const char* name;
-  Cell cell;
-  bool projected;
-} constexpr kKinds[] = {{"rnn_tanh", Cell::rnn_tanh, false},
-                        {"rnn_relu", Cell::rnn_relu, false},
-                        {"gru", Cell::gru, false},
-                        {"lstm", Cell::lstm, false},
-                        {"lstm_projected", Cell::lstm, true}};
-
+// Of each cell; and where it has a c, with a projection to about half of its units.
 template <class T, class W>
 void add_cases(const char* dtype, std::vector<Case>& cases) {
   constexpr const char* extents[] = {"whole", "ragged", "packed"};
-  for (const auto& kind : kKinds) {
+  const auto add = [&](int cell, bool projected) {
     for (int extent = 0; extent < 3; ++extent) {
       for (const auto& [L, N, D, H] : kSizes) {
-        const index P = kind.projected ? (H + 1) / 2 : H;
-        if (kind.projected && P == H) continue;
+        const index P = projected ? (H + 1) / 2 : H;
+        if (projected && P == H) continue;
         const int directions = extent == 0 ? 1 : 2;
         std::string name = dtype;
-        for (const char* part : {kind.name, extents[extent]}) name.append(" ").append(part);
+        name.append(" ").append(kernels().float32[cell].name).append(projected ? "_projected" : "");
+        name.append(" ").append(extents[extent]);
         for (const index n : {index{directions}, L, N, D, H}) name += " " + std::to_string(n);
-        cases.push_back({kind.cell, static_cast<Extent>(extent), directions, L, N, D, H, P,
-                         digest<T, W>, name});
+        cases.push_back(
+            {cell, static_cast<Extent>(extent), directions, L, N, D, H, P, digest<T, W>, name});
       }
     }
+  };
+  for (int cell = 0; cell < kernels().cells; ++cell) {
+    add(cell, false);
+    if (kernels().float32[cell].has_c) add(cell, true);
   }
 }
 

@@ -18,6 +18,7 @@
 namespace elman::ELMAN_ISA {
 
 struct Tanh {
+  static constexpr const char* rnn = "rnn_tanh";
   template <class T>
   static ELMAN_INLINE Vector<T> apply(Vector<T> a) {
     return tanh<T>(a);
@@ -29,6 +30,7 @@ struct Tanh {
 };
 
 struct Relu {
+  static constexpr const char* rnn = "rnn_relu";
   template <class T>
   static ELMAN_INLINE Vector<T> apply(Vector<T> a) {
     return a < 0 ? Vector<T>{} : a;  // NaN stays NaN
@@ -42,6 +44,7 @@ struct Relu {
 // h' = act(W_ih x + b_ih + W_hh h + b_hh)
 template <class Activation>
 struct Rnn {
+  static constexpr const char *name = Activation::rnn, *kind = "RNN";
   static constexpr int gates = 1, kept = 0, d_gates = 1;
   static constexpr bool has_c = false;
   static constexpr int input_gate[gates] = {0}, hidden_gate[gates] = {0};
@@ -71,6 +74,7 @@ struct Rnn {
 // n = tanh(W_in x + b_in + r * (W_hn h + b_hn))
 // h' = (1 - z) * n + z * h
 struct Gru {
+  static constexpr const char *name = "gru", *kind = "GRU";
   static constexpr int gates = 3, kept = 4, d_gates = 4;
   static constexpr bool has_c = false;
   static constexpr int input_gate[gates] = {2, 0, 1}, hidden_gate[gates] = {0, 1, 2};
@@ -117,6 +121,7 @@ struct Gru {
 // c' = f * c + i * g
 // h' = o * tanh(c'), before a projection
 struct Lstm {
+  static constexpr const char *name = "lstm", *kind = "LSTM";
   static constexpr int gates = 4, kept = 4, d_gates = 4;
   static constexpr bool has_c = true;
   static constexpr int input_gate[gates] = {0, 1, 2, 3}, hidden_gate[gates] = {0, 1, 2, 3};
@@ -158,5 +163,10 @@ struct Lstm {
     return d_c * f;
   }
 };
+
+// All there are.
+template <class... C>
+struct CellList {};
+using Cells = CellList<Rnn<Tanh>, Rnn<Relu>, Gru, Lstm>;
 
 }  // namespace elman::ELMAN_ISA

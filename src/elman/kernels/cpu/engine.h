@@ -9,9 +9,6 @@ namespace elman {
 
 using index = std::int64_t;
 
-enum class Cell { rnn_tanh, rnn_relu, gru, lstm };
-inline constexpr int kCells = 4;
-
 // D input features, H hidden units, P units of h: H, but fewer where a projection makes them.
 struct Sizes {
   index D, H, P;
@@ -192,6 +189,7 @@ inline constexpr index kTileUnits = 8;
 // The kernels of one cell, number type and instruction set.
 template <class T>
 struct Kernel {
+  const char *name, *kind;  // "gru", and "GRU", as users know it
   int lanes;        // values in a vector; a panel holds the weights of that many hidden units
   int gates;        // G: rows of weights a hidden unit
   int kept;         // values kept for backward a unit and row, the state before the step apart
@@ -220,12 +218,13 @@ struct Kernel {
   }
 };
 
+// Those of one instruction set: a table for each type of weights, all cells in the same order.
 struct Kernels {
   const char* name;
-  Kernel<float> float32[kCells];
-  Kernel<double> float64[kCells];
-  Kernel<float> bfloat16[kCells];
-  Kernel<float> float16[kCells];
+  int cells;
+  const Kernel<float>* float32;
+  const Kernel<double>* float64;
+  const Kernel<float>*bfloat16, *float16;
 };
 
 }  // namespace elman

@@ -11,7 +11,9 @@ namespace {
 // Of cell C, computing in T, with weights of type W.
 template <class C, class T, class W>
 constexpr Kernel<T> kernel_of() {
-  return {kLanes<T>,
+  return {C::name,
+          C::kind,
+          kLanes<T>,
           C::gates,
           C::kept,
           C::d_gates,
@@ -24,17 +26,22 @@ constexpr Kernel<T> kernel_of() {
           backward<C, T>};
 }
 
+template <class T, class W, class List>
+struct Table;
+template <class T, class W, class... C>
+struct Table<T, W, CellList<C...>> {
+  static constexpr int size = sizeof...(C);
+  static constexpr Kernel<T> kernels[size] = {kernel_of<C, T, W>()...};
+};
+
 }  // namespace
 
-// In the order of enum Cell.
-#define ELMAN_CELLS(T, W)                                                              \
-  {kernel_of<Rnn<Tanh>, T, W>(), kernel_of<Rnn<Relu>, T, W>(), kernel_of<Gru, T, W>(), \
-   kernel_of<Lstm, T, W>()}
-
 extern const Kernels kernels;
-constinit const Kernels kernels = {
-    ELMAN_STRING(ELMAN_ISA),      ELMAN_CELLS(float, float),   ELMAN_CELLS(double, double),
-    ELMAN_CELLS(float, bfloat16), ELMAN_CELLS(float, float16),
-};
+constinit const Kernels kernels = {ELMAN_STRING(ELMAN_ISA),
+                                   Table<float, float, Cells>::size,
+                                   Table<float, float, Cells>::kernels,
+                                   Table<double, double, Cells>::kernels,
+                                   Table<float, bfloat16, Cells>::kernels,
+                                   Table<float, float16, Cells>::kernels};
 
 }  // namespace elman::ELMAN_ISA

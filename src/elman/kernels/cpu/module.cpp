@@ -46,14 +46,11 @@ void require(bool condition, const char* what) {
   if (!condition) throw std::invalid_argument(std::string("elman._engine: ") + what);
 }
 
-// In the order of enum Cell: the engine's name, and the layer's in errors.
-constexpr const char* kCellNames[kCells][2] = {
-    {"rnn_tanh", "RNN"}, {"rnn_relu", "RNN"}, {"gru", "GRU"}, {"lstm", "LSTM"}};
-
+// Its place in the tables of kernels.
 int cell_named(const std::string& name) {
   int cell = 0;
-  while (cell < kCells && name != kCellNames[cell][0]) ++cell;
-  require(cell < kCells, "unknown cell");
+  while (cell < kernels().cells && name != kernels().float32[cell].name) ++cell;
+  require(cell < kernels().cells, "unknown cell");
   return cell;
 }
 
@@ -70,7 +67,7 @@ class LayerWeights {
     dtype_ = arrays_[0]->dtype();
     require(is_float64() || float_kernels(),
             "weights are float32, float64, float16, or bfloat16, also as uint16");
-    const Kernel<float>& k = kernels().float32[cell_];
+    const Kernel<float>& k = any_kernel();
     sizes_ = {arrays_[0]->shape(1), arrays_[1]->shape(0) / k.gates, arrays_[1]->shape(1)};
     const index rows = sizes_.H * k.gates;
     require(sizes_.P > 0, "there is a hidden unit");
@@ -87,8 +84,8 @@ class LayerWeights {
     }
   }
 
-  int cell() const { return cell_; }
-  const char* title() const { return kCellNames[cell_][1]; }
+  // What does not depend on the type of numbers may be asked of these.
+  const Kernel<float>& any_kernel() const { return kernels().float32[cell_]; }
   const Sizes& sizes() const { return sizes_; }
   index hidden_size() const { return sizes_.H; }
   index output_size() const { return sizes_.P; }
@@ -182,7 +179,7 @@ struct Call {
   Schedule schedule;
   bool packed;
   Sizes sizes = weights.sizes();
-  index S = kernels().float32[weights.cell()].state_size(sizes);
+  index S = weights.any_kernel().state_size(sizes);
   index directions = weights.directions();
   index steps = schedule.plan().steps, batch = schedule.plan().batch;
   index rows = packed ? schedule.rows() : steps * batch;  // of the kept arrays
@@ -201,7 +198,7 @@ struct Call {
     try {
       return make_schedule(x, lengths, batch_sizes, reset);
     } catch (const std::invalid_argument& e) {
-      throw std::invalid_argument(std::string(w.title()) + ": " + e.what());
+      throw std::invalid_argument(std::string(w.any_kernel().kind) + ": " + e.what());
     }
   }
 
