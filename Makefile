@@ -4,6 +4,10 @@ INSTALLED := $(VENV)/installed
 NATIVE := $(wildcard src/elman/kernels/*/*.h src/elman/kernels/*/*.cpp tests/engine/*.cpp)
 PIP := -m pip install --quiet --disable-pip-version-check
 
+# Where ccache is installed, what one build has compiled serves the others.
+export CMAKE_CXX_COMPILER_LAUNCHER ?= $(shell command -v ccache)
+export CCACHE_BASEDIR ?= /
+
 # OneFlow 0.9.0 runs on Python 3.10 and NumPy 1, and links to CUDA's libraries even on a CPU.
 ONEFLOW := .venv-oneflow
 ONEFLOW_PACKAGES := oneflow==0.9.0 'numpy<2' nvidia-cudnn-cu11==8.5.0.96 nvidia-cublas-cu11==11.10.3.66
@@ -47,7 +51,7 @@ setup: $(INSTALLED) ## create .venv and install Elman into it, in place
 test: $(INSTALLED) ## run every test and every documented example
 	$(BIN)/python -m pytest
 
-test-oneflow: $(ONEFLOW)/installed ## run the OneFlow door's tests on OneFlow itself; needs Python 3.10
+test-oneflow: $(ONEFLOW)/installed ## run the OneFlow package's tests on OneFlow itself; needs Python 3.10
 	LD_LIBRARY_PATH=$(NVIDIA)/cudnn/lib:$(NVIDIA)/cublas/lib \
 		$(ONEFLOW)/bin/python -m pytest -k oneflow tests/test_oneflow.py tests/test_exact.py src/elman/oneflow
 
@@ -63,7 +67,7 @@ test-ecosystem: $(INSTALLED) ## run the tests with PyTorch Lightning, skorch and
 	$(BIN)/python $(PIP) lightning skorch torchrl
 	$(BIN)/python -m pytest tests/test_torch_ecosystem.py
 
-test-torch-oldest: $(OLDEST)/installed ## run the PyTorch door's tests on torch 2.6; some 3 GB on Linux
+test-torch-oldest: $(OLDEST)/installed ## run the PyTorch package's tests on torch 2.6; some 3 GB on Linux
 	$(OLDEST)/bin/python -m pytest -W default $(wildcard tests/test_torch_*.py) src/elman/torch \
 		--deselect tests/test_torch_compile.py::test_backward_operator
 

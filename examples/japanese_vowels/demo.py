@@ -2,7 +2,7 @@
 
 For each seed a two-layer bidirectional GRU classifier is trained on the Japanese Vowels with
 elman.torch.GRU and again with torch.nn.GRU; a second process then loads the weights into the
-NumPy door and classifies the test utterances without PyTorch. The table, the picture and
+NumPy package and classifies the test utterances without PyTorch. The table, the picture and
 summary.json say how well, how fast, and how far apart the answers are.
 
 Example:
@@ -55,7 +55,7 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--seeds", type=positive, default=5, help="how many times to train (default: %(default)s)")
     add("--epochs", type=positive, default=EPOCHS, help="length of each (default: %(default)s)")
-    add("--threads", type=positive, default=1, help="for every door (default: %(default)s)")
+    add("--threads", type=positive, default=1, help="for every package (default: %(default)s)")
     add("--output", type=Path, default=Path("build/demo"), help="folder (default: %(default)s)")
     return parser.parse_args()
 
@@ -91,16 +91,16 @@ def run_seed(
     to_test: Utterances,
     announce: Callable[[str], Callable[[], None]],
 ) -> Run:
-    """Train with the two PyTorch doors in turn, then classify with all three."""
+    """Train with the two PyTorch packages in turn, then classify with all three."""
     trainings = {}
-    for door, model in MODELS.items():
-        advance = announce(f"seed {seed}: training {LABELS[door]}")
-        trainings[door] = train(model, to_train, seed, args.epochs, advance)
+    for package, model in MODELS.items():
+        advance = announce(f"seed {seed}: training {LABELS[package]}")
+        trainings[package] = train(model, to_train, seed, args.epochs, advance)
 
     advance = announce(f"seed {seed}: classifying")
     answers = {
-        door: ask(lambda model=training.model: classify(model, to_test))
-        for door, training in trainings.items()
+        package: ask(lambda model=training.model: classify(model, to_test))
+        for package, training in trainings.items()
     }
     weights = trainings["elman"].model.state_dict()
     file = args.output / f"seed{seed}.safetensors"

@@ -31,24 +31,26 @@ def draw(file: Path, summary: Summary, runs: list[Run], speakers: np.ndarray) ->
     draw_confusion(figure.add_subplot(grid[:, 1]), speakers, named)
 
     times = summary["per_seed"]
-    training = {door: times[f"train_seconds_{door}"] for door in ("elman", "torch")}
+    training = {package: times[f"train_seconds_{package}"] for package in ("elman", "torch")}
     draw_times(figure.add_subplot(grid[0, 2], title="Time to train"), training, 1, "s")
-    classifying = {door: times[f"classify_seconds_{door}"] for door in ("elman", "numpy", "torch")}
+    classifying = {
+        package: times[f"classify_seconds_{package}"] for package in ("elman", "numpy", "torch")
+    }
     title = f"Time to classify {len(speakers)} utterances"
     draw_times(figure.add_subplot(grid[1, 2], title=title), classifying, 1000, "ms")
     figure.savefig(file)
 
 
 def draw_losses(axes: Axes, runs: list[Run]) -> None:
-    """Draw the mean loss over the seeds, one door thick and one dashed: they coincide."""
+    """Draw the mean loss over the seeds, one package thick and one dashed: they coincide."""
     styles = {
         "torch": {"linewidth": 7},
         "elman": {"linewidth": 2.2, "linestyle": (0, (3, 1.5))},
     }
-    for door, style in styles.items():
-        losses = np.mean([run.trainings[door].losses for run in runs], axis=0)
+    for package, style in styles.items():
+        losses = np.mean([run.trainings[package].losses for run in runs], axis=0)
         epochs = np.arange(1, len(losses) + 1)
-        axes.plot(epochs, losses, color=COLOURS[door], label=LABELS[door], **style)
+        axes.plot(epochs, losses, color=COLOURS[package], label=LABELS[package], **style)
     axes.set_title("The same loss, epoch by epoch")
     axes.set(xlabel="epoch", ylabel="training loss, mean of the seeds")
     axes.set_yscale("log")
@@ -85,15 +87,15 @@ def draw_confusion(axes: Axes, speakers: np.ndarray, named: np.ndarray) -> None:
 
 
 def draw_times(axes: Axes, seconds: dict[str, list[float]], scale: float, unit: str) -> None:
-    """Draw a bar a door, the mean over the seeds, and a dot a seed."""
+    """Draw a bar a package, the mean over the seeds, and a dot a seed."""
     longest = scale * max(map(max, seconds.values()))
-    for row, (door, runs) in enumerate(seconds.items()):
+    for row, (package, runs) in enumerate(seconds.items()):
         times = scale * np.array(runs)
-        axes.barh(row, times.mean(), height=0.62, color=COLOURS[door])
+        axes.barh(row, times.mean(), height=0.62, color=COLOURS[package])
         axes.plot(times, np.full(len(times), row), "o", color="black", markersize=3, alpha=0.6)
         label = f"{times.mean():.2f} {unit}"
         axes.text(times.max() + 0.025 * longest, row, label, va="center", fontweight="bold")
-    axes.set_yticks(range(len(seconds)), [LABELS[door] for door in seconds])
+    axes.set_yticks(range(len(seconds)), [LABELS[package] for package in seconds])
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
     axes.set(xlim=(0, 1.3 * longest), xlabel=f"{unit}, mean of the seeds (dots: each seed)")

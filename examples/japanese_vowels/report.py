@@ -21,7 +21,7 @@ Summary = dict[str, Any]
 
 
 class Run(NamedTuple):
-    """All that came out of one seed, under the names of the doors."""
+    """All that came out of one seed, under the names of the packages."""
 
     trainings: dict[str, Training]  # elman, torch
     answers: dict[str, Answer]  # elman, torch, numpy
@@ -31,12 +31,12 @@ class Run(NamedTuple):
 def summarise(runs: list[Run], speakers: np.ndarray, threads: int) -> Summary:
     """Return the figures: means over the seeds, the greatest differences, and every seed's own."""
     per_seed: dict[str, list[float]] = {}
-    for door in LABELS:
-        answers = [run.answers[door] for run in runs]
-        per_seed[f"accuracy_{door}"] = [answer.accuracy(speakers) for answer in answers]
-        per_seed[f"classify_seconds_{door}"] = [answer.seconds for answer in answers]
-    for door in ("elman", "torch"):
-        per_seed[f"train_seconds_{door}"] = [run.trainings[door].seconds for run in runs]
+    for package in LABELS:
+        answers = [run.answers[package] for run in runs]
+        per_seed[f"accuracy_{package}"] = [answer.accuracy(speakers) for answer in answers]
+        per_seed[f"classify_seconds_{package}"] = [answer.seconds for answer in answers]
+    for package in ("elman", "torch"):
+        per_seed[f"train_seconds_{package}"] = [run.trainings[package].seconds for run in runs]
     means = {name: float(np.mean(values)) for name, values in per_seed.items()}
     return {
         **means,
@@ -59,7 +59,9 @@ def summarise(runs: list[Run], speakers: np.ndarray, threads: int) -> Summary:
 
 def loss_difference(run: Run) -> float:
     """Return how far apart the two loss curves are where they are farthest apart."""
-    elman_losses, torch_losses = (np.array(run.trainings[door].losses) for door in run.trainings)
+    elman_losses, torch_losses = (
+        np.array(run.trainings[package].losses) for package in run.trainings
+    )
     return float(np.abs(elman_losses - torch_losses).max())
 
 
@@ -69,24 +71,24 @@ def save_summary(summary: Summary, file: Path) -> None:
 
 
 def print_table(summary: Summary) -> None:
-    """Print the figures, a row a door."""
+    """Print the figures, a row a package."""
     differences = {
         "elman": "-",
         "torch": f"{summary['max_difference_stock_torch']:.1e}",
         "numpy": f"{summary['max_difference_numpy_torch']:.1e}",
     }
     table = Table(title=f"Japanese Vowels, {circumstances(summary)}")
-    table.add_column("door")
+    table.add_column("package")
     for heading in ("test accuracy", "train, s", "classify, ms", "difference*"):
         table.add_column(heading, justify="right")
-    for door, label in LABELS.items():
-        training = summary.get(f"train_seconds_{door}")
+    for package, label in LABELS.items():
+        training = summary.get(f"train_seconds_{package}")
         table.add_row(
             label,
-            f"{summary[f'accuracy_{door}']:.2%}",
+            f"{summary[f'accuracy_{package}']:.2%}",
             "-" if training is None else f"{training:.2f}",
-            f"{1000 * summary[f'classify_seconds_{door}']:.1f}",
-            differences[door],
+            f"{1000 * summary[f'classify_seconds_{package}']:.1f}",
+            differences[package],
         )
     console = Console(highlight=False)
     console.print(table)

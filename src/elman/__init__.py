@@ -1,8 +1,8 @@
 """Recurrent layers that give the same answer everywhere.
 
-This module is the NumPy door: ``elman.RNN``, ``GRU``, ``RNNCell`` and ``GRUCell`` take and return
-NumPy arrays and import no framework. ``elman.torch``, ``elman.mlx`` and ``elman.oneflow`` are
-the doors to theirs, and ``elman.weights`` carries weights from one framework to another.
+This module is the NumPy package: ``elman.RNN``, ``GRU``, ``LSTM`` and their cells take and return
+NumPy arrays and import no framework. ``elman.torch``, ``elman.mlx`` and ``elman.oneflow`` stand in
+for those frameworks' own layers, and ``elman.weights`` carries weights from one to another.
 
 >>> import elman, numpy as np
 >>> gru = elman.GRU(10, 20, num_layers=2, seed=0)
@@ -13,13 +13,15 @@ the doors to theirs, and ``elman.weights`` carries weights from one framework to
 """
 
 from elman.engine import get_num_threads, set_num_threads
-from elman.layers import GRU, RNN, GRUCell, RNNCell, load
+from elman.layers import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell, load
 
 __version__ = "0.1.0"
 __all__ = [
     "GRU",
+    "LSTM",
     "RNN",
     "GRUCell",
+    "LSTMCell",
     "RNNCell",
     "get_num_threads",
     "load",

@@ -1,6 +1,6 @@
 """The CPU engine: one layer of one or two directions, forward and backward.
 
-Every door that computes on the CPU comes through here. It reads NumPy arrays, and tensors that
+Every package that computes on the CPU comes through here. It reads NumPy arrays, and tensors that
 their framework lends by DLPack's exchange functions, in place, whatever their strides, as long as
 the features of a row lie side by side; and gives NumPy arrays.
 
@@ -40,7 +40,7 @@ _threads = _processors()
 
 
 def set_num_threads(n: int) -> None:
-    """Let each call of the NumPy door use up to n threads; small calls use fewer.
+    """Let each call of the NumPy package use up to n threads; small calls use fewer.
 
     The answer does not depend on it. The default is the number of processors.
 
@@ -60,7 +60,7 @@ def set_num_threads(n: int) -> None:
 
 
 def get_num_threads() -> int:
-    """The number of threads that a call of the NumPy door may use."""
+    """The number of threads that a call of the NumPy package may use."""
     return _threads
 
 
@@ -166,6 +166,20 @@ def forward(
         threads,
     )
     return output.astype(x.dtype) if x.dtype.itemsize == 2 else output, h_n, kept
+
+
+def states_by_time(kept: Kept, steps: int, lengths: Array) -> Array:
+    """The state after every step (L, N, directions, S), of rows of these lengths, 0 past them."""
+    directions, _, S = kept.states.shape
+    states = np.zeros((steps, len(lengths), directions, S), kept.states.dtype)
+    order = np.argsort(-lengths, kind="stable")  # rows in the order in which they are kept
+    ends = lengths[order]
+    step, position = np.nonzero(np.arange(steps)[:, None] < ends)
+    after = slice(len(lengths), len(lengths) + len(step))
+    states[step, order[position], 0] = kept.states[0, after]
+    if directions == 2:
+        states[ends[position] - 1 - step, order[position], 1] = kept.states[1, after]
+    return states
 
 
 def backward(

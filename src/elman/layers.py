@@ -1,12 +1,13 @@
-"""The NumPy door: RNN, GRU and their cells on NumPy arrays, with PyTorch's arguments and names."""
+"""The NumPy package: RNN, GRU, LSTM and their cells, with PyTorch's arguments and names."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # (methods of arrays of any dtype are partly untyped)
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from elman.weights.files import bfloat16, read_safetensors, write_safetensors
 
 DTypeLike = npt.DTypeLike
 Vjp = Callable[[Any, Any], dict[str, Array]]
+States = tuple[Array, ...]  # h, or h and c
 
 
 class _Parameters:
@@ -36,7 +38,7 @@ class _Parameters:
 
     spec: Spec
     dtype: np.dtype[Any]
-    state_dtype: np.dtype[Any]  # of h_0 and h_n
+    state_dtype: np.dtype[Any]  # of h and c
     _shapes: dict[str, tuple[int, ...]]
     _weights: dict[str, Array]
 
@@ -102,10 +104,10 @@ class _Parameters:
     def __repr__(self) -> str:
         spec = self.spec
         parts = [f"{spec.input_size}, {spec.hidden_size}"]
-        for name in ("num_layers", "bias", "batch_first", "dropout", "bidirectional"):
-            value = getattr(spec, name)
-            if value != Spec.__dataclass_fields__[name].default:
-                parts.append(f"{name}={value}")
+        for field in fields(spec)[3:]:  # the options, behind the cell and its two sizes
+            value = getattr(spec, field.name)
+            if value != field.default:
+                parts.append(f"{field.name}={value}")
         if spec.cell.name == "rnn_relu":
             parts.append("nonlinearity='relu'")
         return f"{self._title}({', '.join(parts)})"
@@ -119,7 +121,7 @@ class _Parameters:
 
 
 class _Layer(_Parameters):
-    """What RNN and GRU share: everything but the constructor."""
+    """What all layers share: everything but the constructor, and how states are given."""
 
     def __init__(self, spec: Spec, seed: int | None, dtype: DTypeLike, recompute: bool) -> None:
         self.training = False
@@ -133,7 +135,7 @@ class _Layer(_Parameters):
         ]
 
     def _names(self, layer: int) -> list[str]:
-        """A layer's weights, four a direction, absent biases too."""
+        """A layer's weights, all of each direction, absent ones too."""
         return [name for d in range(self.spec.directions) for name in weight_names(layer, d)]
 
     def train(self, mode: bool = True) -> "_Layer":
@@ -144,6 +146,108 @@ class _Layer(_Parameters):
     def eval(self) -> "_Layer":
         """Turn dropout off."""
         return self.train(False)
+
+    def _run(self, x: Any, states: Any, lengths: Any, reset: Any) -> tuple[Array, States]:
+        """Output and the final states, from the first ones, or None."""
+        call = _Call(self, x, states, lengths, reset)
+
+        def layer(k: int, x: Array, state: Array | None) -> tuple[Array, Array]:
+            output, final, _ = engine.forward(
+                self.spec.cell, self._packed[k], x, state, call.extent, engine.get_num_threads()
+            )
+            return output, final
+
+        output, finals = stack.run(
+            self.spec.num_layers, self.spec.directions, layer, call.x, call.state, self._dropout([])
+        )
+        return call.output(output), call.states(finals)
+
+    def _run_vjp(
+        self, x: Any, states: Any, lengths: Any, reset: Any
+    ) -> tuple[Array, States, Callable[[Any, Any], dict[str, Array]]]:
+        """The same, and the way back from the gradients of output and of the final states."""
+        call = _Call(self, x, states, lengths, reset)
+        spec, threads = self.spec, engine.get_num_threads()
+        inputs: list[Array] = []
+        kept: list[engine.Kept] = []
+        masks: list[Array] = []
+        packed = self._packed
+
+        def layer(k: int, x: Array, state: Array | None) -> tuple[Array, Array]:
+            output, final, keep = engine.forward(
+                spec.cell, packed[k], x, state, call.extent, threads, True, self.recompute
+            )
+            assert keep is not None
+            # A copy, since the caller may fill x anew before vjp is called.
+            inputs.append(np.array(x) if k == 0 else x)
+            kept.append(keep)
+            return output, final
+
+        output, finals = stack.run(
+            spec.num_layers, spec.directions, layer, call.x, call.state, self._dropout(masks)
+        )
+
+        def vjp(d_output: Any, d_states: Any) -> dict[str, Array]:
+            gradients: dict[str, Array] = {}
+
+            def layer(k: int, d_output: Any, d_state: Any) -> tuple[Array, Array]:
+                d_x, d_first, d_weights = engine.backward(
+                    packed[k],
+                    [self._shapes.get(name) for name in self._names(k)],
+                    inputs[k],
+                    kept[k],
+                    d_output,
+                    d_state,
+                    call.extent,
+                    threads,
+                )
+                assert d_x is not None
+                assert d_weights is not None
+                pairs = zip(self._names(k), d_weights, strict=True)
+                gradients.update({name: d for name, d in pairs if d is not None})
+                return d_x, d_first
+
+            d_x, firsts = stack.run_backward(
+                spec.num_layers,
+                spec.directions,
+                layer,
+                call.d_output(d_output),
+                call.d_state(d_states),
+                (lambda k, d: d * masks[k]) if masks else None,
+            )
+            by_name = {name: gradients[name] for name in self._shapes}
+            d_firsts = zip(spec.cell.states, call.states(firsts), strict=True)
+            return {"x": call.output(d_x), **{f"{name}_0": d for name, d in d_firsts}, **by_name}
+
+        return call.output(output), call.states(finals), vjp
+
+    def _dropout(self, masks: list[Array]) -> Callable[[Array], Array] | None:
+        """Dropout between layers, which notes its masks, or None where there is none."""
+        p = self.spec.dropout
+        if not self.training or p == 0:
+            return None
+
+        def dropout(x: Array) -> Array:
+            kept = self._rng.random(x.shape) >= p
+            masks.append((kept / (1 - p) if p < 1 else np.zeros(x.shape)).astype(x.dtype))
+            return x * masks[-1]
+
+        return dropout
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the layer to a safetensors file, which appears whole or not at all.
+
+        The weights stand under PyTorch's names; the constructor's arguments are in the file's
+        metadata, from which :func:`load` builds the layer. Needs the package safetensors.
+        """
+        spec = self.spec
+        options = {f.name: getattr(spec, f.name) for f in fields(spec)[1:]}
+        description = {"cell": spec.cell.name, **options, "dtype": self.dtype.name}
+        write_safetensors(path, self._weights, {"elman": json.dumps(description)})
+
+
+class _OneState(_Layer):
+    """What RNN and GRU share: a call with h alone."""
 
     def __call__(
         self, x: Any, h_0: Any = None, lengths: Any = None, reset: Any = None
@@ -170,18 +274,8 @@ class _Layer(_Parameters):
         ValueError : a shape that is off, lengths outside 0..L.
         TypeError : another dtype.
         """
-        call = _Call(self, x, h_0, lengths, reset)
-
-        def layer(k: int, x: Array, h_0: Array | None) -> tuple[Array, Array]:
-            output, h_n, _ = engine.forward(
-                self.spec.cell, self._packed[k], x, h_0, call.extent, engine.get_num_threads()
-            )
-            return output, h_n
-
-        output, finals = stack.run(
-            self.spec.num_layers, self.spec.directions, layer, call.x, call.h_0, self._dropout([])
-        )
-        return call.output(output), call.state(finals)
+        output, (h_n,) = self._run(x, None if h_0 is None else (h_0,), lengths, reset)
+        return output, h_n
 
     def vjp(
         self, x: Any, h_0: Any = None, lengths: Any = None, reset: Any = None
@@ -200,95 +294,12 @@ class _Layer(_Parameters):
         >>> vjp(np.ones((3, 1)), None)["x"].tolist()
         [[1.0], [1.0], [1.0]]
         """
-        call = _Call(self, x, h_0, lengths, reset)
-        spec, threads = self.spec, engine.get_num_threads()
-        inputs: list[Array] = []
-        kept: list[engine.Kept] = []
-        masks: list[Array] = []
-        packed = self._packed
-
-        def layer(k: int, x: Array, h_0: Array | None) -> tuple[Array, Array]:
-            output, h_n, keep = engine.forward(
-                spec.cell, packed[k], x, h_0, call.extent, threads, True, self.recompute
-            )
-            assert keep is not None
-            # A copy, since the caller may fill x anew before vjp is called.
-            inputs.append(np.array(x) if k == 0 else x)
-            kept.append(keep)
-            return output, h_n
-
-        output, finals = stack.run(
-            spec.num_layers, spec.directions, layer, call.x, call.h_0, self._dropout(masks)
-        )
-
-        def vjp(d_output: Any, d_h_n: Any) -> dict[str, Array]:
-            gradients: dict[str, Array] = {}
-
-            def layer(k: int, d_output: Any, d_h_n: Any) -> tuple[Array, Array]:
-                d_x, d_h_0, d_weights = engine.backward(
-                    packed[k],
-                    [self._shapes.get(name) for name in self._names(k)],
-                    inputs[k],
-                    kept[k],
-                    d_output,
-                    d_h_n,
-                    call.extent,
-                    threads,
-                )
-                assert d_x is not None
-                assert d_weights is not None
-                pairs = zip(self._names(k), d_weights, strict=True)
-                gradients.update({name: d for name, d in pairs if d is not None})
-                return d_x, d_h_0
-
-            d_x, firsts = stack.run_backward(
-                spec.num_layers,
-                spec.directions,
-                layer,
-                call.d_output(d_output),
-                call.d_h_n(d_h_n),
-                (lambda k, d: d * masks[k]) if masks else None,
-            )
-            by_name = {name: gradients[name] for name in self._shapes}
-            return {"x": call.output(d_x), "h_0": call.state(firsts), **by_name}
-
-        return call.output(output), call.state(finals), vjp
-
-    def _dropout(self, masks: list[Array]) -> Callable[[Array], Array] | None:
-        """Dropout between layers, which notes its masks, or None where there is none."""
-        p = self.spec.dropout
-        if not self.training or p == 0:
-            return None
-
-        def dropout(x: Array) -> Array:
-            kept = self._rng.random(x.shape) >= p
-            masks.append((kept / (1 - p) if p < 1 else np.zeros(x.shape)).astype(x.dtype))
-            return x * masks[-1]
-
-        return dropout
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the layer to a safetensors file, which appears whole or not at all.
-
-        The weights stand under PyTorch's names; the constructor's arguments are in the file's
-        metadata, from which :func:`load` builds the layer. Needs the package safetensors.
-        """
-        spec = self.spec
-        arguments: dict[str, Any] = {
-            "input_size": spec.input_size,
-            "hidden_size": spec.hidden_size,
-            "num_layers": spec.num_layers,
-            "bias": spec.bias,
-            "batch_first": spec.batch_first,
-            "dropout": spec.dropout,
-            "bidirectional": spec.bidirectional,
-            "dtype": self.dtype.name,
-        }
-        metadata = {"elman": json.dumps({"cell": spec.cell.name, **arguments})}
-        write_safetensors(path, self._weights, metadata)
+        states = None if h_0 is None else (h_0,)
+        output, (h_n,), vjp = self._run_vjp(x, states, lengths, reset)
+        return output, h_n, lambda d_output, d_h_n: vjp(d_output, (d_h_n,))
 
 
-class RNN(_Layer):
+class RNN(_OneState):
     """Elman RNN, one or more layers, one or two directions.
 
     ::
@@ -309,9 +320,7 @@ class RNN(_Layer):
     dtype : "float32", "float64", "float16" or "bfloat16" (which needs the package ml_dtypes).
         Default: "float32". In half precision the weights, x and output are of that type; the state,
         h_0 and h_n too, and all arithmetic are float32.
-    recompute : keep for vjp the states alone, and compute the gates from them once more: a fifth of
-        the memory for a GRU, half for an RNN, for up to 1.4 times the time. The same gradients, bit
-        for bit. Default: False.
+    recompute : changes nothing for an RNN, which keeps its states alone for vjp. Default: False.
 
     Weights are ``weight_ih_l{k}`` (H, D), ``weight_hh_l{k}`` (H, H), ``bias_ih_l{k}`` and
     ``bias_hh_l{k}`` (H), with the suffix ``_reverse`` for the second direction.
@@ -342,7 +351,7 @@ class RNN(_Layer):
         super().__init__(Spec(cell, input_size, hidden_size, *options), seed, dtype, recompute)
 
 
-class GRU(_Layer):
+class GRU(_OneState):
     """Gated recurrent unit, one or more layers, one or two directions.
 
     ::
@@ -369,8 +378,8 @@ class GRU(_Layer):
         Default: "float32". In half precision the weights, x and output are of that type; the state,
         h_0 and h_n too, and all arithmetic are float32.
     recompute : keep for vjp the states alone, and compute the gates from them once more: a fifth of
-        the memory for a GRU, half for an RNN, for up to 1.4 times the time. The same gradients, bit
-        for bit. Default: False.
+        the memory for up to 1.4 times the time, and the same gradients, bit for bit.
+        Default: False.
 
     Weights are ``weight_ih_l{k}`` (3H, D), ``weight_hh_l{k}`` (3H, H), ``bias_ih_l{k}`` and
     ``bias_hh_l{k}`` (3H), rows in the order r, z, n, with the suffix ``_reverse`` for the second
@@ -404,8 +413,124 @@ class GRU(_Layer):
         super().__init__(spec, seed, dtype, recompute)
 
 
+class LSTM(_Layer):
+    """Long short-term memory, one or more layers, one or two directions.
+
+    ::
+
+        i  = σ(W_ii x + b_ii + W_hi h + b_hi)
+        f  = σ(W_if x + b_if + W_hf h + b_hf)
+        g  = tanh(W_ig x + b_ig + W_hg h + b_hg)
+        o  = σ(W_io x + b_io + W_ho h + b_ho)
+        c' = f * c + i * g
+        h' = o * tanh(c'), or with a projection W_hr (o * tanh(c'))
+
+    Hochreiter and Schmidhuber, "Long Short-Term Memory", Neural Computation 9 (1997), with the
+    forget gate of Gers, Schmidhuber and Cummins (2000) and the projection of Sak, Senior and
+    Beaufays (2014), as PyTorch and cuDNN compute it.
+
+    Parameters
+    ----------
+    input_size : D, features of x.
+    hidden_size : H, hidden units.
+    num_layers : layers; each above the first reads the output of the one below. Default: 1.
+    bias : with b_ih and b_hh. Default: True.
+    batch_first : x and output are (N, L, D) instead of (L, N, D). Default: False.
+    dropout : probability that a value between layers is zeroed, in training. Default: 0.
+    bidirectional : also run from the end to the start. Default: False.
+    proj_size : the features P of h and output, where a projection makes them of the H units;
+        0 <= proj_size < H. Default: 0, no projection, and P = H.
+    seed : of the initial weights, uniform in [-1/sqrt(H), 1/sqrt(H)]. Default: a new one each time.
+    dtype : "float32", "float64", "float16" or "bfloat16" (which needs the package ml_dtypes).
+        Default: "float32". In half precision the weights, x and output are of that type; the states
+        h and c, and all arithmetic, are float32.
+    recompute : keep for vjp the states alone, and compute the gates from them once more: a third of
+        the memory for up to 1.4 times the time, and the same gradients, bit for bit.
+        Default: False.
+
+    Weights are ``weight_ih_l{k}`` (4H, D), ``weight_hh_l{k}`` (4H, P), ``bias_ih_l{k}`` and
+    ``bias_hh_l{k}`` (4H), rows in the order i, f, g, o, and with a projection ``weight_hr_l{k}``
+    (P, H); with the suffix ``_reverse`` for the second direction.
+
+    >>> import elman, numpy as np
+    >>> lstm = elman.LSTM(4, 8, num_layers=2, seed=0)
+    >>> output, (h_n, c_n) = lstm(np.ones((6, 2, 4), "float32"), lengths=[6, 2])
+    >>> output.shape, h_n.shape, c_n.shape
+    ((6, 2, 8), (2, 2, 8), (2, 2, 8))
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        *,
+        seed: int | None = None,
+        dtype: DTypeLike = "float32",
+        recompute: bool = False,
+    ) -> None:
+        options = (num_layers, bias, batch_first, dropout, bidirectional, proj_size)
+        spec = Spec(CELLS["lstm"], input_size, hidden_size, *options)
+        super().__init__(spec, seed, dtype, recompute)
+
+    def __call__(
+        self, x: Any, states: Any = None, lengths: Any = None, reset: Any = None
+    ) -> tuple[Array, tuple[Array, Array]]:
+        """Run the layer.
+
+        Parameters
+        ----------
+        x : (L, N, D), (N, L, D) with batch_first, or (L, D) without a batch; of the layer's dtype.
+        states : (h_0, c_0), h_0 (K, N, P) and c_0 (K, N, H), or (K, P) and (K, H) without a batch;
+            K = num_layers * directions. Default: zeros.
+        lengths : integers (N,), 0 <= length <= L. Steps at or past a row's length are not computed:
+            x there is never read, output there is 0, and h_n and c_n are the states after the row's
+            last step, or h_0 and c_0 if it has none. The reverse direction starts at each row's
+            last step.
+        reset : booleans shaped as x's time and batch axes. True at t: a new episode starts there,
+            and nothing crosses from t-1 to t in either direction.
+
+        Returns
+        -------
+        output : (L, N, directions*P), or as x was laid out: the last layer's h at every step.
+        (h_n, c_n) : the final states, shaped as h_0 and c_0; layer k's direction d is at
+            k*directions + d.
+
+        Raises
+        ------
+        ValueError : a shape that is off, lengths outside 0..L.
+        TypeError : another dtype, or states that are no pair.
+        """
+        output, (h_n, c_n) = self._run(x, states, lengths, reset)
+        return output, (h_n, c_n)
+
+    def vjp(
+        self, x: Any, states: Any = None, lengths: Any = None, reset: Any = None
+    ) -> tuple[Array, tuple[Array, Array], Vjp]:
+        """Run the layer and give the function that takes gradients back through it.
+
+        Returns output, (h_n, c_n) and ``vjp``. ``vjp(d_output, (d_h_n, d_c_n))`` returns the
+        gradients of ``sum(output * d_output) + sum(h_n * d_h_n) + sum(c_n * d_c_n)`` as a
+        dictionary: "x", "h_0", "c_0" and every weight by its name. Any of the three, and the pair,
+        may be None for zeros. It may be called more than once.
+
+        >>> import elman, numpy as np
+        >>> lstm = elman.LSTM(4, 8)
+        >>> output, (h_n, c_n), vjp = lstm.vjp(np.ones((6, 2, 4), "float32"))
+        >>> list(vjp(np.ones_like(output), (None, c_n)))[:4]
+        ['x', 'h_0', 'c_0', 'weight_ih_l0']
+        """
+        output, (h_n, c_n), vjp = self._run_vjp(x, states, lengths, reset)
+        return output, (h_n, c_n), vjp
+
+
 class _CellLayer(_Parameters):
-    """What RNNCell and GRUCell share."""
+    """What the cells share: everything but the constructor, and how states are given."""
 
     def __init__(
         self, cell: str, input_size: int, hidden_size: int, bias: bool, seed: Any, dtype: DTypeLike
@@ -416,33 +541,47 @@ class _CellLayer(_Parameters):
     def _pack(self) -> None:
         self._packed = engine.pack(self.spec.cell, [self._weights.get(name) for name in WEIGHTS])
 
+    def _step(self, x: Any, states: Any) -> States:
+        """One step from the states, or None: what they are after it."""
+        x = self.array("x", x)
+        D, cell = self.spec.input_size, self.spec.cell
+        if x.ndim not in (1, 2) or x.shape[-1] != D:
+            raise ValueError(f"{self._title}: x must be (N, D) or (D) with D = {D}, got {x.shape}")
+        shape = (*x.shape[:-1], self.spec.hidden_size)
+        state = None
+        if states is not None:
+            arrays = [
+                self._checked(name, a, shape)
+                for name, a in zip(
+                    cell.states, _given(self._title, cell.states, states), strict=True
+                )
+            ]
+            state = _join(arrays).reshape(1, -1, len(arrays) * shape[-1])
+        _, final, _ = engine.forward(
+            cell, self._packed, x.reshape(1, -1, D), state, Extent(), engine.get_num_threads()
+        )
+        return tuple(a.reshape(shape) for a in _split(self.spec, final))
+
+    def _checked(self, name: str, a: Any, shape: tuple[int, ...]) -> Array:
+        a = self.state(name, a)
+        if a.shape != shape:
+            raise ValueError(f"{self._title}: {name} must have shape {shape}, got {a.shape}")
+        return a
+
+
+class _OneStateCell(_CellLayer):
+    """What RNNCell and GRUCell share: a call with h alone."""
+
     def __call__(self, x: Any, h: Any = None) -> Array:
         """One step: x (N, D) or (D), h (N, H) or (H), zeros by default. Returns h', shaped as h.
 
         Raises ValueError for a shape that is off, TypeError for another dtype.
         """
-        x = self.array("x", x)
-        D, H = self.spec.input_size, self.spec.hidden_size
-        if x.ndim not in (1, 2) or x.shape[-1] != D:
-            raise ValueError(f"{self._title}: x must be (N, D) or (D) with D = {D}, got {x.shape}")
-        shape = (*x.shape[:-1], H)
-        if h is not None:
-            h = self.state("h", h)
-            if h.shape != shape:
-                raise ValueError(f"{self._title}: h must have shape {shape}, got {h.shape}")
-            h = h.reshape(1, -1, H)
-        _, h_n, _ = engine.forward(
-            self.spec.cell,
-            self._packed,
-            x.reshape(1, -1, D),
-            h,
-            Extent(),
-            engine.get_num_threads(),
-        )
-        return h_n.reshape(shape)
+        (after,) = self._step(x, None if h is None else (h,))
+        return after
 
 
-class RNNCell(_CellLayer):
+class RNNCell(_OneStateCell):
     """One step of an Elman RNN: h' = tanh(W_ih x + b_ih + W_hh h + b_hh), or with relu.
 
     Weights are ``weight_ih`` (H, D), ``weight_hh`` (H, H), ``bias_ih`` and ``bias_hh`` (H); the
@@ -467,7 +606,7 @@ class RNNCell(_CellLayer):
         super().__init__(cell, input_size, hidden_size, bias, seed, dtype)
 
 
-class GRUCell(_CellLayer):
+class GRUCell(_OneStateCell):
     """One step of a GRU; the equations are those of :class:`GRU`.
 
     Weights are ``weight_ih`` (3H, D), ``weight_hh`` (3H, H), ``bias_ih`` and ``bias_hh`` (3H), rows
@@ -493,23 +632,57 @@ class GRUCell(_CellLayer):
         super().__init__("gru", input_size, hidden_size, bias, seed, dtype)
 
 
-def load(path: str | os.PathLike[str]) -> RNN | GRU:
-    """Build the layer that :meth:`GRU.save` or :meth:`RNN.save` wrote.
+class LSTMCell(_CellLayer):
+    """One step of an LSTM; the equations are those of :class:`LSTM`, without a projection.
+
+    Weights are ``weight_ih`` (4H, D), ``weight_hh`` (4H, H), ``bias_ih`` and ``bias_hh`` (4H), rows
+    in the order i, f, g, o; the arguments are those of :class:`LSTM`.
+
+    >>> import elman, numpy as np
+    >>> cell, states = elman.LSTMCell(4, 8), None
+    >>> for x_t in np.ones((3, 4), "float32"):
+    ...     states = cell(x_t, states)
+    >>> h, c = states
+    >>> h.shape, c.shape
+    ((8,), (8,))
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        seed: int | None = None,
+        dtype: DTypeLike = "float32",
+    ) -> None:
+        super().__init__("lstm", input_size, hidden_size, bias, seed, dtype)
+
+    def __call__(self, x: Any, states: Any = None) -> tuple[Array, Array]:
+        """One step: x (N, D) or (D), states (h, c), each (N, H) or (H), zeros by default.
+
+        Returns (h', c'). Raises ValueError for a shape that is off, TypeError for another dtype, or
+        states that are no pair.
+        """
+        h, c = self._step(x, states)
+        return h, c
+
+
+def load(path: str | os.PathLike[str]) -> RNN | GRU | LSTM:
+    """Build the layer that :meth:`GRU.save` wrote, or that of another layer.
 
     Raises ValueError where the file is no safetensors file, or not one of Elman's. Nothing is
     unpickled. Needs the package safetensors.
     """
     weights, metadata = read_safetensors("load", path)
     try:
-        arguments = json.loads(metadata["elman"])
-        cell, dtype = arguments.pop("cell"), arguments.pop("dtype")
-        spec = Spec(CELLS[cell], **arguments)
+        options = json.loads(metadata["elman"])
+        cell, dtype = CELLS[options.pop("cell")], options.pop("dtype")
+        spec = Spec(cell, **options)
         # Before memory is taken for what the file says of itself.
         expected = spec.weight_shapes() if spec.num_layers <= len(weights) else {}
         check_weights("load", expected, {k: w.shape for k, w in weights.items()}, ValueError)
-        if cell != "gru":
-            arguments["nonlinearity"] = cell.removeprefix("rnn_")
-        layer = (GRU if cell == "gru" else RNN)(**arguments, dtype=dtype)
+        layer = _build(spec, dtype)
         layer.load_state_dict(weights)
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as e:
         raise ValueError(
@@ -518,10 +691,18 @@ def load(path: str | os.PathLike[str]) -> RNN | GRU:
     return layer
 
 
+def _build(spec: Spec, dtype: DTypeLike) -> RNN | GRU | LSTM:
+    """The layer that a constructor would have made of these options."""
+    layer = {cls.__name__: cls for cls in (RNN, GRU, LSTM)}[spec.cell.kind]
+    built = layer.__new__(layer)
+    _Layer.__init__(built, spec, None, dtype, recompute=False)
+    return built
+
+
 class _Call:
     """The checked arguments of one call, laid out as the engine takes them, and the way back."""
 
-    def __init__(self, layer: _Layer, x: Any, h_0: Any, lengths: Any, reset: Any) -> None:
+    def __init__(self, layer: _Layer, x: Any, states: Any, lengths: Any, reset: Any) -> None:
         spec, title = layer.spec, layer.spec.title
         self._layer = layer
         x = layer.array("x", x)
@@ -529,13 +710,14 @@ class _Call:
         self._batched = x.ndim == 3
         self._transposed = self._batched and spec.batch_first
         self.x = self._time_major(x)
-        batch = self.x.shape[1:2] if self._batched else ()
-        self._state_shape = (spec.num_layers * spec.directions, *batch, spec.hidden_size)
-        self.h_0 = None
-        if h_0 is not None:
-            h_0 = layer.state("h_0", h_0)
-            check_state(spec, h_0.shape, batch, ValueError)
-            self.h_0 = self._add_batch(h_0)
+        self._batch = batch = self.x.shape[1:2] if self._batched else ()
+        self.state = None
+        if states is not None:
+            names = [f"{name}_0" for name in spec.cell.states]
+            arrays = list(map(layer.state, names, _given(title, names, states)))
+            for name, a in zip(spec.cell.states, arrays, strict=True):
+                check_state(spec, name, a.shape, batch, ValueError)
+            self.state = self._add_batch(_join(arrays))
         if lengths is not None:
             lengths = _read(title, "lengths", lengths)
             check_lengths(title, lengths.shape, lengths.dtype.kind in "iu", batch, ValueError)
@@ -560,34 +742,70 @@ class _Call:
             return a[:, 0]
         return a.swapaxes(0, 1) if self._transposed else a
 
-    def state(self, layers: list[Array]) -> Array:
-        """Each layer's (directions, N, H) as one (K, N, H) or (K, H)."""
+    def states(self, layers: list[Array]) -> States:
+        """Each layer's (directions, N, S) as (K, N, features) or (K, features) for each state."""
         state = layers[0] if len(layers) == 1 else np.concatenate(layers)
-        return state.reshape(self._state_shape)
+        parts = _split(self._layer.spec, state)
+        return tuple(a.reshape(self._state_shape(a.shape[-1])) for a in parts)
+
+    def _state_shape(self, size: int) -> tuple[int, ...]:
+        spec = self._layer.spec
+        return (spec.num_layers * spec.directions, *self._batch, size)
 
     def d_output(self, d: Any) -> Array | None:
         """The caller's gradient of output, as the engine takes it."""
         spec = self._layer.spec
-        features = spec.directions * spec.hidden_size
+        features = spec.directions * spec.output_size
         shape = (*self.output(self.x).shape[:-1], features)
-        d = self._gradient("d_output", d, shape, self._layer.array)
-        return None if d is None else self._time_major(d)
+        if d is None:
+            return None
+        return self._time_major(self._gradient("d_output", d, shape, self._layer.array))
 
-    def d_h_n(self, d: Any) -> Array | None:
-        """The caller's gradient of h_n, as the engine takes it."""
-        d = self._gradient("d_h_n", d, self._state_shape, self._layer.state)
-        return None if d is None else self._add_batch(d)
+    def d_state(self, d: Any) -> Array | None:
+        """The caller's gradients of the final states, as the engine takes them."""
+        spec, layer = self._layer.spec, self._layer
+        names = [f"d_{name}_n" for name in spec.cell.states]
+        given = [None] * len(names) if d is None else _given(spec.title, names, d)
+        if all(a is None for a in given):
+            return None
+        shapes = [self._state_shape(size) for size in spec.state_sizes.values()]
+        arrays = [
+            np.zeros(shape, layer.state_dtype)
+            if a is None
+            else self._gradient(name, a, shape, layer.state)
+            for name, a, shape in zip(names, given, shapes, strict=True)
+        ]
+        return self._add_batch(_join(arrays))
 
     def _gradient(
         self, name: str, d: Any, shape: tuple[int, ...], check: Callable[[str, Any], Array]
-    ) -> Array | None:
-        if d is None:
-            return None
+    ) -> Array:
         d = check(name, d)
         if d.shape != shape:
             title = self._layer.spec.title
             raise ValueError(f"{title}: {name} must have shape {shape}, got {d.shape}")
         return d
+
+
+def _given(title: str, names: Sequence[str], values: Any) -> Sequence[Any]:
+    """One value a name, as a tuple or a list."""
+    if not isinstance(values, (tuple, list)) or len(values) != len(names):
+        got = f"{len(values)} of them" if isinstance(values, (tuple, list)) else type(values)
+        raise TypeError(f"{title}: expected ({', '.join(names)}), got {got}")
+    return values
+
+
+def _join(states: Sequence[Array]) -> Array:
+    """States side by side, as the engine has them."""
+    return states[0] if len(states) == 1 else np.concatenate(states, -1)
+
+
+def _split(spec: Spec, state: Array) -> Sequence[Array]:
+    """The states, each in memory of its own."""
+    if len(spec.cell.states) == 1:
+        return [state]
+    P = spec.output_size
+    return [np.ascontiguousarray(a) for a in (state[..., :P], state[..., P:])]
 
 
 def _dtype(title: str, dtype: DTypeLike) -> np.dtype[Any]:

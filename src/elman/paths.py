@@ -1,4 +1,4 @@
-"""Which path the calls of a door take: counted, and insisted on where that is asked for."""
+"""Which path the calls of a package take: counted, and insisted on where that is asked for."""
 
 from collections import Counter
 from collections.abc import Generator
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 class Paths:
-    """The paths of one door, by name.
+    """The paths of one package, by name.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class Paths:
     def require(self, path: str) -> Generator[None, None, None]:
         """Within it, a call that would take another path than this one raises RuntimeError.
 
-        It holds for all threads. Raises ValueError for a path that the door does not have.
+        It holds for all threads. Raises ValueError for a path that the package does not have.
         """
         if path not in self._names:
             expected = ", ".join(map(repr, self._names))

@@ -1,6 +1,6 @@
-"""Layers one above the other, written once for all doors.
+"""Layers one above the other, written once for all packages.
 
-A layer is one or two directions, which the door or the engine runs together. What lies between
+A layer is one or two directions, which the package or the engine runs together. What lies between
 layers, and nothing else, is here.
 """
 

@@ -1,4 +1,4 @@
-"""What ``accelerate`` does in every door: give modules another class, and take it back."""
+"""What ``accelerate`` does in every package: give modules another class, and take it back."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
