@@ -33,7 +33,7 @@ def safetensors(data, path):
         read = True
         x = np.zeros((2, layer.spec.input_size), layer.dtype)
         output, _ = layer(x)
-        assert output.shape == (2, layer.spec.directions * layer.spec.hidden_size)
+        assert output.shape == (2, layer.spec.directions * layer.spec.output_size)
     with contextlib.suppress(ValueError):
         tensors, metadata = read_safetensors("convert", path)
         read = True
@@ -63,6 +63,7 @@ def seeds():
         elman.GRU(2, 3, seed=0),
         elman.GRU(2, 3, 2, bidirectional=True, seed=0),
         elman.RNN(1, 2, nonlinearity="relu", bias=False, dtype="float64", seed=0),
+        elman.LSTM(2, 3, seed=0),
     ]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "file")
@@ -73,3 +74,6 @@ def seeds():
             tensors = weights.convert(layer.state_dict(), "torch", "onnx")
             models.write(path, tensors, nonlinearity)
             yield onnx, path.read_bytes()
+        layer = elman.LSTM(2, 3, bidirectional=True, proj_size=2, seed=0)
+        layer.save(path)
+        yield safetensors, path.read_bytes()  # ONNX has no projection

@@ -59,7 +59,7 @@ def test_what_it_found_and_did(folder, capsys):
         "read   a.safetensors: torch GRU, 2 layers, 2 directions, input size 3, hidden size 4, "
         "no biases, float64\n"
         "wrote  b.safetensors: flax-linen, 40 tensors; exact\n"
-        "note   flax-linen's GRU always has biases; they are zero\n"
+        "note   flax-linen's GRU always has biases; those it gets have no effect\n"
     )
     save_file(elman.GRUCell(3, 4).state_dict(), "c.safetensors")
     _, out, _ = run(
@@ -94,6 +94,69 @@ def test_models(folder, capsys):
     assert (status, err) == (1, "elman: --nonlinearity tanh: the source is relu\n")
 
 
+def lstm(**options):
+    return elman.LSTM(3, 4, seed=0, **options)
+
+
+def test_lstms(folder, capsys):
+    lstm().save("a.safetensors")
+    asked = ("convert", "a.safetensors", "b.safetensors", "--from=torch", "--to=flax-nnx")
+    assert run(capsys, *asked) == (
+        0,
+        "read   a.safetensors: torch LSTM, 1 layer, 1 direction, input size 3, hidden size 4, "
+        "float32\n"
+        "wrote  b.safetensors: flax-nnx, 12 tensors; biases added up, else exact\n"
+        "note   Flax carries an LSTM's state as (c, h), where others have (h, c)\n",
+        "",
+    )
+    got, want = load_file("b.safetensors"), convert(lstm().state_dict(), "torch", "flax-nnx")
+    assert got.keys() == want.keys()
+    for name, a in want.items():
+        np.testing.assert_array_equal(got[name], a)
+
+
+def test_lstms_there_and_back_again(folder, capsys):
+    """By way of every framework; only where biases are added up do values change."""
+    lstm().save("a.safetensors")
+    for framework in FRAMEWORKS:
+        names = ("a.safetensors", "b.safetensors"), ("b.safetensors", "c.safetensors")
+        there = ("--from=torch", f"--to={framework}", "--force")
+        back = (f"--from={framework}", "--to=torch", "--layer", "--force")
+        status, out, _ = run(capsys, "convert", *names[0], *there)
+        assert status == 0
+        assert run(capsys, "convert", *names[1], *back)[0] == 0
+        for name, a in lstm().state_dict().items():
+            got = load_file("c.safetensors")[name]
+            if "biases added up" in out and "bias" in name:
+                assert framework not in ("torch", "oneflow", "r-torch", "onnx")
+            else:
+                np.testing.assert_array_equal(got, a)
+
+
+def test_a_projection(folder, capsys):
+    lstm(proj_size=2).save("a.safetensors")
+    asked = ("convert", "a.safetensors", "b.safetensors", "--from=torch")
+    _, out, _ = run(capsys, *asked, "--to=oneflow")
+    assert "hidden size 4, projection size 2, float32\n" in out
+    status, _, err = run(capsys, *asked, "--to=keras", "--force")
+    assert status == 1
+    assert err.startswith("elman: keras LSTM: has no projection")
+
+
+def test_models_of_lstms(folder, capsys):
+    pytest.importorskip("onnx", reason="onnx is not installed; models are read and written by it")
+    lstm(num_layers=2, bidirectional=True).save("a.safetensors")
+    asked = ("convert", "a.safetensors", "b.onnx", "--from=torch")
+    status, _, err = run(capsys, *asked, "--nonlinearity=tanh")
+    assert (status, err) == (1, "elman: --nonlinearity tanh: the source is of kind LSTM\n")
+    assert run(capsys, *asked)[0] == 0
+    status, out, _ = run(capsys, "convert", "b.onnx", "c.safetensors", "--to=torch")
+    assert status == 0
+    assert out.startswith("read   b.onnx: onnx LSTM, 2 layers, 2 directions")
+    for name, a in lstm(num_layers=2, bidirectional=True).state_dict().items():
+        np.testing.assert_array_equal(load_file("c.safetensors")[name], a)
+
+
 def test_a_node_that_runs_in_reverse_is_said_to(folder, capsys):
     onnx = pytest.importorskip("onnx", reason="onnx is not installed; models are read by it")
     gru().save("a.safetensors")
@@ -122,7 +185,10 @@ def test_one_node_of_a_model(folder, capsys):
     asked = ("convert", "b.onnx", "c.safetensors", "--to=torch", "--node")
     assert run(capsys, *asked, "layer_0")[0] == 0
     status, _, err = run(capsys, *asked, "other", "--force")
-    assert (status, err) == (1, "elman: onnx: the model has no GRU or RNN node named 'other'\n")
+    assert (status, err) == (
+        1,
+        "elman: onnx: the model has no RNN or GRU or LSTM node named 'other'\n",
+    )
 
 
 # Files that stay as they are
@@ -222,7 +288,7 @@ def test_hostile_files(folder, capsys):
         (("a.safetensors", "b.safetensors", "--from=torch", "--to=mlx", "--cell"), "no cells"),
         (
             ("a.safetensors", "b.safetensors", "--from=torch", "--to=mlx", "--nonlinearity=relu"),
-            "a GRU",
+            "--nonlinearity relu: the source is of kind GRU",
         ),
     ],
 )
@@ -316,6 +382,7 @@ def test_help_has_an_example_and_every_framework(capsys):
     status, out, _ = run(capsys, "convert", "--help")
     assert status == 0
     assert "elman convert gru.safetensors mlx.safetensors --from torch --to mlx" in out
+    assert "elman convert lstm.safetensors lstm.onnx --from keras" in out
     assert ", ".join(FRAMEWORKS) in out
     assert run(capsys, "--version") == (0, f"elman {elman.__version__}\n", "")
 

@@ -171,9 +171,12 @@ def test_shapes_of_nothing_that_no_array_has(shape, path):
 # Models
 
 
-def model():
+MODELS = [data for reader, data in SEEDS if reader is readers.onnx]
+
+
+def model(data=MODELS[0]):
     proto = onnx.ModelProto()
-    proto.ParseFromString(next(d for reader, d in SEEDS if reader is readers.onnx))
+    proto.ParseFromString(data)
     return proto
 
 
@@ -218,7 +221,7 @@ def change_node(proto, data):
             names[place] = data.draw(st.sampled_from([*known, "", "x"]))
     elif what == "attribute" and node.attribute:
         attribute = data.draw(st.sampled_from(list(node.attribute)))
-        name = attribute.name
+        name = data.draw(st.sampled_from([attribute.name, attribute.name, "input_forget"]))
         value = data.draw(
             st.sampled_from([0, -1, 2**62, 1.5, b"\xff", "both", [b"\xff"], [1], ["Relu"], [1.5]])
         )
@@ -241,7 +244,7 @@ def change_model(proto, data):
 
 @given(data=st.data())
 def test_a_model_that_lies(data, path):
-    proto = model()
+    proto = model(data.draw(st.sampled_from(MODELS)))
     for _ in range(data.draw(st.integers(1, 3))):
         data.draw(st.sampled_from([change_tensor, change_node, change_model]))(proto, data)
     readers.onnx(proto.SerializeToString(), path)
@@ -342,11 +345,38 @@ def test_more_layers_or_features_than_any_layer_has():
     many = {
         f"weight_{kind}_l{k}": np.ones((3, 1), "f4") for k in range(2**16 + 1) for kind in KINDS
     }
-    with pytest.raises(readers.weights.ConversionError, match="torch: GRU: num_layers must be at"):
+    with pytest.raises(readers.weights.ConversionError, match=r"torch: \w+: num_layers must be at"):
         convert(many, "torch", "torch")
     wide = np.broadcast_to(np.float32(1), (3, 2**31))
-    with pytest.raises(readers.weights.ConversionError, match="torch: GRU: input_size must be at"):
+    with pytest.raises(readers.weights.ConversionError, match=r"torch: \w+: input_size must be at"):
         convert({"weight_ih_l0": wide, "weight_hh_l0": np.ones((3, 1), "f4")}, "torch", "mlx")
+
+
+LSTMS = {
+    name: dict(convert(elman.LSTM(2, 3, seed=0).state_dict(), "torch", name))
+    for name in readers.weights.FRAMEWORKS
+}
+PROJECTED = elman.LSTM(2, 3, 2, proj_size=2, seed=0).state_dict()
+
+
+@given(
+    source=st.sampled_from(list(LSTMS)),
+    target=st.sampled_from(list(LSTMS)),
+    data=st.data(),
+)
+def test_an_lstm_of_which_something_is_changed(source, target, data):
+    """Answered with ConversionError, or with arrays."""
+    projected = source in ("torch", "oneflow") and data.draw(st.booleans())
+    tensors = dict(PROJECTED if projected else LSTMS[source])
+    name = data.draw(st.sampled_from(list(tensors)))
+    what = data.draw(st.sampled_from(["change", "remove", "rename"]))
+    a = tensors.pop(name)
+    if what != "remove":
+        others = st.sampled_from([name + "_", "P", "weight_hr_l0", "weight_hr", "B", ""])
+        name = name if what == "change" else data.draw(others)
+        tensors[name] = data.draw(hostile.changed(a))
+    with contextlib.suppress(readers.weights.ConversionError, MemoryError):
+        convert(tensors, source, target)
 
 
 @given(

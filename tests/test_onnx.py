@@ -230,6 +230,17 @@ def test_peepholes(biased, tmp_path):
         read(computed, tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["GRU", "LSTM"])
+def test_what_torch_itself_exports(kind, tmp_path):
+    torch = pytest.importorskip("torch", reason="its own exporter is asked")
+    of = getattr(torch.nn, kind)(D, H, 2, bidirectional=True)
+    torch.onnx.export(of, (torch.zeros(L, N, D),), tmp_path / "m.onnx", dynamo=False)
+    weights = convert(models.read(tmp_path / "m.onnx").tensors, "onnx", "torch")
+    assert list(weights) == list(of.state_dict())
+    for name, w in of.state_dict().items():
+        np.testing.assert_array_equal(weights[name], w.numpy())
+
+
 def two_nodes(second_input, between=()):
     first = helper.make_node(
         "GRU", ["x", "W", "R"], ["Y_1"], name="a", hidden_size=H, linear_before_reset=1
