@@ -1,4 +1,4 @@
-"""Files of the NumPy door, and what importing Elman brings with it."""
+"""Files of the NumPy package, and what importing Elman brings with it."""
 
 import json
 import math
@@ -19,6 +19,8 @@ LAYERS = {
     "tanh": lambda: elman.RNN(3, 4, seed=0),
     "relu": lambda: elman.RNN(3, 4, 2, "relu", bidirectional=True, seed=0),
     "gru": lambda: elman.GRU(3, 4, 2, False, True, 0.25, True, dtype="float64", seed=0),
+    "lstm": lambda: elman.LSTM(3, 4, 2, bidirectional=True, seed=0),
+    "projected lstm": lambda: elman.LSTM(3, 4, 2, False, True, 0.25, True, 2, seed=0),
 }
 
 
@@ -56,6 +58,7 @@ def test_the_file_is_an_ordinary_one(name, tmp_path):
         "batch_first": layer.spec.batch_first,
         "dropout": layer.spec.dropout,
         "bidirectional": layer.spec.bidirectional,
+        "proj_size": layer.spec.proj_size,
         "dtype": layer.dtype.name,
     }
 
@@ -139,7 +142,7 @@ def test_loading_what_is_no_safetensors_file(data, tmp_path):
         elman.load(path)
 
 
-GOOD = {"cell": "gru", "input_size": 3, "hidden_size": 4}
+GOOD = {"cell": "gru", "input_size": 3, "hidden_size": 4, "dtype": "float32"}
 
 
 @pytest.mark.parametrize(
@@ -155,7 +158,8 @@ GOOD = {"cell": "gru", "input_size": 3, "hidden_size": 4}
         {"elman": "[]"},
         {"elman": "3"},
         {"elman": json.dumps({"input_size": 3, "hidden_size": 4})},
-        {"elman": json.dumps(GOOD | {"cell": "lstm"})},
+        {"elman": json.dumps(GOOD | {"cell": "peephole"})},
+        {"elman": json.dumps(GOOD | {"proj_size": 2})},  # of a GRU
         {"elman": json.dumps(GOOD | {"cell": "rnn_sigmoid"})},
         {"elman": json.dumps(GOOD | {"cell": 5})},
         {"elman": json.dumps(GOOD | {"hidden_size": "4"})},
@@ -180,6 +184,8 @@ def test_loading_a_file_that_describes_no_layer(metadata, tmp_path):
         {"bias": False},
         {"dtype": "float64"},
         {"cell": "rnn_tanh"},
+        {"cell": "lstm"},
+        {"cell": "lstm", "proj_size": 2},
         {"hidden_size": 10**7},  # more than memory holds
     ],
     ids=str,
@@ -188,8 +194,15 @@ def test_loading_a_file_whose_weights_are_others_than_it_says(arguments, tmp_pat
     path = tmp_path / "file"
     metadata = {"elman": json.dumps(GOOD | arguments)}
     save_file(elman.GRU(3, 4).state_dict(), path, metadata)
-    with pytest.raises(ValueError, match=r"file|GRU|RNN"):
+    with pytest.raises(ValueError, match=r"file|GRU|LSTM|RNN"):
         elman.load(path)
+
+
+def test_loading_a_file_that_says_nothing_of_a_projection(tmp_path):
+    """As it was written before there were any."""
+    layer, path = elman.GRU(3, 4), tmp_path / "file"
+    save_file(layer.state_dict(), path, {"elman": json.dumps(GOOD)})
+    assert_all_same_bits(elman.load(path).state_dict(), layer.state_dict())
 
 
 def test_loading_weights_of_a_type_that_numpy_does_not_have(tmp_path):
@@ -222,7 +235,7 @@ def test_importing_elman_brings_numpy_and_nothing_else():
     assert with_elman - with_numpy - set(sys.stdlib_module_names) == {"elman"}
 
 
-def test_the_numpy_door_works_where_no_framework_can_be_imported():
+def test_the_numpy_package_works_where_no_framework_can_be_imported():
     code = """
 import sys
 for name in ("torch", "safetensors", "mlx", "oneflow"):
