@@ -1,4 +1,4 @@
-"""The MLX door's classes are mlx.nn's: construction, parameters, files, errors, accelerate."""
+"""The MLX package's classes are mlx.nn's: construction, parameters, files, errors, accelerate."""
 
 import copy
 import inspect
@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+from reference import parts
 
 mx = pytest.importorskip("mlx.core", reason="MLX is not installed")
 nn = pytest.importorskip("mlx.nn")
@@ -14,8 +15,12 @@ from mlx.utils import tree_flatten  # noqa: E402
 import elman.mlx  # noqa: E402
 from elman.mlx import accelerate, paths, require  # noqa: E402
 
-every_kind = pytest.mark.parametrize("kind", ["RNN", "GRU"])
-NAMES = {"RNN": ["Wxh", "Whh", "bias"], "GRU": ["Wx", "Wh", "b", "bhn"]}
+NAMES = {
+    "RNN": ["Wxh", "Whh", "bias"],
+    "GRU": ["Wx", "Wh", "b", "bhn"],
+    "LSTM": ["Wx", "Wh", "bias"],
+}
+every_kind = pytest.mark.parametrize("kind", NAMES)
 
 
 def seeded(module, kind, *arguments, **options):
@@ -25,6 +30,12 @@ def seeded(module, kind, *arguments, **options):
 
 def flat(layer):
     return dict(tree_flatten(layer.parameters()))
+
+
+def assert_results(got, want, atol=0.0):
+    """Equal, or close: an LSTM gives two arrays."""
+    for a, b in zip(parts(got), parts(want), strict=True):
+        assert np.allclose(a, b, rtol=0, atol=atol)
 
 
 @every_kind
@@ -63,10 +74,9 @@ def test_signature_begins_as_mlx_does(kind):
 def test_parameters_of_layers_and_directions(kind):
     mx.random.seed(0)
     layer = getattr(elman.mlx, kind)(3, 4, num_layers=2, bidirectional=True)
-    G = 3 if kind == "GRU" else 1
+    G = {"RNN": 1, "GRU": 3, "LSTM": 4}[kind]
     shapes = {name: w.shape for name, w in flat(layer).items()}
-    biases = {"b": (12,), "bhn": (4,)} if kind == "GRU" else {"bias": (4,)}
-    one = dict(zip(NAMES[kind], ((4 * G, 3), (4 * G, 4)), strict=False)) | biases
+    one = dict(zip(NAMES[kind], ((4 * G, 3), (4 * G, 4), (4 * G,), (4,)), strict=False))
     above = one | {NAMES[kind][0]: (4 * G, 8)}
     assert shapes == {
         f"{side}.{k}.{name}": shape
@@ -88,15 +98,15 @@ def test_files_go_both_ways(kind, suffix, tmp_path):
     ours, stock = getattr(elman.mlx, kind)(3, 4), getattr(nn, kind)(3, 4)
     stock.save_weights(path)
     ours.load_weights(path)
-    assert np.allclose(ours(x), stock(x), atol=1e-6)
+    assert_results(ours(x), stock(x), 1e-6)
     ours = getattr(elman.mlx, kind)(3, 4)
     ours.save_weights(path)
     stock.load_weights(path)
-    assert np.allclose(ours(x), stock(x), atol=1e-6)
+    assert_results(ours(x), stock(x), 1e-6)
     layers = [getattr(elman.mlx, kind)(3, 4, num_layers=2, bidirectional=True) for _ in range(2)]
     layers[0].save_weights(path)
     layers[1].load_weights(path)
-    assert np.array_equal(layers[0](x), layers[1](x))
+    assert_results(layers[0](x), layers[1](x))
     with pytest.raises(ValueError, match="layers"):
         ours.load_weights(path)
 
@@ -108,7 +118,7 @@ def test_copies(kind, options):
     x = mx.random.normal((2, 5, 3))
     for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         assert type(twin) is type(layer)
-        assert np.array_equal(twin(x), layer(x))
+        assert_results(twin(x), layer(x))
 
 
 def test_train_and_freeze_reach_every_part():
@@ -168,6 +178,24 @@ def test_wrong_shapes(kind, options, x, hidden, message):
     assert not paths
 
 
+@pytest.mark.parametrize(
+    ("options", "cell", "message"),
+    [
+        ({}, (3, 4), r"cell must have shape \(2, 4\), got \(3, 4\)"),
+        ({}, (), r"cell must have shape \(2, 4\), got \(\)"),
+        ({"num_layers": 2}, (2, 4), r"cell must have shape \(2, 2, 4\), got \(2, 4\)"),
+    ],
+)
+def test_wrong_shapes_of_c(options, cell, message):
+    layer = elman.mlx.LSTM(3, 4, **options)
+    hidden = mx.zeros((2, 2, 4) if options else (2, 4))
+    for h in (hidden, None):
+        with pytest.raises(ValueError, match=f"LSTM: {message}"):
+            layer(mx.zeros((2, 5, 3)), h, mx.zeros(cell))
+    with pytest.raises(TypeError, match=r"LSTM: cell must be an mx\.array, got ndarray"):
+        layer(mx.zeros((2, 5, 3)), hidden, np.zeros((2, 4), "float32"))
+
+
 @every_kind
 def test_wrong_types(kind):
     layer = getattr(elman.mlx, kind)(3, 4)
@@ -175,17 +203,19 @@ def test_wrong_types(kind):
         layer(np.zeros((2, 5, 3), "float32"))
     with pytest.raises(TypeError, match=f"{kind}: hidden must be an mx.array, got list"):
         layer(mx.zeros((2, 5, 3)), [0.0] * 4)
+    states = [None] * (2 if kind == "LSTM" else 1)
     with pytest.raises(TypeError):
-        layer(mx.zeros((2, 5, 3)), None, [5, 1])  # lengths goes by its name
+        layer(mx.zeros((2, 5, 3)), *states, [5, 1])  # lengths goes by its name
 
 
 def test_nan_and_infinity_stay_in_their_row():
     x = np.zeros((3, 5, 3), "float32")
     x[0, 2], x[2, 1] = np.nan, np.inf
-    output = np.array(elman.mlx.GRU(3, 4)(mx.array(x)))
-    assert np.isfinite(output[1]).all()
-    assert np.isfinite(output[0, :2]).all()
-    assert np.isnan(output[0, 2:]).all()
+    for layer in (elman.mlx.GRU(3, 4), elman.mlx.LSTM(3, 4)):
+        for a in map(np.array, parts(layer(mx.array(x)))):
+            assert np.isfinite(a[1]).all()
+            assert np.isfinite(a[0, :2]).all()
+            assert np.isnan(a[0, 2:]).all()
 
 
 # --- accelerate ----------------------------------------------------------------------------------
@@ -200,12 +230,14 @@ class Model(nn.Module):
         super().__init__()
         self.gru = nn.GRU(3, 4)
         self.rows = [nn.Linear(4, 4), {"rnn": nn.RNN(4, 4, nonlinearity=nn.relu)}]
+        self.lstm = nn.LSTM(4, 4)
         self.derived = Derived(4, 4)
         self.ours = elman.mlx.GRU(4, 4, num_layers=2)
 
     def __call__(self, x):
         x = self.rows[1]["rnn"](self.rows[0](self.gru(x)))
-        return self.ours(self.derived(x))
+        x, cells = self.lstm(x)
+        return self.ours(self.derived(x + cells))
 
 
 def test_accelerate():
@@ -213,9 +245,10 @@ def test_accelerate():
     x, before = mx.random.normal((2, 5, 3)), dict(flat(model))
     gru, want = model.gru, model(x)
     names = accelerate(model)
-    assert sorted(names) == ["gru", "rows.1.rnn"]
+    assert sorted(names) == ["gru", "lstm", "rows.1.rnn"]
     assert model.gru is gru
     assert type(gru) is elman.mlx.GRU
+    assert type(model.lstm) is elman.mlx.LSTM
     assert type(model.rows[1]["rnn"]) is elman.mlx.RNN
     assert type(model.derived) is Derived
     assert accelerate(model) == []
@@ -223,11 +256,12 @@ def test_accelerate():
     assert all(w is before[name] for name, w in flat(model).items())
     paths.clear()
     assert np.allclose(model(x), want, atol=1e-6)
-    assert paths == {"kernel": 4}
+    assert paths == {"kernel": 5}
     output, h_n = gru(x, lengths=[5, 2], return_state=True)
     assert np.array_equal(output[1, 1], h_n[1])
-    assert sorted(accelerate(model, undo=True)) == ["gru", "rows.1.rnn"]
+    assert sorted(accelerate(model, undo=True)) == ["gru", "lstm", "rows.1.rnn"]
     assert type(gru) is nn.GRU
+    assert type(model.lstm) is nn.LSTM
     assert type(model.rows[1]["rnn"]) is nn.RNN
     assert type(model.ours) is elman.mlx.GRU
     assert accelerate(model, undo=True) == []

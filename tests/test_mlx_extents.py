@@ -1,8 +1,8 @@
-"""Layers, directions, lengths and reset of the MLX door against the NumPy door, to the bit."""
+"""Layers, directions, lengths and reset of the MLX package against the NumPy one, to the bit."""
 
 import numpy as np
 import pytest
-from reference import assert_close
+from reference import assert_all_close, assert_all_same_bits, assert_close, named, parts, whole
 
 mx = pytest.importorskip("mlx.core", reason="MLX is not installed")
 nn = pytest.importorskip("mlx.nn")
@@ -23,13 +23,19 @@ EXTENTS = {
     "both": {"lengths": np.array(LENGTHS), "reset": mx.array(RESET)},
 }
 every_extent = pytest.mark.parametrize("extent", EXTENTS.values(), ids=EXTENTS)
-every_kind = pytest.mark.parametrize("kind", ["RNN", "GRU"])
+#: MLX's names of a direction's weights.
+NAMES = {
+    "RNN": ("Wxh", "Whh", "bias"),
+    "GRU": ("Wx", "Wh", "b", "bhn"),
+    "LSTM": ("Wx", "Wh", "bias"),
+}
+every_kind = pytest.mark.parametrize("kind", NAMES)
 every_shape = pytest.mark.parametrize(
     ("num_layers", "bidirectional"), [(1, False), (1, True), (3, False), (2, True)]
 )
 
 
-def parts(layer):
+def owners(layer):
     """PyTorch's suffix of each part that has weights, and its name in MLX's tree."""
     K = layer.num_layers
     if K == 1 and not layer.bidirectional:
@@ -39,11 +45,11 @@ def parts(layer):
 
 
 def to_numpy(kind, layer, weights):
-    """MLX's weights, or their gradients, under the names of the NumPy door."""
+    """MLX's weights, or their gradients, under the names of the NumPy package."""
     found = {}
-    for suffix, prefix in parts(layer):
+    for suffix, prefix in owners(layer):
         w = {k[len(prefix) :]: np.array(a) for k, a in weights.items() if k.startswith(prefix)}
-        x, h, *bias = ("Wx", "Wh", "b", "bhn") if kind == "GRU" else ("Wxh", "Whh", "bias")
+        x, h, *bias = NAMES[kind]
         found |= {f"weight_ih_{suffix}": w[x], f"weight_hh_{suffix}": w[h]}
         if bias[0] in w:
             recurrent = np.zeros_like(w[bias[0]])
@@ -56,41 +62,60 @@ def to_numpy(kind, layer, weights):
 def pair(kind, dtype="float32", nonlinearity="tanh", **options):
     """An MLX layer and a NumPy one that holds its weights."""
     mx.random.seed(0)
-    own = {} if kind == "GRU" else {"nonlinearity": getattr(nn, nonlinearity)}
+    own = {"nonlinearity": getattr(nn, nonlinearity)} if kind == "RNN" else {}
     layer = getattr(elman.mlx, kind)(D, H, **own, **options)
     layer.set_dtype(getattr(mx, dtype))
-    own = {} if kind == "GRU" else {"nonlinearity": nonlinearity}
+    own = {"nonlinearity": nonlinearity} if kind == "RNN" else {}
     numpy = getattr(elman, kind)(D, H, batch_first=True, dtype=dtype, **own, **options)
     numpy.load_state_dict(to_numpy(kind, layer, dict(tree_flatten(layer.parameters()))))
     return layer, numpy
 
 
 def arrays(layer, dtype, seed=0, lengths=None):
-    """X (N, L, D), NaN where it is not to be read, h_0, and the cotangents of output and h_n."""
+    """X (N, L, D), NaN where it is not to be read, h_0, or (h_0, c_0), and d_output and d_h_n."""
     rng = np.random.default_rng(seed)
     directions = 2 if layer.bidirectional else 1
-    K = layer.num_layers * directions
-    shapes = ((N, L, D), (K, N, H), (N, L, directions * H), (K, N, H))
-    x, h_0, d, d_h = (rng.standard_normal(shape).astype(dtype) for shape in shapes)
+
+    def normal(*shape):
+        return rng.standard_normal(shape).astype(dtype)
+
+    def state():
+        shape = (layer.num_layers * directions, N, H)
+        return (normal(*shape), normal(*shape)) if isinstance(layer, nn.LSTM) else normal(*shape)
+
+    x, first, d, d_final = normal(N, L, D), state(), normal(N, L, directions * H), state()
     for n, length in enumerate([] if lengths is None else lengths):
         x[n, length:] = np.nan
-    return x, h_0, d, d_h
+    return x, first, d, d_final
 
 
-def run(layer, x, h_0, d, d_h, extent, transform=lambda f: f):
-    """Output, h_n and every gradient, h_0 being (K, N, H) for one state as well."""
+def mlx(a):
+    return mx.array(a, getattr(mx, str(a.dtype)))
+
+
+def call(layer, x, states, extent):
+    """Output and the final states, which are (K, N, H) for one of them as well."""
+    single = layer.num_layers == 1 and not layer.bidirectional
+    given = [a[0] if single else a for a in states]
+    output, *_, final = layer(x, *given, **extent, return_state=True)
+    return output, *(a[None] if single else a for a in parts(final))
+
+
+def run(layer, x, first, d, d_final, extent, transform=lambda f: f):
+    """The results and every gradient, by name; those of the weights by MLX's."""
     names = [name for name, _ in tree_flatten(layer.parameters())]
-    single = len(h_0) == 1
-    given = [mx.array(a, getattr(mx, str(a.dtype))) for a in (x, h_0, d, d_h)]
+    states = parts(first)
+    given = [mlx(a) for a in (x, *states, d, *parts(d_final))]
+    count = len(states) + 1
 
-    def call(x, h_0, *weights):
+    def of_weights(x, *rest):
+        states, weights = rest[: count - 1], rest[count - 1 :]
         layer.update(tree_unflatten(list(zip(names, weights, strict=True))))
-        hidden = h_0[0] if single else h_0
-        output, h_n = layer(x, hidden, **extent, return_state=True)
-        return output, h_n[None] if single else h_n
+        return list(call(layer, x, states, extent))
 
-    def both(x, h_0, d, d_h, *weights):
-        results, gradients = mx.vjp(call, [x, h_0, *weights], [d, d_h])
+    def both(*arrays):
+        leaves = arrays[:count] + arrays[2 * count :]
+        results, gradients = mx.vjp(of_weights, list(leaves), list(arrays[count : 2 * count]))
         return [*results, *gradients]
 
     before = layer.parameters()
@@ -98,26 +123,31 @@ def run(layer, x, h_0, d, d_h, extent, transform=lambda f: f):
         results = transform(both)(*given, *(w for _, w in tree_flatten(before)))
         mx.eval(results)
     layer.update(before)
-    output, h_n, d_x, d_h_0, *gradients = map(np.array, results)
-    return output, h_n, d_x, d_h_0, dict(zip(names, gradients, strict=True))
+    output, *rest = map(np.array, results)
+    finals, (d_x, *rest) = rest[: count - 1], rest[count - 1 :]
+    d_first, gradients = rest[: count - 1], rest[count - 1 :]
+    found = {"output": output, **named(whole(finals), "n"), "d_x": d_x}
+    found |= {f"d_{name}": a for name, a in named(whole(d_first), "0").items()}
+    return found, dict(zip(names, gradients, strict=True))
 
 
-def expected(kind, layer, numpy, x, h_0, d, d_h, extent):
-    """The same of the NumPy door, the weights' gradients under its own names."""
-    extent = {k: np.array(v) for k, v in extent.items()}
-    output, h_n, vjp = numpy.vjp(x, h_0, **extent)
-    gradients = vjp(d, d_h)
-    return output, h_n, gradients.pop("x"), gradients.pop("h_0"), gradients
+def expected(numpy, x, first, d, d_final, extent):
+    """The same of the NumPy package, by its own names."""
+    output, final, vjp = numpy.vjp(x, first, **{k: np.array(v) for k, v in extent.items()})
+    gradients = vjp(d, d_final)
+    leaves = {f"d_{k}": gradients.pop(k) for k in ("x", *named(first, "0"))}
+    return {"output": output, **named(final, "n"), **leaves}, gradients
 
 
 def same_weights(kind, layer, got, want):
-    """Compare gradients; MLX's has no recurrent biases but bhn."""
-    got = to_numpy(kind, layer, got)
-    assert got.keys() == want.keys()
+    """Gradients by the NumPy package's names, of recurrent biases what MLX has: bhn."""
+    fitting = {}
     for name, a in want.items():
         if name.startswith("bias_hh"):
             a = np.concatenate([np.zeros_like(a[: 2 * H]), a[2 * H :]]) if kind == "GRU" else a * 0
-        yield name, got[name], a
+        fitting[name] = a
+    got = to_numpy(kind, layer, got)
+    return {name: got[name] for name in want}, fitting
 
 
 @every_kind
@@ -130,12 +160,12 @@ def test_same_bits_as_numpy(kind, num_layers, bidirectional, extent, dtype, bias
     layer, numpy = pair(kind, dtype, **options)
     given = arrays(layer, dtype, lengths=extent.get("lengths"))
     with require("kernel"):
-        *got, weights = run(layer, *given, extent)
-    *want, gradients = expected(kind, layer, numpy, *given, extent)
-    for name, a, b in zip(("output", "h_n", "d_x", "d_h_0"), got, want, strict=True):
-        assert a.dtype == dtype
-        assert np.array_equal(a, b), name
-    for name, a, b in same_weights(kind, layer, weights, gradients):
+        got, weights = run(layer, *given, extent)
+    want, gradients = expected(numpy, *given, extent)
+    assert_all_same_bits(got, want)
+    for name, a, b in zip(
+        gradients, *map(dict.values, same_weights(kind, layer, weights, gradients)), strict=True
+    ):
         assert np.array_equal(a, b), name
 
 
@@ -146,10 +176,7 @@ def test_relu(num_layers, bidirectional, extent):
         "RNN", nonlinearity="relu", num_layers=num_layers, bidirectional=bidirectional
     )
     given = arrays(layer, "float32", lengths=extent.get("lengths"))
-    output, h_n, d_x, d_h_0, _ = run(layer, *given, extent)
-    want = expected("RNN", layer, numpy, *given, extent)
-    for a, b in zip((output, h_n, d_x, d_h_0), want, strict=False):
-        assert np.array_equal(a, b)
+    assert_all_same_bits(run(layer, *given, extent)[0], expected(numpy, *given, extent)[0])
 
 
 def mapped(function):
@@ -170,12 +197,10 @@ def test_loop(kind, num_layers, bidirectional, extent, dtype):
     layer, numpy = pair(kind, dtype, num_layers=num_layers, bidirectional=bidirectional)
     given = arrays(layer, dtype, lengths=extent.get("lengths"))
     with require("scan"):
-        *got, weights = run(layer, *given, extent, transform=mapped)
-    *want, gradients = expected(kind, layer, numpy, *given, extent)
-    for name, a, b in zip(("output", "h_n", "d_x", "d_h_0"), got, want, strict=True):
-        assert_close(a, b, dtype, name)
-    for name, a, b in same_weights(kind, layer, weights, gradients):
-        assert_close(a, b, dtype, name)
+        got, weights = run(layer, *given, extent, transform=mapped)
+    want, gradients = expected(numpy, *given, extent)
+    assert_all_close(got, want, dtype)
+    assert_all_close(*same_weights(kind, layer, weights, gradients), dtype)
 
 
 @every_kind
@@ -189,11 +214,12 @@ def test_mapped(kind, extent):
     def one(x, *extent):
         return layer(x, **dict(zip(names, extent, strict=True)), return_state=True)
 
+    two = kind == "LSTM"
+    axes = (0, 0, (1, 1)) if two else (0, 1)
     with require("scan"):
-        output, h_n = mx.vmap(one, out_axes=(0, 1))(x, *map(mx.array, extent.values()))
-    want, want_h_n = layer(x, **extent, return_state=True)
-    assert_close(output, want)
-    assert_close(h_n, want_h_n)
+        got = mx.vmap(one, out_axes=axes)(x, *map(mx.array, extent.values()))
+    want = layer(x, **extent, return_state=True)
+    assert_close((*got[:-1], *parts(got[-1])), (*want[:-1], *parts(want[-1])))
 
 
 @every_kind
@@ -201,17 +227,26 @@ def test_mapped(kind, extent):
 def test_leading_axes(kind, extent):
     """(2, 2, L, D) is (4, L, D) in another shape, and each row alone gives the same bits."""
     layer, _ = pair(kind, num_layers=2, bidirectional=True)
-    x, h_0, _, _ = map(mx.array, arrays(layer, "float32", lengths=extent.get("lengths")))
-    output, h_n = layer(x, h_0, **extent, return_state=True)
+    x, first, _, _ = arrays(layer, "float32", lengths=extent.get("lengths"))
+    x, states = mx.array(x), [mx.array(a) for a in parts(first)]
+
+    def results(x, states, extent):
+        *every, final = layer(x, *states, **extent, return_state=True)
+        return every, parts(final)
+
+    every, finals = results(x, states, extent)
     folded = {k: mx.array(v).reshape(2, 2, *mx.array(v).shape[1:]) for k, v in extent.items()}
-    got = layer(x.reshape(2, 2, L, D), h_0.reshape(-1, 2, 2, H), **folded, return_state=True)
-    assert np.array_equal(got[0], output.reshape(2, 2, L, -1))
-    assert np.array_equal(got[1], h_n.reshape(-1, 2, 2, H))
+    folded_states = [a.reshape(-1, 2, 2, H) for a in states]
+    got, got_finals = results(x.reshape(2, 2, L, D), folded_states, folded)
+    for a, b in zip((*got, *got_finals), (*every, *finals), strict=True):
+        assert np.array_equal(a.reshape(b.shape), b)
     for n in range(N):
         row = {k: mx.array(v)[n] for k, v in extent.items()}
-        got = layer(x[n], h_0[:, n], **row, return_state=True)
-        assert np.array_equal(got[0], output[n])
-        assert np.array_equal(got[1], h_n[:, n])
+        got, got_finals = results(x[n], [a[:, n] for a in states], row)
+        for a, b in zip(got, every, strict=True):
+            assert np.array_equal(a, b[n])
+        for a, b in zip(got_finals, finals, strict=True):
+            assert np.array_equal(a, b[:, n])
 
 
 @every_kind
@@ -220,28 +255,84 @@ def test_state_carries_on(kind):
     for num_layers in (1, 2):
         layer, _ = pair(kind, num_layers=num_layers)
         x = mx.array(arrays(layer, "float32")[0])
-        output, h_n = layer(x, return_state=True)
-        first, state = layer(x[:, :3], return_state=True)
-        second, last = layer(x[:, 3:], state, return_state=True)
-        assert np.array_equal(mx.concatenate([first, second], 1), output)
-        assert np.array_equal(last, h_n)
+        *every, final = layer(x, return_state=True)
+        *first, state = layer(x[:, :3], return_state=True)
+        *second, last = layer(x[:, 3:], *parts(state), return_state=True)
+        for a, b, c in zip(first, second, every, strict=True):
+            assert np.array_equal(mx.concatenate([a, b], 1), c)
+        for a, b in zip(parts(last), parts(final), strict=True):
+            assert np.array_equal(a, b)
 
 
-def test_one_state_for_every_row():
-    layer, _ = pair("GRU")
-    x, h_0, _, _ = map(mx.array, arrays(layer, "float32"))
-    assert np.array_equal(layer(x, h_0[0, 0]), layer(x, mx.stack([h_0[0, 0]] * N)))
+def prefixes(layer, x, extent):
+    """For each t, c_n of the steps as far as t (N, H), and in reverse of those from t on."""
+    lengths = mx.array(extent.get("lengths", [L] * N))
+    reset = extent.get("reset")
+    found = []
+    for t in range(L):
+        upto = {"lengths": mx.minimum(lengths, t + 1)}
+        beyond = {"lengths": mx.maximum(lengths - t, 0)}
+        if reset is not None:
+            upto["reset"], beyond["reset"] = mx.array(reset)[:, : t + 1], mx.array(reset)[:, t:]
+        there = (t < lengths)[:, None]
+        _, _, (_, c_n) = layer(x[:, : t + 1], **upto, return_state=True)
+        if layer.bidirectional:
+            _, _, (_, beyond_n) = layer(x[:, t:], **beyond, return_state=True)
+            c_n = mx.concatenate([c_n[0], beyond_n[1]], -1)
+        elif layer.num_layers > 1:
+            c_n = c_n[-1]
+        found.append(mx.where(there, c_n, 0))
+    return mx.stack(found, 1)
+
+
+@pytest.mark.parametrize(("num_layers", "bidirectional"), [(1, False), (1, True), (3, False)])
+@every_extent
+@pytest.mark.parametrize("training", [True, False])
+def test_c_at_every_step(num_layers, bidirectional, extent, training):
+    """It is c_n of the steps so far, to the bit; and so are its gradients, but for rounding."""
+    layer, _ = pair("LSTM", num_layers=num_layers, bidirectional=bidirectional)
+    layer.train(training)
+    x = mx.array(arrays(layer, "float32", lengths=extent.get("lengths"))[0])
+    with require("kernel"):
+        _, cells = layer(x, **extent)
+    assert np.array_equal(cells, prefixes(layer, x, extent))
+    d = mlx(np.random.default_rng(1).standard_normal(cells.shape).astype("float32"))
+    parameters = layer.parameters()
+
+    def of_cells(parameters, x):
+        layer.update(parameters)
+        return (layer(x, **extent)[1] * d).sum()
+
+    def of_prefixes(parameters, x):
+        layer.update(parameters)
+        return (prefixes(layer, x, extent) * d).sum()
+
+    got, want = (
+        dict(tree_flatten(mx.grad(f, (0, 1))(parameters, x))) for f in (of_cells, of_prefixes)
+    )
+    assert_all_close(got, want)
+
+
+@pytest.mark.parametrize("kind", ["GRU", "LSTM"])
+def test_one_state_for_every_row(kind):
+    layer, _ = pair(kind)
+    x, first, _, _ = arrays(layer, "float32")
+    x, one = mx.array(x), [mx.array(a[0, 0]) for a in parts(first)]
+    for a, b in zip(
+        *(parts(layer(x, *s)) for s in (one, [mx.stack([a] * N) for a in one])), strict=True
+    ):
+        assert np.array_equal(a, b)
 
 
 @every_kind
 @pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}])
 def test_no_rows(kind, options):
     layer, _ = pair(kind, **options)
-    output, h_n = layer(mx.zeros((0, L, D)), return_state=True)
+    *every, final = layer(mx.zeros((0, L, D)), return_state=True)
     K = 4 if options else 1
-    assert output.shape == (0, L, 2 * H if options else H)
-    assert h_n.shape == ((K, 0, H) if options else (0, H))
-    gradient = mx.grad(lambda x: layer(x).sum())(mx.zeros((0, L, D)))
+    assert {a.shape for a in every} == {(0, L, 2 * H if options else H)}
+    assert {a.shape for a in parts(final)} == {(K, 0, H) if options else (0, H)}
+    gradient = mx.grad(lambda x: parts(layer(x))[0].sum())(mx.zeros((0, L, D)))
     assert gradient.shape == (0, L, D)
 
 

@@ -1,8 +1,8 @@
-"""The MLX door against MLX's own layers: values, gradients, MLX's transformations."""
+"""The MLX package against MLX's own layers: values, gradients, MLX's transformations."""
 
 import numpy as np
 import pytest
-from reference import assert_close
+from reference import assert_close, parts
 
 mx = pytest.importorskip("mlx.core", reason="MLX is not installed")
 nn = pytest.importorskip("mlx.nn")
@@ -12,7 +12,8 @@ from mlx.utils import tree_flatten  # noqa: E402
 import elman.mlx  # noqa: E402
 from elman.mlx import paths, require  # noqa: E402
 
-every_kind = pytest.mark.parametrize("kind", ["RNN", "GRU"])
+STATES = {"RNN": 1, "GRU": 1, "LSTM": 2}
+every_kind = pytest.mark.parametrize("kind", STATES)
 L, N, D, H = 6, 3, 4, 5
 
 
@@ -31,24 +32,35 @@ def normal(*shape, dtype=mx.float32, seed=1):
     return mx.array(np.random.default_rng(seed).standard_normal(shape)).astype(dtype)
 
 
-def run(layer, x, hidden, d):
-    """The output and every gradient of sum(output * d), by name."""
+def h_of(results):
+    """H at every step, of which an LSTM gives c beside."""
+    return parts(results)[0]
+
+
+def some(kind, *shape, seed, dtype=mx.float32):
+    """An array for h, and for c where there is one."""
+    return [normal(*shape, dtype=dtype, seed=seed + 10 * i) for i in range(STATES[kind])]
+
+
+def run(layer, x, states, ds):
+    """The results and every gradient of sum(result * d), by name; of fewer ds of those alone."""
     found = []
 
-    def loss(parameters, x, hidden):
+    def loss(parameters, x, *states):
         layer.update(parameters)
-        if type(layer) is nn.RNN and hidden is not None and hidden.ndim < x.ndim - 1:
-            hidden = mx.broadcast_to(hidden, (*x.shape[:-2], H))  # as mlx.nn.GRU does by itself
-        output = layer(x) if hidden is None else layer(x, hidden)
-        found.append(output)
-        return (output * d).sum()
+        if type(layer) in (nn.RNN, nn.LSTM):  # as mlx.nn.GRU does by itself
+            lead = (*x.shape[:-2], H)
+            states = [mx.broadcast_to(a, lead) if a.ndim < x.ndim - 1 else a for a in states]
+        found[:] = parts(layer(x, *states))
+        return sum((a * d).sum() for a, d in zip(found, ds, strict=False))
 
-    wanted = (0, 1) if hidden is None else (0, 1, 2)
     with mx.stream(mx.cpu):
-        parameters, *others = mx.grad(loss, wanted)(layer.parameters(), x, hidden)
-        mx.eval(found[0], parameters, others)
-    named = dict(zip(("x", "hidden"), others, strict=False))
-    return {"output": found[0], **named, **dict(tree_flatten(parameters))}
+        wanted = tuple(range(2 + len(states)))
+        parameters, *others = mx.grad(loss, wanted)(layer.parameters(), x, *states)
+        mx.eval(found, parameters, others)
+    results = dict(zip(("output", "cells"), found, strict=False))
+    gradients = dict(zip(("d_x", "d_hidden", "d_cell"), others, strict=False))
+    return {**results, **gradients, **dict(tree_flatten(parameters))}
 
 
 def assert_agree(ours, stock, dtype="float32"):
@@ -80,14 +92,56 @@ def test_same_as_mlx(kind, dtype, bias, training, lead, state):
     dtype_ = getattr(mx, dtype)
     ours, stock = (layer.train(training) for layer in twins(kind, bias, dtype=dtype_))
     x = normal(*lead, L, D, dtype=dtype_)
-    hidden = None if state is None else normal(*state, H, dtype=dtype_, seed=2)
+    states = [] if state is None else some(kind, *state, H, dtype=dtype_, seed=2)
     rows = np.broadcast_shapes(lead, state or ())
-    d = normal(*rows, L, H, dtype=dtype_, seed=3)
-    with require("kernel"):
-        got = run(ours, x, hidden, d)
+    ds = some(kind, *rows, L, H, dtype=dtype_, seed=3)
     # MLX's float64 sigmoid is good to float32.
     precise = dtype == "float64" and kind == "RNN"
-    assert_agree(got, run(stock, x, hidden, d), "float64" if precise else "float32")
+    for given in (ds[:1], ds):  # of h alone, or of c too
+        with require("kernel"):
+            got = run(ours, x, states, given)
+        assert_agree(got, run(stock, x, states, given), "float64" if precise else "float32")
+
+
+@pytest.mark.parametrize("given", [0, 1])
+def test_one_of_two_states(given):
+    """The other one is zeros."""
+    ours, stock = twins("LSTM")
+    x, d = normal(N, L, D), some("LSTM", N, L, H, seed=3)
+    state = normal(N, H, seed=2)
+    both = [mx.zeros((N, H))] * 2
+    both[given] = state
+    for layer in (ours, stock):
+        got = layer(x, **{("hidden", "cell")[given]: state})
+        assert_close(got, layer(x, *both))
+    assert_agree(run(ours, x, both, d), run(stock, x, both, d))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_gradient_of_the_last_c_is_the_engines(training):
+    """As models take it that go on from the state: c at the last step is c_n."""
+    layer = twins("LSTM")[0].train(training)
+    x, d = normal(N, L, D), normal(N, H, seed=3)
+    of_last = mx.grad(lambda x: (layer(x)[1][:, -1] * d).sum())(x)
+    of_final = mx.grad(lambda x: (layer(x, return_state=True)[2][1] * d).sum())(x)
+    assert np.array_equal(of_last, of_final)
+
+
+def test_gradient_of_both_last_states():
+    """H's and c's, and what arrives at c_n besides."""
+    layer = twins("LSTM")[0]
+    x, d = normal(N, L, D), [normal(N, H, seed=seed) for seed in range(3)]
+
+    def loss(x):
+        output, cells, (_, c_n) = layer(x, return_state=True)
+        last = output[:, -1], cells[:, -1], c_n
+        return sum((a * b).sum() for a, b in zip(last, d, strict=True))
+
+    def same(x):
+        _, _, (h_n, c_n) = layer(x, return_state=True)
+        return (h_n * d[0] + c_n * (d[1] + d[2])).sum()
+
+    assert_close(mx.grad(loss)(x), mx.grad(same)(x))
 
 
 @pytest.mark.parametrize(
@@ -104,10 +158,10 @@ def test_same_as_mlx(kind, dtype, bias, training, lead, state):
 )
 def test_nonlinearity(nonlinearity, path):
     ours, stock = twins("RNN", nonlinearity=nonlinearity)
-    x, hidden, d = normal(N, L, D), normal(N, H, seed=2), normal(N, L, H, seed=3)
+    x, states, ds = normal(N, L, D), [normal(N, H, seed=2)], [normal(N, L, H, seed=3)]
     with require(path):
-        got = run(ours, x, hidden, d)
-    assert_agree(got, run(stock, x, hidden, d))
+        got = run(ours, x, states, ds)
+    assert_agree(got, run(stock, x, states, ds))
 
 
 def test_relu_of_zero_has_no_slope_and_of_nan_is_nan():
@@ -115,17 +169,15 @@ def test_relu_of_zero_has_no_slope_and_of_nan_is_nan():
     for layer in (ours, stock):
         layer.update({k: mx.zeros_like(w) for k, w in layer.parameters().items()})
     x, d = mx.zeros((L, D)), mx.ones((L, H))
-    assert_agree(run(ours, x, None, d), run(stock, x, None, d))
+    assert_agree(run(ours, x, [], [d]), run(stock, x, [], [d]))
     assert np.isnan(ours(mx.full((L, D), mx.nan))).all()
 
 
-@every_kind
-def test_nonlinearity_of_its_own_in_layers(kind):
+def test_nonlinearity_of_its_own_in_layers():
     """What MLX's layer has not, with what the engine has not: the loop, against MLX by hand."""
-    if kind == "GRU":
+    for kind in (elman.mlx.GRU, elman.mlx.LSTM):
         with pytest.raises(TypeError, match="nonlinearity"):
-            elman.mlx.GRU(D, H, nonlinearity=mx.sin)
-        return
+            kind(D, H, nonlinearity=mx.sin)
     rnn = elman.mlx.RNN(D, H, True, mx.sin, num_layers=2)
     below, above = rnn.layers
     with require("scan"):
@@ -142,10 +194,11 @@ def test_other_dtypes_are_mlx_own(kind, dtype):
     ours, stock = twins(kind, dtype=dtype)
     x = normal(N, L, D, dtype=dtype)
     with require("mlx"):
-        output, h_n = ours(x, return_state=True)
-    assert output.dtype == dtype
-    assert mx.array_equal(output, stock(x))
-    assert mx.array_equal(h_n, output[:, -1])
+        *every, final = ours(x, return_state=True)
+    for a, last, want in zip(every, parts(final), parts(stock(x)), strict=True):
+        assert a.dtype == dtype
+        assert mx.array_equal(a, want)
+        assert mx.array_equal(last, a[:, -1])
     message = "'kernel' is required, but this call takes 'mlx'"
     with require("kernel"), pytest.raises(RuntimeError, match=message):
         ours(x)
@@ -156,11 +209,12 @@ def test_half_precision_with_lengths_is_the_loop(kind):
     ours, stock = twins(kind, dtype=mx.float16)
     x = normal(N, L, D, dtype=mx.float16)
     with require("scan"):
-        output = ours(x, lengths=[L, 2, 0])
-    want = np.array(stock(x).astype(mx.float32))
-    want[1, 2:] = want[2] = 0
-    assert output.dtype == mx.float16
-    assert np.abs(np.array(output.astype(mx.float32)) - want).max() < 5e-3
+        every = parts(ours(x, lengths=[L, 2, 0]))
+    for a, whole in zip(every, parts(stock(x)), strict=True):
+        want = np.array(whole.astype(mx.float32))
+        want[1, 2:] = want[2] = 0
+        assert a.dtype == mx.float16
+        assert np.abs(np.array(a.astype(mx.float32)) - want).max() < 5e-3
 
 
 @pytest.mark.parametrize("of_x", [mx.float16, mx.float32])
@@ -190,7 +244,7 @@ def test_arrays_are_read_where_they_lie():
 
 
 def square(layer):
-    return lambda x: (layer(x) ** 2).sum()
+    return lambda x: sum((a**2).sum() for a in parts(layer(x)))
 
 
 def slope(layer):
@@ -219,6 +273,19 @@ TRANSFORMED = {
 }
 
 
+def both(layer):
+    """An LSTM's h and c as one array."""
+    return lambda x: mx.concatenate(layer(x), -1)[..., : 2 * H : 2]
+
+
+#: What is transformed: the results as they are; of an LSTM h alone, and both.
+RESULTS = {
+    "RNN": [lambda layer: layer],
+    "GRU": [lambda layer: layer],
+    "LSTM": [lambda layer: lambda x: h_of(layer(x)), both],
+}
+
+
 @every_kind
 @pytest.mark.parametrize("name", TRANSFORMED)
 @pytest.mark.parametrize("training", [True, False])
@@ -226,38 +293,42 @@ def test_transformation(kind, name, training):
     path, transform = TRANSFORMED[name]
     ours, stock = (layer.train(training) for layer in twins(kind))
     x = normal(N, 3 if "compile" in name else L, D)  # a C++ compiler runs for every few steps
-    paths.clear()
-    got = transform(ours)(x)
-    mx.eval(got)
-    assert path is None or set(paths) == {path}
-    assert_close(got, transform(stock)(x), name=name)
+    for of in RESULTS[kind]:
+        paths.clear()
+        got = transform(of(ours))(x)
+        mx.eval(got)
+        assert path is None or set(paths) == {path}
+        assert_close(got, transform(of(stock))(x), name=name)
 
 
 @every_kind
 def test_second_derivatives_of_every_parameter(kind):
     ours, stock = twins(kind)
-    x, hidden, d = normal(N, L, D), normal(N, H, seed=2), normal(N, L, H, seed=3)
+    x, states, ds = normal(N, L, D), some(kind, N, H, seed=2), some(kind, N, L, H, seed=3)
+    wanted = tuple(range(2 + len(states)))
 
-    def penalty(layer):
-        def loss(parameters, x, hidden):
+    def penalty(layer, ds):
+        def loss(parameters, x, *states):
             layer.update(parameters)
-            return (layer(x, hidden) * d).sum()
+            return sum((a * d).sum() for a, d in zip(parts(layer(x, *states)), ds, strict=False))
 
-        def size(parameters, x, hidden):
-            gradients = tree_flatten(mx.grad(loss, (0, 1, 2))(parameters, x, hidden))
+        def size(parameters, x, *states):
+            gradients = tree_flatten(mx.grad(loss, wanted)(parameters, x, *states))
             return sum((g**2).sum() for _, g in gradients)
 
-        return dict(tree_flatten(mx.grad(size, (0, 1, 2))(layer.parameters(), x, hidden)))
+        return dict(tree_flatten(mx.grad(size, wanted)(layer.parameters(), x, *states)))
 
-    assert_agree(penalty(ours), penalty(stock))
+    for given in (ds[:1], ds):
+        assert_agree(penalty(ours, given), penalty(stock, given))
 
 
-def test_export(tmp_path):
-    ours, stock = twins("GRU")
+@every_kind
+def test_export(kind, tmp_path):
+    ours, stock = twins(kind)
     x = normal(N, L, D)
-    mx.export_function(str(tmp_path / "gru.mlxfn"), ours, x)
-    (output,) = mx.import_function(str(tmp_path / "gru.mlxfn"))(x)
-    assert_close(output, stock(x))
+    mx.export_function(str(tmp_path / "layer.mlxfn"), ours, x)
+    results = mx.import_function(str(tmp_path / "layer.mlxfn"))(x)
+    assert_close(tuple(results), parts(stock(x)))
 
 
 def test_required_kernel_refuses_what_has_no_values():
@@ -292,7 +363,7 @@ class Model(nn.Module):
         self.below, self.layer, self.head = nn.Linear(D, D), layer, nn.Linear(H, 2)
 
     def __call__(self, x):
-        return self.head(self.layer(self.below(x))[:, -1])
+        return self.head(sum(parts(self.layer(self.below(x))))[:, -1])
 
 
 @every_kind
@@ -332,8 +403,8 @@ def test_training_goes_as_with_mlx(kind, compiled):
 @every_kind
 def test_keeping_for_backward_changes_nothing(kind):
     layer, _ = twins(kind)
-    x, hidden, d = normal(N, L, D), normal(N, H, seed=2), normal(N, L, H, seed=3)
-    kept, again = (run(layer.train(mode), x, hidden, d) for mode in (True, False))
+    x, states, ds = normal(N, L, D), some(kind, N, H, seed=2), [normal(N, L, H, seed=3)]
+    kept, again = (run(layer.train(mode), x, states, ds) for mode in (True, False))
     for name, want in kept.items():
         assert np.array_equal(again[name], want), name
 
@@ -350,18 +421,19 @@ def test_dropout_lies_between_layers(kind):
     layer = getattr(elman.mlx, kind)(D, H, num_layers=3, dropout=0.4)
     x = normal(N, L, D)
     mx.random.seed(5)
-    output, h_n = layer(x, return_state=True)
+    *every, final = layer(x, return_state=True)
     mx.random.seed(5)
     want, finals = x, []
     for k, part in enumerate(layer.layers):
         if k:
             want = nn.Dropout(0.4)(want)
-        want = part(want)
-        finals.append(want[:, -1])
-    assert np.array_equal(output, want)
-    assert np.array_equal(h_n, mx.stack(finals))
+        want, *cells = parts(part(want))
+        finals.append([a[:, -1] for a in (want, *cells)])
+    assert_close(tuple(every), (want, *cells))
+    for a, last in zip(parts(final), zip(*finals, strict=True), strict=True):
+        assert np.array_equal(a, mx.stack(last))
     layer.eval()
     for part in layer.layers:
-        x = part(x)
+        x = h_of(part(x))
     mx.random.seed(6)
-    assert np.array_equal(layer(normal(N, L, D)), x)
+    assert np.array_equal(h_of(layer(normal(N, L, D))), x)

@@ -168,17 +168,20 @@ def forward(
     return output.astype(x.dtype) if x.dtype.itemsize == 2 else output, h_n, kept
 
 
-def states_by_time(kept: Kept, steps: int, lengths: Array) -> Array:
-    """The state after every step (L, N, directions, S), of rows of these lengths, 0 past them."""
-    directions, _, S = kept.states.shape
-    states = np.zeros((steps, len(lengths), directions, S), kept.states.dtype)
+def by_time(kept: Array, steps: int, lengths: Array) -> Array:
+    """Kept states, or some features of them, after every step: (L, N, directions, features).
+
+    lengths are the rows'; past them it is 0.
+    """
+    N, (directions, _, features) = len(lengths), kept.shape
+    states = np.zeros((steps, N, directions, features), kept.dtype)
     order = np.argsort(-lengths, kind="stable")  # rows in the order in which they are kept
     ends = lengths[order]
     step, position = np.nonzero(np.arange(steps)[:, None] < ends)
-    after = slice(len(lengths), len(lengths) + len(step))
-    states[step, order[position], 0] = kept.states[0, after]
+    after = kept[:, N : N + len(step)]
+    states[step, order[position], 0] = after[0]
     if directions == 2:
-        states[ends[position] - 1 - step, order[position], 1] = kept.states[1, after]
+        states[ends[position] - 1 - step, order[position], 1] = after[1]
     return states
 
 

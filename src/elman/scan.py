@@ -30,15 +30,18 @@ def layer(
     xp: Any,
     lengths: Any = None,
     reset: Any = None,
+    whole: bool = False,
 ) -> tuple[Any, Any]:
     """One layer of one or two directions.
 
     x (L, N, D), h_0 (directions, N, S), one :class:`Weights` a direction, lengths (N,), reset
-    (L, N). Returns output (L, N, directions*P) and h_n (directions, N, S).
+    (L, N). Returns output (L, N, directions*P), or with `whole` every state (L, N, directions*S),
+    and h_n (directions, N, S).
     """
-    runs = [scan(cell, x, h_0[0, ...], weights[0], xp, lengths, reset)]
+    extent = (lengths, reset, whole)
+    runs = [scan(cell, x, h_0[0, ...], weights[0], xp, *extent)]
     if len(weights) == 2:
-        runs.append(scan(cell, x, h_0[1, ...], weights[1], xp, lengths, reset, reverse=True))
+        runs.append(scan(cell, x, h_0[1, ...], weights[1], xp, *extent, reverse=True))
     outputs, finals = zip(*runs, strict=True)
     return xp.concatenate(outputs, -1), xp.stack(finals)
 
@@ -51,14 +54,19 @@ def scan(
     xp: Any,
     lengths: Any = None,
     reset: Any = None,
+    whole: bool = False,
     reverse: bool = False,
 ) -> tuple[Any, Any]:
-    """One direction: x (L, N, D), h (N, S). Returns output (L, N, P) and the final state."""
+    """One direction: x (L, N, D), h (N, S). Returns output (L, N, P) and the final state.
+
+    With `whole` every state (L, N, S) takes the output's place.
+    """
     w_ih, w_hh, b_ih, b_hh, w_hr = weights
     P = w_hh.shape[-1]
+    features = h.shape[-1] if whole else P
     steps = range(x.shape[0])
     if not steps:
-        return (x @ w_ih.T)[..., :P], h
+        return (x @ w_ih.T)[..., :features], h
     inside = None if lengths is None else [(t < lengths)[:, None] for t in steps]
     if inside is not None:
         x = xp.stack([xp.where(inside[t], x[t], xp.zeros_like(x[t])) for t in steps])
@@ -73,7 +81,7 @@ def scan(
             h_gates = h_gates + b_hh
         # [t, ...]: of a bare [t] MLX makes a gather, which has no second derivative.
         after = _step(cell, x_gates[t, ...], h_gates, start, w_hr, P, xp)
-        output = _output(after, P)
+        output = _output(after, features)
         if inside is None:
             h = after
             outputs.append(output)
@@ -83,9 +91,9 @@ def scan(
     return xp.stack(outputs[::-1] if reverse else outputs), h
 
 
-def _output(state: Any, P: int) -> Any:
-    """The part of a state that is h."""
-    return state if state.shape[-1] == P else state[..., :P]
+def _output(state: Any, features: int) -> Any:
+    """The first features of a state: those that are h, or all."""
+    return state if state.shape[-1] == features else state[..., :features]
 
 
 def _step(cell: Cell, x: Any, u: Any, state: Any, w_hr: Any, P: int, xp: Any) -> Any:

@@ -1,6 +1,6 @@
-"""The MLX door: RNN and GRU for ``mlx.nn``'s, and ``accelerate``.
+"""The MLX package: RNN, GRU and LSTM for ``mlx.nn``'s, and ``accelerate``.
 
-The layers derive from ``mlx.nn.RNN`` and ``mlx.nn.GRU``, and have their constructors, parameters
+The layers derive from ``mlx.nn.RNN``, ``GRU`` and ``LSTM``, and have their constructors, parameters
 and results. Layers, directions, dropout, ``lengths=``, ``reset=`` and the final state come on top.
 
 A call takes one of three paths; :data:`paths` counts which, and :func:`require` insists on one:
@@ -16,10 +16,11 @@ asked for: faster to serve, slower to train, the same to the bit.
 
 from elman.mlx.layers import (
     GRU,
+    LSTM,
     RNN,
     accelerate,
     paths,
     require,
 )
 
-__all__ = ["GRU", "RNN", "accelerate", "paths", "require"]
+__all__ = ["GRU", "LSTM", "RNN", "accelerate", "paths", "require"]

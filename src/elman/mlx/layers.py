@@ -5,7 +5,7 @@
 # (parts of MLX are not typed)
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -33,9 +33,10 @@ paths, require = _paths.counts, _paths.require
 
 
 class _Layer(nn.Module):
-    """What RNN and GRU share: everything but the constructor, the cell and the weights' names."""
+    """What all layers share: everything but the constructor, and how states are given."""
 
     _stock: Any  # MLX's class
+    _names: tuple[str, ...]  # of MLX's weights, in the order of ``spec.Weights``
     # Of a layer that accelerate turned:
     num_layers, bidirectional, dropout, recompute = 1, False, 0.0, False
 
@@ -43,8 +44,9 @@ class _Layer(nn.Module):
         raise NotImplementedError
 
     def _weights(self) -> list[Any]:
-        """Of one direction, in the order of ``spec.Weights``, what there is of them."""
-        raise NotImplementedError
+        """Of one direction, what there is of them."""
+        weights = (getattr(self, name) for name in self._names)
+        return [w for w in weights if w is not None]
 
     def _own(self, spec: Spec, *arguments: Any) -> None:
         """Make the parameters: those of MLX's layer, or lists of layers that have them."""
@@ -53,7 +55,7 @@ class _Layer(nn.Module):
             self._stock.__init__(self, spec.input_size, spec.hidden_size, *arguments)
         else:
             nn.Module.__init__(self)
-            sizes = [spec.input_size] + [spec.directions * spec.hidden_size] * (spec.num_layers - 1)
+            sizes = [spec.input_size] + [spec.directions * spec.output_size] * (spec.num_layers - 1)
             for name in ("layers", "layers_reverse")[: spec.directions]:
                 one = _OURS[self._stock]
                 self[name] = [one(size, spec.hidden_size, *arguments) for size in sizes]
@@ -77,6 +79,123 @@ class _Layer(nn.Module):
             return self._stock._extra_repr(self)
         names = ("num_layers", "bidirectional", "dropout")
         return ", ".join(f"{name}={getattr(self, name)}" for name in names)
+
+    def _call(
+        self, x: mx.array, given: dict[str, mx.array | None], lengths: Any, reset: Any
+    ) -> tuple[list[mx.array], list[mx.array]]:
+        """Run the layer from the states given, by MLX's names of them.
+
+        Returns each state at every step, and the final ones.
+        """
+        weights = [[w for part in parts for w in part._weights()] for parts in self._parts]
+        lead = self._lead(x, given, weights[0][0].shape[1])
+        N, (L, D) = math.prod(lead), x.shape[-2:]
+        extent = self._extent(lengths, reset, lead, L)
+        rows = _shaped(mx.broadcast_to(x, (*lead, L, D)) if x.shape[:-2] != lead else x, (N, L, D))
+        first = self._first(given.values(), lead, x.dtype)
+        path = self._path([rows, first, *(w for layer in weights for w in layer)], extent)
+        _paths.take(path, type(self).__name__, self.num_layers)
+        if path == "mlx":
+            every = self._stock.__call__(self, x, *given.values())
+            every = every if isinstance(every, tuple) else [every]
+            return list(every), [a[..., -1, :] for a in every]
+        every, finals = self._run(path, rows, first, weights, extent)
+        final, state = mx.concatenate(finals), self._state_shape(lead)
+        each = [final] if len(given) == 1 else mx.split(final, len(given), -1)
+        return [_shaped(a, (*lead, L, a.shape[-1])) for a in every], [
+            a.reshape(state) for a in each
+        ]
+
+    def _lead(self, x: Any, given: dict[str, Any], D: int) -> Shape:
+        """The axes in front: x's, and for a single state also the states'; all are checked."""
+        title = type(self).__name__
+        for name, a in {"x": x, **given}.items():
+            if not isinstance(a, mx.array) and (a is not None or name == "x"):
+                raise TypeError(f"{title}: {name} must be an mx.array, got {type(a).__name__}")
+        if x.ndim < 2 or x.shape[-1] != D or x.shape[-2] == 0:
+            raise ValueError(f"{title}: x must be (..., L, D), L > 0 and D = {D}, got {x.shape}")
+        lead = x.shape[:-2]
+        for name, a in given.items():
+            lead = lead if a is None else self._wider(lead, name, a.shape)
+        return lead
+
+    def _wider(self, lead: Shape, name: str, shape: Shape) -> Shape:
+        """The axes in front after a state of this shape was broadcast with them."""
+        expected = self._state_shape(lead)
+        if shape == expected:
+            return lead
+        if "layers" not in self and shape[-1:] == (self.hidden_size,):
+            with suppress(ValueError):
+                return mx.broadcast_shapes(lead, shape[:-1])
+        title = type(self).__name__
+        raise ValueError(f"{title}: {name} must have shape {expected}, got {shape}")
+
+    def _state_shape(self, lead: Shape) -> Shape:
+        states = self.num_layers * self._directions
+        return (*((states,) if states > 1 else ()), *lead, self.hidden_size)
+
+    def _first(self, given: Collection[mx.array | None], lead: Shape, dtype: mx.Dtype) -> mx.array:
+        """The states given, side by side (K, N, S), zeros for those that are not."""
+        shape = (self.num_layers * self._directions, math.prod(lead), self.hidden_size)
+        if all(a is None for a in given):
+            return _zeros((*shape[:-1], len(given) * shape[-1]), dtype)
+        state = self._state_shape(lead)
+        each = [
+            _zeros(shape, dtype) if a is None else mx.broadcast_to(a, state).reshape(shape)
+            for a in given
+        ]
+        return each[0] if len(each) == 1 else mx.concatenate(each, -1)
+
+    def _extent(self, lengths: Any, reset: Any, lead: Shape, L: int) -> tuple[Any, Any]:
+        """Lengths as (N,) and reset as (L, N), after a check of both."""
+        title = type(self).__name__
+        if lengths is not None:
+            lengths = _array(title, "lengths", lengths)
+            integral = mx.issubdtype(lengths.dtype, mx.integer)
+            check_lengths(title, lengths.shape, integral, lead, ValueError)
+            lengths = lengths.reshape(-1)
+            if ready(lengths):
+                check_lengths_lie_within(title, lengths.tolist(), L, ValueError)
+        if reset is not None:
+            reset = _array(title, "reset", reset)
+            check_reset(title, reset.shape, reset.dtype == mx.bool_, (*lead, L), ValueError)
+            reset = reset.reshape(math.prod(lead), L).T
+        return lengths, reset
+
+    def _path(self, arrays: list[mx.array], extent: tuple[Any, Any]) -> str:
+        dtype = arrays[0].dtype
+        served = dtype in (mx.float32, mx.float64) and all(a.dtype == dtype for a in arrays)
+        if served and self._cell().name in CELLS:
+            return "kernel" if ready(*arrays, *extent) else "scan"
+        plain = "layers" not in self and all(a is None for a in extent)
+        return "mlx" if plain else "scan"
+
+    def _run(
+        self,
+        path: str,
+        x: mx.array,
+        first: mx.array,
+        weights: list[list[mx.array]],
+        extent: tuple[Any, Any],
+    ) -> tuple[list[mx.array], list[mx.array]]:
+        """Each state of the last layer at every step, and each layer's final states."""
+        cell, top = self._cell(), self.num_layers - 1
+        options = (self.training, self.recompute)  # what to keep for backward
+        every: list[mx.array] = []
+
+        def layer(k: int, x: mx.array, first: mx.array) -> tuple[mx.array, mx.array]:
+            whole = k == top and len(cell.states) > 1
+            function = Function(cell, self._directions, *extent, *options, whole)
+            *every[:], final = getattr(function, path)(x, first, *weights[k])
+            return every[0], final
+
+        between = nn.Dropout(self.dropout) if self.training else None
+        _, finals = stack.run(self.num_layers, self._directions, layer, x, first, between)
+        return every, finals
+
+
+class _OneState(_Layer):
+    """What RNN and GRU share: a call with h alone."""
 
     def __call__(
         self,
@@ -111,85 +230,11 @@ class _Layer(nn.Module):
         ValueError : a shape that is off, no steps, lengths outside 0..L.
         TypeError : x or hidden that is not an ``mx.array``.
         """
-        weights = [[w for part in parts for w in part._weights()] for parts in self._parts]
-        lead = self._lead(x, hidden, weights[0][0].shape[1])
-        N, (L, D) = math.prod(lead), x.shape[-2:]
-        extent = self._extent(lengths, reset, lead, L)
-        rows = _shaped(mx.broadcast_to(x, (*lead, L, D)) if x.shape[:-2] != lead else x, (N, L, D))
-        state, states = self._state_shape(lead), self.num_layers * self._directions
-        if hidden is None:
-            h_0 = _zeros((states, N, self.hidden_size), x.dtype)
-        else:
-            h_0 = mx.broadcast_to(hidden, state).reshape(states, N, self.hidden_size)
-        path = self._path([rows, h_0, *(w for layer in weights for w in layer)], extent)
-        _paths.take(path, type(self).__name__, self.num_layers)
-        if path == "mlx":
-            output = self._stock.__call__(self, x, hidden)
-            h_n = output[..., -1, :]
-        else:
-            options = (self.training, self.recompute)  # what to keep for backward
-            function = Function(self._cell(), self._directions, *extent, *options)
-            output, finals = self._run(getattr(function, path), rows, h_0, weights)
-            output = _shaped(output, (*lead, L, output.shape[-1]))
-            h_n = mx.concatenate(finals).reshape(state)
+        (output,), (h_n,) = self._call(x, {"hidden": hidden}, lengths, reset)
         return (output, h_n) if return_state else output
 
-    def _lead(self, x: Any, hidden: Any, D: int) -> Shape:
-        """The axes in front: x's, and for a single state also hidden's; after a check of both."""
-        title = type(self).__name__
-        for name, a in (("x", x), ("hidden", hidden)):
-            if not isinstance(a, mx.array) and (a is not None or name == "x"):
-                raise TypeError(f"{title}: {name} must be an mx.array, got {type(a).__name__}")
-        if x.ndim < 2 or x.shape[-1] != D or x.shape[-2] == 0:
-            raise ValueError(f"{title}: x must be (..., L, D), L > 0 and D = {D}, got {x.shape}")
-        lead = x.shape[:-2]
-        if hidden is None or hidden.shape == self._state_shape(lead):
-            return lead
-        if "layers" not in self and hidden.shape[-1:] == (self.hidden_size,):
-            with suppress(ValueError):
-                return mx.broadcast_shapes(lead, hidden.shape[:-1])
-        expected = self._state_shape(lead)
-        raise ValueError(f"{title}: hidden must have shape {expected}, got {hidden.shape}")
 
-    def _state_shape(self, lead: Shape) -> Shape:
-        states = self.num_layers * self._directions
-        return (*((states,) if states > 1 else ()), *lead, self.hidden_size)
-
-    def _extent(self, lengths: Any, reset: Any, lead: Shape, L: int) -> tuple[Any, Any]:
-        """Lengths as (N,) and reset as (L, N), after a check of both."""
-        title = type(self).__name__
-        if lengths is not None:
-            lengths = _array(title, "lengths", lengths)
-            integral = mx.issubdtype(lengths.dtype, mx.integer)
-            check_lengths(title, lengths.shape, integral, lead, ValueError)
-            lengths = lengths.reshape(-1)
-            if ready(lengths):
-                check_lengths_lie_within(title, lengths.tolist(), L, ValueError)
-        if reset is not None:
-            reset = _array(title, "reset", reset)
-            check_reset(title, reset.shape, reset.dtype == mx.bool_, (*lead, L), ValueError)
-            reset = reset.reshape(math.prod(lead), L).T
-        return lengths, reset
-
-    def _path(self, arrays: list[mx.array], extent: tuple[Any, Any]) -> str:
-        dtype = arrays[0].dtype
-        served = dtype in (mx.float32, mx.float64) and all(a.dtype == dtype for a in arrays)
-        if served and self._cell().name in CELLS:
-            return "kernel" if ready(*arrays, *extent) else "scan"
-        plain = "layers" not in self and all(a is None for a in extent)
-        return "mlx" if plain else "scan"
-
-    def _run(
-        self, run: Callable[..., Any], x: mx.array, h_0: mx.array, weights: list[list[mx.array]]
-    ) -> tuple[mx.array, list[mx.array]]:
-        def layer(k: int, x: mx.array, h_0: mx.array) -> tuple[mx.array, mx.array]:
-            return run(x, h_0, *weights[k])
-
-        between = nn.Dropout(self.dropout) if self.training else None
-        return stack.run(self.num_layers, self._directions, layer, x, h_0, between)
-
-
-class RNN(_Layer, nn.RNN):
+class RNN(_OneState, nn.RNN):
     """``mlx.nn.RNN`` on Elman's engine: the same arguments, parameters and results.
 
     ::
@@ -206,8 +251,8 @@ class RNN(_Layer, nn.RNN):
     num_layers : layers; each above the first reads the output of the one below. Default: 1.
     bidirectional : also run from the end to the start. Default: False.
     dropout : probability, below 1, that a value between layers is zeroed in training. Default: 0.
-    recompute : keep for backward the states alone, and compute the gates from them once more: less
-        memory, and up to 1.4 times the time of training. Default: False.
+    recompute : changes nothing for an RNN, which keeps its states alone for backward. Default:
+        False.
 
     The parameters are ``Wxh`` (H, D), ``Whh`` (H, H) and ``bias`` (H). With more than one layer or
     direction, layer k has them under ``layers.{k}``, its second direction under
@@ -221,6 +266,7 @@ class RNN(_Layer, nn.RNN):
     """
 
     _stock = nn.RNN
+    _names = ("Wxh", "Whh", "bias")
 
     def __init__(
         self,
@@ -250,12 +296,8 @@ class RNN(_Layer, nn.RNN):
 
         return replace(CELLS["rnn_tanh"], name="rnn", forward=forward)
 
-    def _weights(self) -> list[Any]:
-        weights = [self.Wxh, self.Whh]
-        return weights if self.bias is None else [*weights, self.bias]
 
-
-class GRU(_Layer, nn.GRU):
+class GRU(_OneState, nn.GRU):
     """``mlx.nn.GRU`` on Elman's engine: the same arguments, parameters and results.
 
     ::
@@ -289,6 +331,7 @@ class GRU(_Layer, nn.GRU):
     """
 
     _stock = nn.GRU
+    _names = ("Wx", "Wh", "b", "bhn")
 
     def __init__(
         self,
@@ -308,9 +351,107 @@ class GRU(_Layer, nn.GRU):
     def _cell(self) -> Cell:
         return CELLS["gru"]
 
-    def _weights(self) -> list[Any]:
-        biases = [] if self.b is None else [self.b, self.bhn]
-        return [self.Wx, self.Wh, *biases]
+
+class LSTM(_Layer, nn.LSTM):
+    """``mlx.nn.LSTM`` on Elman's engine: the same arguments, parameters and results.
+
+    ::
+
+        i  = σ(Wx_i x + Wh_i h + bias_i)
+        f  = σ(Wx_f x + Wh_f h + bias_f)
+        g  = tanh(Wx_g x + Wh_g h + bias_g)
+        o  = σ(Wx_o x + Wh_o h + bias_o)
+        c' = f * c + i * g
+        h' = o * tanh(c')
+
+    Parameters
+    ----------
+    input_size : D, features of x.
+    hidden_size : H, hidden units.
+    bias : with a bias. Default: True.
+    num_layers : layers; each above the first reads the output of the one below. Default: 1.
+    bidirectional : also run from the end to the start. Default: False.
+    dropout : probability, below 1, that a value between layers is zeroed in training. Default: 0.
+    recompute : keep for backward the states alone, and compute the gates from them once more: less
+        memory, and up to 1.4 times the time of training. Default: False.
+
+    The parameters are ``Wx`` (4H, D), ``Wh`` (4H, H) and ``bias`` (4H), rows in the order i, f, g,
+    o. With more than one layer or direction, layer k has them under ``layers.{k}``, its second
+    direction under ``layers_reverse.{k}``.
+
+    >>> import mlx.core as mx, elman.mlx
+    >>> lstm = elman.mlx.LSTM(3, 4)
+    >>> output, cells = lstm(mx.ones((2, 5, 3)))
+    >>> output.shape, cells.shape
+    ((2, 5, 4), (2, 5, 4))
+    >>> _, _, (h_n, c_n) = lstm(mx.ones((2, 5, 3)), lengths=[5, 1], return_state=True)
+    >>> mx.array_equal(c_n, mx.stack([cells[0, 4], cells[1, 0]])).item()
+    True
+    """
+
+    _stock = nn.LSTM
+    _names = ("Wx", "Wh", "bias")
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        num_layers: int = 1,
+        bidirectional: bool = False,
+        dropout: float = 0.0,
+        recompute: bool = False,
+    ) -> None:
+        options = (num_layers, bias, False, dropout, bidirectional)
+        self._own(Spec(CELLS["lstm"], input_size, hidden_size, *options), bias)
+        self.recompute = recompute
+
+    def _cell(self) -> Cell:
+        return CELLS["lstm"]
+
+    def __call__(
+        self,
+        x: mx.array,
+        hidden: mx.array | None = None,
+        cell: mx.array | None = None,
+        *,
+        lengths: Any = None,
+        reset: Any = None,
+        return_state: bool = False,
+    ) -> Any:
+        """Run the layer, as ``mlx.nn``'s does.
+
+        Parameters
+        ----------
+        x : (..., L, D): any leading axes, written N below, then steps and features.
+        hidden, cell : h and c before the first step, each (N, H), or what broadcasts with x's
+            leading axes; (K, N, H) where K = num_layers * directions is above 1. Default: zeros.
+        lengths : integers (N), 0 <= length <= L. Steps at or past a row's length are not computed:
+            x there is never read, output and cells there are 0, and h_n and c_n are the states
+            after the row's last step, or hidden and cell if it has none. The reverse direction
+            starts at each row's last step.
+        reset : booleans (N, L). True at t: a new episode starts there, and nothing crosses from
+            t-1 to t in either direction.
+        return_state : return (h_n, c_n) as well. Default: False.
+
+        Returns
+        -------
+        output, cells : (N, L, directions*H), the last layer's h and c at every step.
+        (h_n, c_n) : the final states, shaped as hidden and cell; layer k's direction d is at
+            k*directions + d.
+
+        Gradients of ``output``, ``h_n`` and ``c_n`` are the engine's, and so are those of the last
+        step of ``cells``, of one direction without lengths; those of other steps come from the
+        loop of ``elman.scan``, which is slower.
+
+        Raises
+        ------
+        ValueError : a shape that is off, no steps, lengths outside 0..L.
+        TypeError : x, hidden or cell that is not an ``mx.array``.
+        """
+        (output, cells), states = self._call(x, {"hidden": hidden, "cell": cell}, lengths, reset)
+        return (output, cells, tuple(states)) if return_state else (output, cells)
 
 
 def _array(title: str, name: str, values: Any) -> mx.array:
@@ -334,11 +475,11 @@ def _zeros(shape: Shape, dtype: mx.Dtype) -> mx.array:
 
 
 _NONLINEARITIES = ((nn.tanh, "rnn_tanh"), (mx.tanh, "rnn_tanh"), (nn.relu, "rnn_relu"))
-_OURS = {nn.RNN: RNN, nn.GRU: GRU}
+_OURS = {nn.RNN: RNN, nn.GRU: GRU, nn.LSTM: LSTM}
 
 
 def accelerate(model: nn.Module, undo: bool = False) -> list[str]:
-    """Turn every stock RNN and GRU of a model into Elman's, in place.
+    """Turn every stock RNN, GRU and LSTM of a model into Elman's, in place.
 
     The modules stay the same objects with their parameters; only their class changes, so that
     optimisers and other references hold. Subclasses of MLX's classes are left alone. Returns the

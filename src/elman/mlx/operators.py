@@ -18,6 +18,7 @@ import numpy as np
 from elman import engine, scan
 from elman.engine import Array, Extent, Kept
 from elman.spec import Cell, Weights
+from elman.weights.frameworks import APART
 
 Arrays = Sequence[mx.array]
 
@@ -49,31 +50,38 @@ def _differentiable(run: Callable[..., Any], reference: Callable[..., Any]) -> A
     return function
 
 
-def _complete(given: Sequence[Any], xp: Any) -> Weights:
-    """MLX's weights of a direction, of whose recurrent biases there is a GRU's b_hn or none."""
+# Of the recurrent biases MLX's layers have those that cannot join the others.
+
+
+def _complete(cell: Cell, given: Sequence[Any], xp: Any) -> Weights:
+    """MLX's weights of a direction."""
     w_ih, w_hh, *biases = given
     if not biases:
         return Weights(w_ih, w_hh)
-    b_ih, *new = biases
-    b_hh = xp.zeros_like(b_ih)
-    if new:
-        b_hh = xp.concatenate([b_hh[w_hh.shape[1] :], *new])
+    b_ih, *apart = biases
+    rows = dict(zip(APART.get(cell.kind, ()), apart, strict=True))
+    zeros = xp.zeros_like(b_ih[: len(b_ih) // len(cell.gates)])
+    b_hh = xp.concatenate([rows.get(gate, zeros) for gate in cell.gates])
     return Weights(w_ih, w_hh, b_ih, b_hh)
 
 
-def _incomplete(d: Sequence[Any]) -> list[Any]:
+def _incomplete(cell: Cell, d: Weights) -> list[Any]:
     """The gradients of MLX's weights among those of the complete ones."""
-    d_w_ih, d_w_hh, d_b_ih, d_b_hh = d
-    return [d_w_ih, d_w_hh, d_b_ih, None if d_b_hh is None else d_b_hh[-d_w_hh.shape[1] :]]
+    if d.b_ih is None:
+        return [d.w_ih, d.w_hh]
+    rows = dict(zip(cell.gates, np.split(d.b_hh, len(cell.gates)), strict=True))
+    return [d.w_ih, d.w_hh, d.b_ih, *(rows[gate] for gate in APART.get(cell.kind, ()))]
 
 
 class Function:
     """One layer of one or two directions, as a function of its arrays.
 
-    Those are x (N, L, D), h_0 (directions, N, H), and each direction's weights as MLX's layer has
-    them. lengths is (N,), reset (L, N). Nothing is laid out anew before the engine has it, since
-    each operation of MLX's is a hand-over to another thread. With `keep`, forward holds on to what
-    backward needs, with `recompute` to the states alone; without, backward runs forward once more.
+    Those are x (N, L, D), h_0 (directions, N, S), and each direction's weights as MLX's layer has
+    them. The results are h at every step (N, L, directions*H), with `whole` c at every step, shaped
+    alike, and the final state (directions, N, S). lengths is (N,), reset (L, N). Nothing is laid
+    out anew before the engine has it, since each operation of MLX's is a hand-over to another
+    thread. With `keep`, forward holds on to what backward needs, with `recompute` to the states
+    alone; without, backward runs forward once more.
     """
 
     def __init__(
@@ -84,33 +92,41 @@ class Function:
         reset: mx.array | None,
         keep: bool,
         recompute: bool,
+        whole: bool,
     ) -> None:
-        self._cell, self._directions = cell, directions
+        self._cell, self._directions, self._whole = cell, directions, whole
         self._keep, self._recompute = keep, recompute
         self._lengths, self._reset = lengths, reset
 
-    def scan(self, x: mx.array, h_0: mx.array, *weights: mx.array) -> tuple[mx.array, mx.array]:
-        """Output (N, L, directions*H) and h_n (directions, N, H), by the loop on MLX arrays."""
-        each = [_complete(w, mx) for w in self._by_direction(weights)]
+    def scan(self, x: mx.array, h_0: mx.array, *weights: mx.array) -> Arrays:
+        """The results by the loop on MLX arrays."""
+        each = [_complete(self._cell, w, mx) for w in self._by_direction(weights)]
         extent = {"lengths": self._lengths, "reset": self._reset}
-        output, h_n = scan.layer(self._cell, x.swapaxes(0, 1), h_0, each, xp=mx, **extent)
-        return output.swapaxes(0, 1), h_n
+        x = x.swapaxes(0, 1)
+        output, final = scan.layer(self._cell, x, h_0, each, xp=mx, whole=self._whole, **extent)
+        output = output.swapaxes(0, 1)
+        if not self._whole:
+            return output, final
+        N, L, S = *output.shape[:2], final.shape[-1]
+        parts = mx.split(output.reshape(N, L, self._directions, S), len(self._cell.states), -1)
+        return *(a.reshape(N, L, self._directions * a.shape[-1]) for a in parts), final
 
-    def kernel(self, *arrays: mx.array) -> tuple[mx.array, mx.array]:
+    def kernel(self, *arrays: mx.array) -> Arrays:
         """The same by the engine, the gradients too."""
         kept: Kept | None = None
 
         def forward(*arrays: mx.array) -> list[mx.array]:
             nonlocal kept
-            output, h_n, kept = self._forward(arrays, self._keep)
-            return [_copy(output.swapaxes(0, 1)), _copy(h_n)]
+            results, kept = self._forward(arrays, self._keep)
+            return [_copy(a) for a in results]
 
-        def backward(d_output: mx.array, d_h_n: mx.array, *arrays: mx.array) -> list[mx.array]:
-            return self._backward(arrays, kept or self._forward(arrays, True)[2], d_output, d_h_n)
+        def backward(*arrays: mx.array) -> list[mx.array]:
+            d, inputs = self._split(arrays)
+            return self._backward(inputs, kept or self._forward(inputs, True)[1], d)
 
         def vjp(arrays: Arrays, d: Arrays, _: Any) -> Any:
             run = self._scan_backward
-            if ready(*d, *arrays):
+            if ready(*d, *arrays) and self._engine_takes(d):
                 run = _differentiable(backward, run)
             return run(*d, *arrays)
 
@@ -118,45 +134,86 @@ class Function:
         function.vjp(vjp)
         return function(*arrays)
 
-    def _scan_backward(self, d_output: mx.array, d_h_n: mx.array, *arrays: mx.array) -> Any:
-        return mx.vjp(self.scan, list(arrays), [d_output, d_h_n])[1]
+    def _split(self, arrays: Arrays) -> tuple[Arrays, Arrays]:
+        """The gradients of the results, and what the function is given."""
+        results = 3 if self._whole else 2
+        return arrays[:results], arrays[results:]
 
-    def _forward(self, arrays: Arrays, keep: bool) -> Any:
+    def _scan_backward(self, *arrays: mx.array) -> Any:
+        d, inputs = self._split(arrays)
+        return mx.vjp(self.scan, list(inputs), list(d))[1]
+
+    def _forward(self, arrays: Arrays, keep: bool) -> tuple[list[Array], Any]:
+        """The results, and what is kept: the states at least where they are wanted whole."""
         x, h_0, *weights = map(np.asarray, arrays)
-        packed = engine.pack(self._cell, self._complete(weights))
-        x, threads = x.swapaxes(0, 1), engine.get_num_threads()
-        extent = self._extent()
-        return engine.forward(self._cell, packed, x, h_0, extent, threads, keep, self._recompute)
+        output, final, kept = engine.forward(
+            self._cell,
+            engine.pack(self._cell, self._complete(weights)),
+            x.swapaxes(0, 1),
+            h_0,
+            self._extent(),
+            engine.get_num_threads(),
+            keep or self._whole,
+            self._recompute or not keep,
+        )
+        results = [output.swapaxes(0, 1), final]
+        if self._whole:
+            assert kept is not None
+            results.insert(1, self._every_c(kept, *x.shape[:2]))
+        return results, kept
 
-    def _backward(
-        self, arrays: Arrays, kept: Kept, d_output: mx.array, d_h_n: mx.array
-    ) -> list[mx.array]:
+    def _every_c(self, kept: Kept, N: int, L: int) -> Array:
+        """C at every step (N, L, directions*H), from the kept states; 0 past a row's end."""
+        lengths = self._extent().lengths
+        H = kept.states.shape[-1] // len(self._cell.states)
+        c = engine.by_time(kept.states[..., H:], L, np.full(N, L) if lengths is None else lengths)
+        return c.swapaxes(0, 1).reshape(N, L, self._directions * H)
+
+    def _engine_takes(self, d: Arrays) -> bool:
+        """Whether there is no gradient of c but at the end: the engine takes one of c_n alone."""
+        if not self._whole:
+            return True
+        d_c = np.asarray(d[1])
+        return not (d_c[:, :-1] if self._ends_at_last_step else d_c).any()
+
+    @property
+    def _ends_at_last_step(self) -> bool:
+        """Whether c_n is c at the last step."""
+        return self._directions == 1 and self._lengths is None
+
+    def _backward(self, arrays: Arrays, kept: Kept, d: Arrays) -> list[mx.array]:
         x, _, *weights = map(np.asarray, arrays)
+        d_output, *d_c, d_final = map(np.asarray, d)
+        if d_c and self._ends_at_last_step:
+            d_final = np.array(d_final)
+            d_final[0, :, -d_c[0].shape[-1] :] += d_c[0][:, -1]
         complete = self._complete(weights)
         d_x, d_h_0, d_weights = engine.backward(
             engine.pack(self._cell, complete),
             [None if w is None else w.shape for w in complete],
             x.swapaxes(0, 1),
             kept,
-            np.asarray(d_output).swapaxes(0, 1),
-            np.asarray(d_h_n),
+            d_output.swapaxes(0, 1),
+            d_final,
             self._extent(),
             engine.get_num_threads(),
         )
         assert d_x is not None
+        assert d_weights is not None
         gradients = [d_x.swapaxes(0, 1), d_h_0]
-        each = len(weights) // self._directions
+        each = len(Weights._fields)
         for i in range(self._directions):
-            gradients += _incomplete((d_weights or [])[4 * i : 4 * i + 4])[:each]
-        return [_copy(d) for d in gradients]
+            gradients += _incomplete(self._cell, Weights(*d_weights[each * i : each * (i + 1)]))
+        return [_copy(a) for a in gradients]
 
     def _by_direction(self, weights: Sequence[Any]) -> list[Sequence[Any]]:
         each = len(weights) // self._directions
         return [weights[i : i + each] for i in range(0, len(weights), each)]
 
     def _complete(self, weights: Sequence[Any]) -> list[Any]:
-        """Four a direction, None for an absent bias."""
-        return [w for given in self._by_direction(weights) for w in _complete(given, np)]
+        """All of each direction, None for absent ones."""
+        each = self._by_direction(weights)
+        return [w for given in each for w in _complete(self._cell, given, np)]
 
     def _extent(self) -> Extent:
         lengths, reset = self._lengths, self._reset
