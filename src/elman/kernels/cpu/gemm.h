@@ -19,13 +19,22 @@ template <class T, int R, int V, class A, class B>
 ELMAN_INLINE void chain(Vector<T> (&acc)[R][V], index from, index to, A a, B b) {
 #pragma GCC unroll 2
   for (index k = from; k < to; ++k) {
-    Vector<T> column[V];
+    if constexpr (R < V) {
 #pragma GCC unroll 16
-    for (int v = 0; v < V; ++v) column[v] = load<T>(b(v, k));
+      for (int v = 0; v < V; ++v) {
+        const Vector<T> column = load<T>(b(v, k));
 #pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
+        for (int r = 0; r < R; ++r) acc[r][v] = fma(broadcast(*a(r, v, k)), column, acc[r][v]);
+      }
+    } else {
+      Vector<T> column[V];
 #pragma GCC unroll 16
-      for (int v = 0; v < V; ++v) acc[r][v] = fma(broadcast(*a(r, v, k)), column[v], acc[r][v]);
+      for (int v = 0; v < V; ++v) column[v] = load<T>(b(v, k));
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+        for (int v = 0; v < V; ++v) acc[r][v] = fma(broadcast(*a(r, v, k)), column[v], acc[r][v]);
+      }
     }
   }
 }
@@ -102,15 +111,15 @@ ELMAN_INLINE void multiply_gates(Vector<T> (&acc)[R][P], const T* const (&rows)[
                                  index panel_size, index terms) {
   constexpr index lanes = kLanes<T>;
   if constexpr (R * P * G <= 12) {
-    Vector<T> part[R][P * G];
+    Vector<T> part[R][G * P];  // a gate's sums side by side, for its rows are read but once
     sum<T>(
-        part, terms, [&](int r, int v, index k) { return rows[r] + (v % G) * terms + k; },
-        [&](int v, index k) { return panel + (v / G) * panel_size + (k * G + v % G) * lanes; });
+        part, terms, [&](int r, int v, index k) { return rows[r] + (v / P) * terms + k; },
+        [&](int v, index k) { return panel + (v % P) * panel_size + (k * G + v / P) * lanes; });
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 16
-      for (int v = 0; v < P * G; ++v)
-        acc[r][v / G] = v % G == 0 ? part[r][v] : acc[r][v / G] + part[r][v];
+      for (int v = 0; v < G * P; ++v)
+        acc[r][v % P] = v < P ? part[r][v] : acc[r][v % P] + part[r][v];
     }
   } else {
     Vector<T> part[R][P] = {};
