@@ -16,6 +16,12 @@ whole <- function(layer, name, value) {
   as.integer(value)
 }
 
+check_dtype <- function(layer, dtype) {
+  if (!identical(dtype, "float32") && !identical(dtype, "float64")) {
+    stop(layer, ": dtype must be float32 or float64, got ", deparse1(dtype), call. = FALSE)
+  }
+}
+
 check_numeric <- function(layer, name, x) {
   if (!is.numeric(x)) {
     stop(layer, ": ", name, " must be numeric, got ", class(x)[1], call. = FALSE)
@@ -51,7 +57,7 @@ check_lengths <- function(layer, lengths, N, least, L) {
 from_python <- function(layer, expr) {
   tryCatch(expr, error = function(e) {
     text <- sub("^[A-Za-z]*(Error|Exception): ", "", trimws(conditionMessage(e)))
-    stop(layer, ": ", sub("^(GRU|RNN): ", "", text), call. = FALSE)
+    stop(layer, ": ", sub("^[A-Z]+: ", "", text), call. = FALSE)
   })
 }
 

@@ -12,20 +12,22 @@
 #' @section The layer:
 #'
 #' The value is a function of `input`, `hx = NULL`, `lengths = NULL` and `reset = NULL`. It returns
-#' `list(output, h_n)`. With L steps, N rows of the batch, D = `input_size`, H = `hidden_size` and K
-#' = `num_layers` times the number of directions:
+#' `list(output, h_n)`, and that of [nn_lstm()] `list(output, list(h_n, c_n))`. With L steps, N rows
+#' of the batch, D = `input_size`, H = `hidden_size` and K = `num_layers` times the number of
+#' directions:
 #'
 #' * `input` is an array (L, N, D), or (N, L, D) with `batch_first`, or a packed sequence of
 #'   [nn_utils_rnn_pack_padded_sequence()].
-#' * `hx` is an array (K, N, H), zeros by default. Layer k's directions stand side by side.
+#' * `hx` is an array (K, N, H), or for [nn_lstm()] `list(h_0, c_0)`, two such arrays; zeros by
+#'   default. Layer k's directions stand side by side.
 #' * `lengths` holds N whole numbers from 0 to L. Steps past a row's length are not computed: `input`
-#'   is not read there, `output` is 0 there, and `h_n` is the state after the row's last step, or
-#'   `hx` if it has none. The reverse direction starts at each row's last step.
+#'   is not read there, `output` is 0 there, and `h_n`, and `c_n`, is the state after the row's last
+#'   step, or `hx` if it has none. The reverse direction starts at each row's last step.
 #' * `reset` is a logical array shaped as the time and batch axes of `input`. `TRUE` at a step:
 #'   a new episode starts there, and nothing crosses from the step before in either direction.
 #' * `output` is an array (L, N, directions * H), laid out as `input`, or a packed sequence if
-#'   `input` is one: the last layer's state at every step.
-#' * `h_n` is an array (K, N, H): the final states.
+#'   `input` is one: the last layer's h at every step.
+#' * `h_n`, and `c_n`, is an array (K, N, H): the final states.
 #'
 #' Anything else is an error that names the layer, what it expected and what it got.
 #'
@@ -33,9 +35,10 @@
 #'
 #' Layer k, counted from 1, has `weight_ih_l{k}` (G * H, D), `weight_hh_l{k}` (G * H, H),
 #' `bias_ih_l{k}` and `bias_hh_l{k}` (G * H), and with the suffix `_reverse` those of the second
-#' direction. G is 3 for a GRU, whose rows are those of r, z and n, and 1 for an RNN. Layers
-#' above the first take the directions * H values of the one below instead of D. Every weight starts
-#' uniform between \eqn{-1/\sqrt{H}}{-1/sqrt(H)} and \eqn{1/\sqrt{H}}{1/sqrt(H)}.
+#' direction. G is 4 for an LSTM, whose rows are those of i, f, g and o, 3 for a GRU, whose rows are
+#' those of r, z and n, and 1 for an RNN. Layers above the first take the directions * H values of
+#' the one below instead of D. Every weight starts uniform between
+#' \eqn{-1/\sqrt{H}}{-1/sqrt(H)} and \eqn{1/\sqrt{H}}{1/sqrt(H)}.
 #'
 #' `layer$parameters` is the named list of all weights, and `layer$state_dict()` the same;
 #' `layer$load_state_dict(weights)` and `layer$parameters <- weights` set them, and
@@ -78,6 +81,39 @@ nn_gru <- function(input_size, hidden_size, num_layers = 1, bias = TRUE, batch_f
   )
 }
 
+#' Long short-term memory
+#'
+#' One or more layers, in one or two directions. Each step of a layer computes
+#'
+#' \deqn{i = \sigma(W_{ii} x + b_{ii} + W_{hi} h + b_{hi})}
+#' \deqn{f = \sigma(W_{if} x + b_{if} + W_{hf} h + b_{hf})}
+#' \deqn{g = \tanh(W_{ig} x + b_{ig} + W_{hg} h + b_{hg})}
+#' \deqn{o = \sigma(W_{io} x + b_{io} + W_{ho} h + b_{ho})}
+#' \deqn{c' = f * c + i * g}
+#' \deqn{h' = o * \tanh(c')}
+#'
+#' from the input x and the states h and c before, which are zero at first unless `hx` is given.
+#'
+#' @inheritSection nn_gru The layer
+#' @inheritSection nn_gru Weights
+#' @inheritParams nn_gru
+#' @inherit nn_gru return
+#'
+#' @examplesIf reticulate::py_module_available("elman")
+#' rnn <- nn_lstm(10, 20, 2)
+#' input <- array(rnorm(5 * 3 * 10), c(5, 3, 10))
+#' h0 <- array(rnorm(2 * 3 * 20), c(2, 3, 20))
+#' c0 <- array(rnorm(2 * 3 * 20), c(2, 3, 20))
+#' output <- rnn(input, list(h0, c0))
+#' @export
+nn_lstm <- function(input_size, hidden_size, num_layers = 1, bias = TRUE, batch_first = FALSE,
+                    dropout = 0, bidirectional = FALSE, ..., seed = NULL, dtype = "float32") {
+  check_empty("nn_lstm", ...)
+  new_module("nn_lstm", input_size, hidden_size, num_layers, bias, batch_first, dropout,
+    bidirectional, seed, dtype
+  )
+}
+
 #' Elman recurrent network
 #'
 #' One or more layers, in one or two directions. Each step of a layer computes
@@ -112,6 +148,7 @@ nn_rnn <- function(input_size, hidden_size, num_layers = 1, nonlinearity = NULL,
 
 new_module <- function(name, input_size, hidden_size, num_layers, bias, batch_first, dropout,
                        bidirectional, seed, dtype, ...) {
+  check_dtype(name, dtype)
   if (is.null(seed)) seed <- sample.int(.Machine$integer.max, 1)
   if (dropout > 0 && num_layers == 1) {
     warning(name, ": dropout comes between layers, and num_layers is 1", call. = FALSE)
@@ -125,12 +162,13 @@ new_module <- function(name, input_size, hidden_size, num_layers, bias, batch_fi
     directions = if (bidirectional) 2L else 1L,
     dtype = dtype
   ))
-  build <- if (name == "nn_gru") python$elman$GRU else python$elman$RNN
+  build <- python$elman[[toupper(sub("^nn_", "", name))]]
   self$layer <- from_python(name, build(
     self$input_size, self$hidden_size, self$num_layers,
     bias = bias, batch_first = batch_first, dropout = dropout, bidirectional = bidirectional,
     seed = whole(name, "seed", seed), dtype = dtype, ...
   ))
+  self$states <- unlist(reticulate::py_to_r(self$layer$spec$cell$states))
   self$layer$train()
   call <- function(input, hx = NULL, lengths = NULL, reset = NULL) {
     run(self, input, hx, lengths, reset)
@@ -203,11 +241,7 @@ run <- function(self, input, hx, lengths, reset) {
   L <- dim(input)[axes == "L"]
   N <- dim(input)[axes == "N"]
   if (L == 0) stop(self$name, ": input must have at least one step, got none", call. = FALSE)
-  if (!is.null(hx)) {
-    check_numeric(self$name, "hx", hx)
-    check_shape(self$name, "hx", hx, c(self$num_layers * self$directions, N, self$hidden_size))
-    hx <- to_numpy(hx, self$dtype)
-  }
+  if (!is.null(hx)) hx <- states_to_numpy(self, hx, N)
   if (!is.null(lengths)) {
     check_lengths(self$name, lengths, N, 0, L)
     lengths <- to_numpy(lengths, "int64")
@@ -223,7 +257,32 @@ run <- function(self, input, hx, lengths, reset) {
   }
   forward <- self$layer$`__call__`
   result <- from_python(self$name, forward(to_numpy(input, self$dtype), hx, lengths, reset))
-  lapply(0:1, function(i) from_numpy(reticulate::py_get_item(result, i)))
+  output <- from_numpy(reticulate::py_get_item(result, 0L))
+  list(output, states_from_numpy(self, reticulate::py_get_item(result, 1L)))
+}
+
+# One state is an array, two are a list here and a tuple in Python.
+states_to_numpy <- function(self, hx, N) {
+  shape <- c(self$num_layers * self$directions, N, self$hidden_size)
+  read <- function(name, x) {
+    check_numeric(self$name, name, x)
+    check_shape(self$name, name, x, shape)
+    to_numpy(x, self$dtype)
+  }
+  if (length(self$states) == 1) return(read("hx", hx))
+  names <- paste0(self$states, "_0")
+  if (!is.list(hx) || length(hx) != length(names)) {
+    stop(self$name, ": hx must be list(", names_text(names), "), got ",
+      if (is.list(hx)) paste("a list of", length(hx)) else class(hx)[1],
+      call. = FALSE
+    )
+  }
+  do.call(reticulate::tuple, unname(Map(read, names, hx)))
+}
+
+states_from_numpy <- function(self, states) {
+  if (length(self$states) == 1) return(from_numpy(states))
+  lapply(seq_along(self$states) - 1L, function(i) from_numpy(reticulate::py_get_item(states, i)))
 }
 
 run_packed <- function(self, input, hx) {

@@ -2,16 +2,30 @@
 
 sigmoid <- function(a) 1 / (1 + exp(-a))
 
-naive_step <- function(kind, w, x, h) {
+# The state is list(h), of an LSTM list(h, c).
+naive_step <- function(kind, w, x, state) {
+  h <- state[[1]]
+  H <- length(h)
   a <- drop(w$ih %*% x) + w$b_ih
   u <- drop(w$hh %*% h) + w$b_hh
-  if (kind == "tanh") return(tanh(a + u))
-  if (kind == "relu") return(pmax(0, a + u))
-  H <- length(h)
-  r <- sigmoid(a[1:H] + u[1:H])
-  z <- sigmoid(a[H + 1:H] + u[H + 1:H])
-  n <- tanh(a[2 * H + 1:H] + r * u[2 * H + 1:H])
-  (1 - z) * n + z * h
+  gate <- function(v, k) v[(k - 1) * H + 1:H]
+  switch(kind,
+    tanh = list(tanh(a + u)),
+    relu = list(pmax(0, a + u)),
+    gru = {
+      r <- sigmoid(gate(a, 1) + gate(u, 1))
+      z <- sigmoid(gate(a, 2) + gate(u, 2))
+      n <- tanh(gate(a, 3) + r * gate(u, 3))
+      list((1 - z) * n + z * h)
+    },
+    lstm = {
+      i <- sigmoid(gate(a + u, 1))
+      f <- sigmoid(gate(a + u, 2))
+      g <- tanh(gate(a + u, 3))
+      c <- f * state[[2]] + i * g
+      list(sigmoid(gate(a + u, 4)) * tanh(c), c)
+    }
+  )
 }
 
 naive_weights <- function(weights, layer, direction) {
@@ -25,51 +39,66 @@ naive_weights <- function(weights, layer, direction) {
   )
 }
 
-# x (L, N, D), h0 (K, N, H), lengths (N), reset (L, N). Returns output and h_n.
-naive <- function(kind, weights, x, h0, lengths = rep(dim(x)[1], dim(x)[2]), reset = NULL) {
+# x (L, N, D), hx (K, N, H), of an LSTM list(h_0, c_0), lengths (N), reset (L, N). Returns output
+# and the final states, as hx has them.
+naive <- function(kind, weights, x, hx, lengths = rep(dim(x)[1], dim(x)[2]), reset = NULL) {
   L <- dim(x)[1]
   N <- dim(x)[2]
-  H <- dim(h0)[3]
+  states <- if (is.list(hx)) hx else list(hx)
+  H <- dim(states[[1]])[3]
   directions <- if ("weight_ih_l1_reverse" %in% names(weights)) 2 else 1
   if (is.null(reset)) reset <- array(FALSE, c(L, N))
-  for (layer in seq_len(dim(h0)[1] / directions)) {
+  for (layer in seq_len(dim(states[[1]])[1] / directions)) {
     output <- array(0, c(L, N, directions * H))
     for (direction in seq_len(directions)) {
       k <- (layer - 1) * directions + direction
       w <- naive_weights(weights, layer, direction)
       for (n in seq_len(N)) {
-        h <- h0[k, n, ]
+        state <- lapply(states, function(s) s[k, n, ])
         steps <- seq_len(lengths[n])
         for (t in if (direction == 2) rev(steps) else steps) {
           starts <- if (direction == 2) t < lengths[n] && reset[t + 1, n] else reset[t, n]
-          if (starts) h <- 0 * h
-          h <- naive_step(kind, w, x[t, n, ], h)
-          output[t, n, (direction - 1) * H + 1:H] <- h
+          if (starts) state <- lapply(state, function(s) 0 * s)
+          state <- naive_step(kind, w, x[t, n, ], state)
+          output[t, n, (direction - 1) * H + 1:H] <- state[[1]]
         }
         # What leaves the row at its first step crosses into no episode: reset there changes nothing.
-        h0[k, n, ] <- h
+        for (i in seq_along(state)) states[[i]][k, n, ] <- state[[i]]
       }
     }
     x <- output
   }
-  list(output, h0)
+  list(output, if (is.list(hx)) states else states[[1]])
 }
 
 numbers <- function(...) array(rnorm(prod(...)), c(...))
 
+# A state of random numbers: an array, or a list of two.
+states <- function(kind, ...) {
+  if (kind == "lstm") list(numbers(...), numbers(...)) else numbers(...)
+}
+
+zeros <- function(kind, ...) {
+  nothing <- array(0, c(...))
+  if (kind == "lstm") list(nothing, nothing) else nothing
+}
+
 expect_close <- function(got, want, tolerance) {
+  if (is.list(want)) {
+    expect_length(got, length(want))
+    return(invisible(Map(function(g, w) expect_close(g, w, tolerance), got, want)))
+  }
   expect_identical(dim(got), dim(want))
   expect_lte(max(abs(got - want)), tolerance * max(abs(want)))
 }
 
 expect_result <- function(got, want, tolerance = 1e-12) {
-  expect_length(got, 2)
-  expect_close(got[[1]], want[[1]], tolerance)
-  expect_close(got[[2]], want[[2]], tolerance)
+  expect_close(got, want, tolerance)
 }
 
 layers <- list(
   gru = function(...) nn_gru(...),
+  lstm = function(...) nn_lstm(...),
   tanh = function(...) nn_rnn(...),
   relu = function(...) nn_rnn(..., nonlinearity = "relu")
 )

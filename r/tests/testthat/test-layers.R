@@ -8,10 +8,10 @@ for (kind in names(layers)) {
           bias = bias, bidirectional = bidirectional, dtype = "float64"
         )
         x <- numbers(5, 2, 3)
-        h0 <- numbers(if (bidirectional) 4 else 2, 2, 4)
-        want <- naive(kind, layer$parameters, x, h0)
-        expect_result(layer(x, h0), want)
-        expect_result(layer(x), naive(kind, layer$parameters, x, 0 * h0))
+        K <- if (bidirectional) 4 else 2
+        hx <- states(kind, K, 2, 4)
+        expect_result(layer(x, hx), naive(kind, layer$parameters, x, hx))
+        expect_result(layer(x), naive(kind, layer$parameters, x, zeros(kind, K, 2, 4)))
       })
     }
   }
@@ -39,15 +39,15 @@ for (kind in names(layers)) {
   test_that(paste("lengths and reset:", kind), {
     layer <- layers[[kind]](3, 4, 2, bidirectional = TRUE, dtype = "float64")
     x <- numbers(6, 4, 3)
-    h0 <- numbers(4, 4, 4)
+    hx <- states(kind, 4, 4, 4)
     lengths <- c(6, 0, 2, 5)
     reset <- array(rnorm(24) > 0.5, c(6, 4))
-    expect_result(layer(x, h0, lengths), naive(kind, layer$parameters, x, h0, lengths))
+    expect_result(layer(x, hx, lengths), naive(kind, layer$parameters, x, hx, lengths))
     expect_result(
-      layer(x, h0, lengths, reset), naive(kind, layer$parameters, x, h0, lengths, reset)
+      layer(x, hx, lengths, reset), naive(kind, layer$parameters, x, hx, lengths, reset)
     )
     expect_result(
-      layer(x, h0, reset = reset), naive(kind, layer$parameters, x, h0, reset = reset)
+      layer(x, hx, reset = reset), naive(kind, layer$parameters, x, hx, reset = reset)
     )
   })
 }
@@ -67,6 +67,26 @@ test_that("the documented example of torch runs, with R's arrays", {
   h0 <- array(rnorm(2 * 3 * 20), c(2, 3, 20))
   output <- rnn(input, h0)
   expect_equal(lapply(output, dim), list(c(5L, 3L, 20L), c(2L, 3L, 20L)))
+})
+
+test_that("the documented example of torch's LSTM runs, with R's arrays", {
+  rnn <- nn_lstm(10, 20, 2)
+  input <- array(rnorm(5 * 3 * 10), c(5, 3, 10))
+  h0 <- array(rnorm(2 * 3 * 20), c(2, 3, 20))
+  c0 <- array(rnorm(2 * 3 * 20), c(2, 3, 20))
+  output <- rnn(input, list(h0, c0))
+  expect_equal(dim(output[[1]]), c(5L, 3L, 20L))
+  expect_equal(lapply(output[[2]], dim), list(c(2L, 3L, 20L), c(2L, 3L, 20L)))
+})
+
+test_that("an LSTM's states carry a sequence on", {
+  layer <- nn_lstm(3, 4, 2)
+  x <- numbers(5, 2, 3)
+  first <- layer(x[1:2, , ])
+  second <- layer(x[3:5, , ], first[[2]])
+  whole <- layer(x)
+  expect_identical(second[[1]], whole[[1]][3:5, , ])
+  expect_identical(second[[2]], whole[[2]])
 })
 
 test_that("an empty batch gives empty results", {
@@ -100,4 +120,5 @@ test_that("set.seed settles the initial weights", {
 test_that("a layer prints as it is written", {
   expect_output(print(nn_gru(3, 4, 2)), "nn_gru(3, 4, num_layers=2)", fixed = TRUE)
   expect_output(print(nn_rnn(3, 4)), "nn_rnn(3, 4)", fixed = TRUE)
+  expect_output(print(nn_lstm(3, 4)), "nn_lstm(3, 4)", fixed = TRUE)
 })

@@ -28,26 +28,28 @@ test_that("padding is the inverse of packing", {
   expect_equal(pad(one), list(x[1:5, 2, , drop = FALSE], 5))
 })
 
-for (batch_first in c(FALSE, TRUE)) {
-  test_that(paste("a layer takes and gives packed sequences:", batch_first), {
-    layer <- nn_gru(3, 4, 2,
-      batch_first = batch_first, bidirectional = TRUE, dtype = "float64"
-    )
-    x <- array(rnorm(6 * 4 * 3), c(6, 4, 3))
-    h0 <- array(rnorm(64), c(4, 4, 4))
-    for (lengths in list(c(2, 5, 1, 5), c(6, 4, 4, 1))) {
-      want <- naive("gru", layer$parameters, x, h0, lengths)
-      sorted <- lengths[1] == 6
-      packed <- pack(if (batch_first) aperm(x, c(2, 1, 3)) else x, lengths, batch_first, sorted)
-      result <- layer(packed, h0)
-      expect_s3_class(result[[1]], "elman_packed_sequence")
-      expect_identical(result[[1]]$sorted_indices, packed$sorted_indices)
-      expect_identical(result[[1]]$batch_sizes, packed$batch_sizes)
-      padded <- pad(result[[1]], total_length = 6)
-      expect_equal(padded[[2]], lengths)
-      expect_result(list(padded[[1]], result[[2]]), want)
-    }
-  })
+for (kind in c("gru", "lstm")) {
+  for (batch_first in c(FALSE, TRUE)) {
+    test_that(paste("a layer takes and gives packed sequences:", kind, batch_first), {
+      layer <- layers[[kind]](3, 4, 2,
+        batch_first = batch_first, bidirectional = TRUE, dtype = "float64"
+      )
+      x <- array(rnorm(6 * 4 * 3), c(6, 4, 3))
+      hx <- states(kind, 4, 4, 4)
+      for (lengths in list(c(2, 5, 1, 5), c(6, 4, 4, 1))) {
+        want <- naive(kind, layer$parameters, x, hx, lengths)
+        sorted <- lengths[1] == 6
+        packed <- pack(if (batch_first) aperm(x, c(2, 1, 3)) else x, lengths, batch_first, sorted)
+        result <- layer(packed, hx)
+        expect_s3_class(result[[1]], "elman_packed_sequence")
+        expect_identical(result[[1]]$sorted_indices, packed$sorted_indices)
+        expect_identical(result[[1]]$batch_sizes, packed$batch_sizes)
+        padded <- pad(result[[1]], total_length = 6)
+        expect_equal(padded[[2]], lengths)
+        expect_result(list(padded[[1]], result[[2]]), want)
+      }
+    })
+  }
 }
 
 test_that("bad packing is refused", {

@@ -14,15 +14,16 @@ case <- function(file) {
 
 test_that("recorded cases come out", {
   skip_if_not(dir.exists(recorded), "the repository's recorded cases")
-  files <- list.files(recorded, "^(gru|rnn)_.*npz$", full.names = TRUE)
-  ran <- 0
+  files <- list.files(recorded, "^(gru|rnn|lstm)_.*npz$", full.names = TRUE)
+  builds <- list(gru = nn_gru, lstm = nn_lstm, rnn = nn_rnn)
+  ran <- c(gru = 0, lstm = 0, rnn = 0)
   for (file in files) {
     recorded <- case(file)
     if (length(dim(recorded$input)) != 3) next # without a batch, which torch for R does not take
-    ran <- ran + 1
-    build <- if (grepl("^gru", basename(file))) nn_gru else nn_rnn
+    kind <- sub("_.*", "", basename(file))
+    ran[kind] <- ran[kind] + 1
     layer <- suppressWarnings(do.call(
-      build, c(recorded$meta$args, list(dtype = recorded$meta$dtype))
+      builds[[kind]], c(recorded$meta$args, list(dtype = recorded$meta$dtype))
     ))
     if (!isTRUE(recorded$meta$training)) layer$eval()
     weights <- recorded[grepl("^weight\\.", names(recorded))]
@@ -33,12 +34,14 @@ test_that("recorded cases come out", {
     if (!is.null(recorded$lengths)) {
       input <- nn_utils_rnn_pack_padded_sequence(input, recorded$lengths, first, FALSE)
     }
-    result <- layer(input, recorded$h_0)
+    state <- function(h, c) if (kind == "lstm" && !is.null(h)) list(h, c) else h
+    result <- layer(input, state(recorded$h_0, recorded$c_0))
     if (!is.null(recorded$lengths)) {
       result[[1]] <- nn_utils_rnn_pad_packed_sequence(result[[1]], first)[[1]]
     }
     tolerance <- if (recorded$meta$dtype == "float64") 1e-12 else 1e-5
-    expect_result(result, list(recorded$output, recorded$h_n), tolerance)
+    expect_result(result, list(recorded$output, state(recorded$h_n, recorded$c_n)), tolerance)
   }
-  expect_gt(ran, 50)
+  expect_gt(ran["gru"] + ran["rnn"], 50)
+  expect_gte(ran["lstm"], 5)
 })

@@ -7,6 +7,9 @@ test_that("weights have torch's names, layers counted from 1", {
   want <- c(one(3L), one(3L), one(8L), one(8L))
   names(want) <- paste0(names, rep(suffixes, each = 4))
   expect_identical(shapes, want)
+  lstm <- nn_lstm(3, 4)$parameters
+  expect_identical(dim(lstm$weight_hh_l1), c(16L, 4L))
+  expect_length(lstm$bias_hh_l1, 16)
   expect_named(nn_rnn(3, 4, bias = FALSE)$parameters, c("weight_ih_l1", "weight_hh_l1"))
   expect_identical(layer$state_dict(), layer$parameters)
   expect_named(nn_rnn(1, 1, 11, bias = FALSE)$parameters[21:22], c("weight_ih_l11", "weight_hh_l11"))
