@@ -1,4 +1,4 @@
-"""The OneFlow door, on OneFlow itself: ``make test-oneflow`` installs it and runs these."""
+"""The OneFlow package, on OneFlow itself: ``make test-oneflow`` installs it and runs these."""
 
 import copy
 import warnings
@@ -11,7 +11,16 @@ pytest.importorskip("oneflow", reason="needs OneFlow: make test-oneflow", exc_ty
 import oneflow as flow
 from oneflow import nn
 from oneflow.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-from reference import assert_all_close, assert_all_same_bits, assert_close
+from reference import (
+    assert_all_close,
+    assert_all_same_bits,
+    assert_close,
+    assert_same_bits,
+    each,
+    named,
+    parts,
+    whole,
+)
 from test_oneflow_recorded import CELLS, LAYERS, load
 
 import elman
@@ -22,19 +31,31 @@ KINDS = {
     "rnn_tanh": ("RNN", {}),
     "rnn_relu": ("RNN", {"nonlinearity": "relu"}),
     "gru": ("GRU", {}),
+    "lstm": ("LSTM", {}),
+    "lstm_projected": ("LSTM", {"proj_size": 3}),
 }
 DTYPES = ["float32", "float64"]
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
-every_cell = pytest.mark.parametrize("name", ["RNNCell", "GRUCell"])
+every_cell = pytest.mark.parametrize("name", ["RNNCell", "GRUCell", "LSTMCell"])
 
 
 def leaf(a):
-    return None if a is None else flow.tensor(a, requires_grad=True)
+    """The array, or each of a state's, as a tensor that wants its gradient."""
+    return None if a is None else each(lambda a: flow.tensor(a, requires_grad=True), a)
 
 
 def randn(*shape, seed=0, dtype="float32"):
     return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def state_of(module, *batch, dtype="float32"):
+    """A state of the module, (K, *batch, P) and for an LSTM's c (K, *batch, H), or of a cell."""
+    H = module.hidden_size
+    sizes = [getattr(module, "proj_size", 0) or H, H]
+    axes = (*([states(module)] if hasattr(module, "num_layers") else []), *batch)
+    count = 2 if isinstance(module, (nn.LSTM, nn.LSTMCell)) else 1
+    return whole([randn(*axes, sizes[i], seed=1 + i, dtype=dtype) for i in range(count)])
 
 
 def loss(results, seed=7):
@@ -46,27 +67,31 @@ def loss(results, seed=7):
 
 
 def gradients(module, x, h):
-    named = {"x": x, "h": h, **dict(module.named_parameters())}
-    return {f"d_{name}": t.grad.numpy().copy() for name, t in named.items() if t is not None}
+    leaves = {"x": x, **({} if h is None else named(h, "0")), **dict(module.named_parameters())}
+    return {f"d_{name}": t.grad.numpy().copy() for name, t in leaves.items()}
+
+
+def results_of(output, final):
+    return {"output": output.numpy(), **named(each(flow.Tensor.numpy, final), "n")}
 
 
 def run(layer, x, h=None, **options):
     """Output, final state and every gradient, as NumPy arrays."""
     x, h = leaf(x), leaf(h)
-    output, h_n = layer(x, h, **options)
+    output, final = layer(x, h, **options)
     layer.zero_grad()
-    loss([output, h_n]).backward()
-    return {"output": output.numpy(), "h_n": h_n.numpy(), **gradients(layer, x, h)}
+    loss([output, *parts(final)]).backward()
+    return {**results_of(output, final), **gradients(layer, x, h)}
 
 
 def run_packed(layer, x, h, lengths, pack=pack_padded_sequence, **options):
     """The same by way of a PackedSequence, padded back."""
     x, h = leaf(x), leaf(h)
-    packed, h_n = layer(pack(x, lengths, layer.batch_first, **options), h)
+    packed, final = layer(pack(x, lengths, layer.batch_first, **options), h)
     output, _ = pad_packed_sequence(packed, layer.batch_first)
     layer.zero_grad()
-    loss([output, h_n]).backward()
-    return {"output": output.numpy(), "h_n": h_n.numpy(), **gradients(layer, x, h)}
+    loss([output, *parts(final)]).backward()
+    return {**results_of(output, final), **gradients(layer, x, h)}
 
 
 def twins(name, *sizes, dtype="float32", **options):
@@ -78,7 +103,7 @@ def twins(name, *sizes, dtype="float32", **options):
 
 
 def numpy_twin(layer, kind, dtype="float32", **options):
-    """The NumPy door's layer with a layer's weights."""
+    """The NumPy package's layer with a layer's weights."""
     name, extra = KINDS[kind]
     twin = getattr(elman, name)(
         layer.input_size, layer.hidden_size, layer.num_layers, **extra, **options, dtype=dtype
@@ -100,44 +125,51 @@ def restore(case):
     return module.train(case.training)
 
 
-def assert_gradients(case, module, x, h_0):
-    got = {"x": x, "h_0": h_0, **dict(module.named_parameters())}
+def assert_gradients(case, module, x, state):
+    first = {} if state is None else named(state, "0")
+    got = {"x": x, **first, **dict(module.named_parameters())}
     for name, want in case.gradients.items():
         assert_close(got[name].grad.numpy(), want, case.dtype, name)
+
+
+def weighed(final, d_final):
+    pairs = zip(parts(final), parts(d_final), strict=True)
+    return sum((t * flow.tensor(d)).sum() for t, d in pairs)
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_recorded_layer(name):
     case = load(name)
-    layer, x, h_0 = restore(case), leaf(case.x), leaf(case.h_0)
+    layer, x, state = restore(case), leaf(case.x), leaf(case.state)
     with require("kernel"):
         if case.lengths is None:
-            output, h_n = layer(x, h_0)
+            output, final = layer(x, state)
         else:
-            packed, h_n = layer(pack_padded_sequence(x, case.lengths, case.batch_first), h_0)
+            packed, final = layer(pack_padded_sequence(x, case.lengths, case.batch_first), state)
             output, _ = pad_packed_sequence(packed, case.batch_first)
     assert_close(output.numpy(), case.output, case.dtype, "output")
-    assert_close(h_n.numpy(), case.h_n, case.dtype, "h_n")
-    ((output * flow.tensor(case.d_output)).sum() + (h_n * flow.tensor(case.d_h_n)).sum()).backward()
-    assert_gradients(case, layer, x, h_0)
+    assert_close(each(flow.Tensor.numpy, final), case.final, case.dtype, "final state")
+    (weighed(output, case.d_output) + weighed(final, case.d_final)).backward()
+    assert_gradients(case, layer, x, state)
 
 
 @pytest.mark.parametrize("name", CELLS)
 def test_recorded_cell(name):
     case = load(name)
-    cell, x, h_0 = restore(case), leaf(case.x), leaf(case.h_0)
-    h, outputs = h_0, []
+    cell, x, first = restore(case), leaf(case.x), leaf(case.state)
+    state, outputs = first, []
     with require("kernel"):
         for t in range(len(x)) if case.loop else [...]:
-            h = cell(x[t], h)
-            outputs.append(h)
-    output = flow.stack(outputs) if case.loop else h
-    assert_close(output.numpy(), case.output, case.dtype, "output")
-    total = (output * flow.tensor(case.d_output)).sum()
-    if case.d_h_n is not None:
-        total = total + (h * flow.tensor(case.d_h_n)).sum()
+            state = cell(x[t], state)
+            outputs.append(parts(state)[0])
+    assert_close(each(flow.Tensor.numpy, state), case.final, case.dtype, "final state")
+    total = weighed(state, case.d_final)
+    if case.loop:
+        output = flow.stack(outputs)
+        assert_close(output.numpy(), case.output, case.dtype, "output")
+        total = total + weighed(output, case.d_output)
     total.backward()
-    assert_gradients(case, cell, x, h_0)
+    assert_gradients(case, cell, x, first)
 
 
 # --- Beside OneFlow's own layers -----------------------------------------------------------------
@@ -155,8 +187,7 @@ def test_options(kind, dtype, num_layers, bidirectional, bias, layout, with_h):
     options = {"bias": bias, "batch_first": layout == "batch", "bidirectional": bidirectional}
     theirs, ours = twins(name, 5, 7, num_layers, dtype=dtype, **extra, **options)
     x = randn(*{"time": (6, 4), "batch": (4, 6), "single": (6,)}[layout], 5, dtype=dtype)
-    h = randn(states(ours), *([] if layout == "single" else [4]), 7, seed=1, dtype=dtype)
-    h = h if with_h else None
+    h = state_of(ours, *([] if layout == "single" else [4]), dtype=dtype) if with_h else None
     with require("kernel"):
         got = run(ours, x, h)
     assert_all_close(got, run(theirs, x, h))
@@ -175,11 +206,24 @@ def test_without_rows_or_features():
 
 
 @every_kind
+@pytest.mark.parametrize("num_layers", [1, 2])
+@pytest.mark.parametrize("with_h", [False, True])
+def test_gradients_without_rows(kind, num_layers, with_h):
+    """They are zero. OneFlow's own operators would end the process."""
+    name, extra = KINDS[kind]
+    _, ours = twins(name, 5, 7, num_layers, bidirectional=True, **extra)
+    got = run(ours, randn(6, 0, 5), state_of(ours, 0) if with_h else None)
+    for key, weight in ours.named_parameters():
+        assert got[f"d_{key}"].shape == weight.shape
+        assert not got[f"d_{key}"].any()
+
+
+@every_kind
 @pytest.mark.parametrize("lengths", [[6, 4, 4, 1], [5, 3, 2, 1], [6, 6, 6, 6]])
 def test_packed(kind, lengths):
     name, extra = KINDS[kind]
     theirs, ours = twins(name, 5, 7, 2, bidirectional=True, **extra)
-    x, h = randn(6, 4, 5), randn(4, 4, 7, seed=1)
+    x, h = randn(6, 4, 5), state_of(ours, 4)
     with require("kernel"):
         got = run_packed(ours, x, h, lengths)
         without_h = run_packed(ours, x, None, lengths)
@@ -194,7 +238,7 @@ def test_packed_unsorted(kind, batch_first):
     lengths = [2, 6, 1, 6]
     name, extra = KINDS[kind]
     _, ours = twins(name, 5, 7, 2, bidirectional=True, batch_first=batch_first, **extra)
-    x, h = randn(*((4, 6) if batch_first else (6, 4)), 5), randn(4, 4, 7, seed=1)
+    x, h = randn(*((4, 6) if batch_first else (6, 4)), 5), state_of(ours, 4)
     pack = elman.oneflow.pack_padded_sequence
     with pytest.raises(AssertionError):
         pack_padded_sequence(flow.tensor(x), lengths, batch_first, enforce_sorted=False)
@@ -233,14 +277,15 @@ def test_dropout_draws_oneflows_masks(kind):
 @pytest.mark.parametrize("batch", [(), (4,)])
 def test_cells(name, dtype, bias, batch):
     theirs, ours = twins(name, 5, 7, bias=bias, dtype=dtype)
-    x, h = randn(*batch, 5, dtype=dtype), randn(*batch, 7, seed=1, dtype=dtype)
+    x, h = randn(*batch, 5, dtype=dtype), state_of(ours, *batch, dtype=dtype)
     results = []
     for cell in (ours, theirs):
         x_leaf, h_leaf = leaf(x), leaf(h)
         with require("kernel"):
             after = cell(x_leaf, h_leaf)
-        loss([after]).backward()
-        results.append({"h": after.numpy(), **gradients(cell, x_leaf, h_leaf)})
+        loss(parts(after)).backward()
+        after = named(each(flow.Tensor.numpy, after), "n")
+        results.append({**after, **gradients(cell, x_leaf, h_leaf)})
     assert_all_close(*results)
 
 
@@ -248,9 +293,9 @@ def test_cells(name, dtype, bias, batch):
 def test_cells_without_rows(name):
     """Gradients are zero; OneFlow's own are whatever stood in memory."""
     _, ours = twins(name, 5, 7)
-    after = ours(flow.zeros(0, 5), flow.zeros(0, 7))
-    assert after.shape == (0, 7)
-    after.sum().backward()
+    after = parts(ours(flow.zeros(0, 5), leaf(state_of(ours, 0))))
+    assert {t.shape for t in after} == {(0, 7)}
+    loss(after).backward()
     assert not any(p.grad.numpy().any() for p in ours.parameters())
 
 
@@ -262,9 +307,12 @@ def test_cells_begin_with_zeros(name, batch):
     x = flow.tensor(randn(*batch, 5))
     with pytest.raises(TypeError):
         theirs(x)
-    zeros = flow.zeros(*batch, 7)
-    np.testing.assert_array_equal(ours(x).numpy(), ours(x, zeros).numpy())
-    assert_close(ours(x).numpy(), theirs(x, zeros).numpy())
+    zeros = each(lambda a: flow.tensor(0 * a), state_of(ours, *batch))
+    got, same, want = (
+        each(flow.Tensor.numpy, s) for s in (ours(x), ours(x, zeros), theirs(x, zeros))
+    )
+    assert_same_bits(got, same)
+    assert_close(got, want)
 
 
 def test_relu_cell():
@@ -340,7 +388,7 @@ def test_recompute(kind, dtype, given):
         layer = getattr(elman.oneflow, name)(
             3, 5, 2, bidirectional=True, recompute=recompute, **options
         ).to(getattr(flow, dtype))
-        x, h = randn(150, 4, 3, dtype=dtype), randn(4, 4, 5, dtype=dtype)
+        x, h = randn(150, 4, 3, dtype=dtype), state_of(layer, 4, dtype=dtype)
         with require("kernel"):
             results.append(run(layer, x, h, **extent))
     assert_all_same_bits(*results)
@@ -381,7 +429,7 @@ def test_trains():
 @pytest.mark.parametrize("layout", ["time", "batch", "single"])
 @pytest.mark.parametrize("given", ["lengths", "reset", "both"])
 def test_extent(kind, dtype, layout, given):
-    """The NumPy door's bits, and its gradients'."""
+    """The NumPy package's bits, and its gradients'."""
     name, extra = KINDS[kind]
     batch_first = layout == "batch"
     options = {"bidirectional": True, "batch_first": batch_first}
@@ -389,7 +437,7 @@ def test_extent(kind, dtype, layout, given):
     twin = numpy_twin(ours, kind, dtype, **options)
     axes = {"time": (6, 4), "batch": (4, 6), "single": (6,)}[layout]
     batch = () if layout == "single" else (4,)
-    x, h = randn(*axes, 5, dtype=dtype), randn(4, *batch, 7, seed=1, dtype=dtype)
+    x, h = randn(*axes, 5, dtype=dtype), state_of(ours, *batch, dtype=dtype)
     extent = {
         "lengths": np.array([6, 0, 3, 5]) if batch else np.array(4),
         "reset": np.random.default_rng(2).random(axes) < 0.3,
@@ -398,15 +446,12 @@ def test_extent(kind, dtype, layout, given):
         extent = {given: extent[given]}
     with require("kernel"):
         got = run(ours, x, h, **extent)
-    output, h_n, vjp = twin.vjp(x, h, **extent)
-    d_output, d_h_n = (
-        randn(*output.shape, seed=7, dtype=dtype),
-        randn(*h_n.shape, seed=8, dtype=dtype),
+    output, final, vjp = twin.vjp(x, h, **extent)
+    d_output, *d_final = (
+        randn(*a.shape, seed=7 + i, dtype=dtype) for i, a in enumerate([output, *parts(final)])
     )
-    want = vjp(d_output, d_h_n)
-    want = {"x": want.pop("x"), "h": want.pop("h_0"), **want}
-    want = {"output": output, "h_n": h_n, **{f"d_{k}": w for k, w in want.items()}}
-    assert_all_same_bits(got, want)
+    d = {f"d_{name}": a for name, a in vjp(d_output, whole(d_final)).items()}
+    assert_all_same_bits(got, {"output": output, **named(final, "n"), **d})
 
 
 def test_padding_is_never_read():
@@ -471,17 +516,22 @@ def counted(call):
     return result, dict(paths)
 
 
-def test_graph_takes_oneflows_layer():
-    _, ours = twins("GRU", 5, 7, 2, bidirectional=True)
+@pytest.mark.parametrize("name", ["GRU", "LSTM"])
+def test_graph_takes_oneflows_layer(name):
+    _, ours = twins(name, 5, 7, 2, bidirectional=True)
     x = flow.tensor(randn(6, 4, 5))
     got, took = counted(lambda: Graph(ours)(x))
     assert took == {"oneflow": 2}
     assert_close(got.numpy(), ours(x)[0].numpy())
 
 
-def test_graph_scans_extent():
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("GRU", {}), ("LSTM", {}), ("LSTM", {"proj_size": 3}), ("LSTM", {"bias": False})],
+)
+def test_graph_scans_extent(name, options):
     """Lengths and reset go into the graph as inputs, and may differ from call to call."""
-    _, ours = twins("GRU", 5, 7, 2, bidirectional=True)
+    _, ours = twins(name, 5, 7, 2, bidirectional=True, **options)
     x, reset = flow.tensor(randn(6, 4, 5)), flow.tensor(randn(6, 4, seed=3) > 0.5)
     graph = Graph(ours)
     paths.clear()
@@ -496,8 +546,9 @@ def everywhere(tensor):
     return tensor.to_global(flow.placement("cpu", ranks=[0]), sbp=flow.sbp.broadcast)
 
 
-def test_global_tensors():
-    theirs, ours = twins("GRU", 5, 7, 2)
+@pytest.mark.parametrize("name", ["GRU", "LSTM"])
+def test_global_tensors(name):
+    theirs, ours = twins(name, 5, 7, 2)
     x, lengths = flow.tensor(randn(6, 4, 5)), flow.tensor([6, 0, 3, 5])
     want, _ = ours(x, lengths=lengths)
     plain, _ = theirs(x)
@@ -510,8 +561,9 @@ def test_global_tensors():
     assert_close(got.numpy(), want.numpy())
 
 
-def test_packed_on_oneflows_layer():
-    theirs, ours = twins("GRU", 5, 7)
+@pytest.mark.parametrize("name", ["GRU", "LSTM"])
+def test_packed_on_oneflows_layer(name):
+    theirs, ours = twins(name, 5, 7)
     theirs, ours = everywhere(theirs), everywhere(ours)
     x = everywhere(flow.tensor(randn(3, 2, 5)))
     data = x.reshape(6, 5)[:5]
@@ -537,7 +589,7 @@ def test_require():
 # --- The class -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["RNN", "GRU", "RNNCell", "GRUCell"])
+@pytest.mark.parametrize("name", ["RNN", "GRU", "LSTM", "RNNCell", "GRUCell", "LSTMCell"])
 def test_is_oneflows(name):
     theirs, ours = twins(name, 5, 7, bias=False)
     assert isinstance(ours, type(theirs))
@@ -564,13 +616,20 @@ def test_nonlinearity_by_name_only():
     assert nn.RNN(3, 4, 1, "relu").nonlinearity == "tanh"
 
 
-@pytest.mark.parametrize("name", ["RNN", "GRU"])
+@pytest.mark.parametrize("name", ["RNN", "GRU", "LSTM"])
 @pytest.mark.parametrize(
     "arguments",
-    [{"dropout": 2}, {"dropout": True}, {"proj_size": 1}, {"nonlinearity": "sine"}, {"sizes": 1}],
+    [
+        {"dropout": 2},
+        {"dropout": True},
+        {"proj_size": 1},
+        {"proj_size": 4},
+        {"nonlinearity": "sine"},
+        {"sizes": 1},
+    ],
 )
 def test_constructors_errors(name, arguments):
-    same_error(lambda door: getattr(door, name)(3, 4, **arguments))
+    same_error(lambda package: getattr(package, name)(3, 4, **arguments))
 
 
 @pytest.mark.parametrize("name", ["RNN", "GRU"])
@@ -592,14 +651,59 @@ def test_constructors_errors(name, arguments):
     ],
 )
 def test_errors(name, batch_first, shapes):
-    def call(door):
-        layer = getattr(door, name)(3, 4, batch_first=batch_first)
+    def call(package):
+        layer = getattr(package, name)(3, 4, batch_first=batch_first)
         return layer(*map(flow.ones, shapes))[0].numpy()
 
     same_error(call)
 
 
-@every_cell
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("proj_size", [0, 2])
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        [(3,)],
+        [(0, 2, 3)],
+        [(5, 2, 3), (1, 2, 4)],
+        [(5, 2, 3), (1, 2, 2)],
+        [(5, 2, 3), (1, 2, 4), (1, 2, 4)],
+        [(5, 2, 3), (1, 2, 2), (1, 2, 2)],
+        [(5, 2, 3), (1, 5, 2), (1, 2, 4)],
+        [(5, 2, 3), (1, 2, 4), (1, 2, 2)],
+        [(5, 2, 3), (1, 2, 2), (2, 4)],
+        [(5, 2, 3), (2, 4), (2, 4)],
+        [(5, 2, 3), (1, 2, 4), (1, 2, 4), (1, 2, 4)],
+        [(5, 3), (1, 4), (1, 4)],
+        [(5, 3), (1, 2), (1, 5)],
+        [(5, 3), (1, 1, 4), (1, 1, 4)],
+    ],
+)
+def test_errors_of_pairs(batch_first, proj_size, shapes):
+    def call(package):
+        layer = package.LSTM(3, 4, batch_first=batch_first, proj_size=proj_size)
+        x, *states = map(flow.ones, shapes)
+        return layer(x, tuple(states) or None)[0].numpy()
+
+    same_error(call)
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [[(2, 4)], [(2, 4), (2, 5)], [(3, 4), (2, 4)], [(2, 4), (2, 4), (2, 4)], [(4,), (2, 4)]],
+)
+def test_errors_of_a_cells_pair(shapes):
+    states = tuple(map(flow.ones, shapes))
+    same_error(lambda package: package.LSTMCell(3, 4)(flow.ones(2, 3), states)[1].numpy())
+
+
+def test_a_tensor_in_place_of_a_pair():
+    x, both = flow.ones(5, 2, 3), flow.ones(2, 1, 2, 4)
+    same_error(lambda package: package.LSTM(3, 4)(x, both)[0].numpy())
+    same_error(lambda package: package.LSTM(3, 4)(x, both[0])[0].numpy())
+
+
+@pytest.mark.parametrize("name", ["RNNCell", "GRUCell"])
 @pytest.mark.parametrize(
     "shapes",
     [
@@ -611,7 +715,7 @@ def test_errors(name, batch_first, shapes):
     ],
 )
 def test_cells_errors(name, shapes):
-    same_error(lambda door: getattr(door, name)(3, 4)(*map(flow.ones, shapes)).numpy())
+    same_error(lambda package: getattr(package, name)(3, 4)(*map(flow.ones, shapes)).numpy())
 
 
 def test_lengths_out_of_range_on_the_scan_path_too():
@@ -621,19 +725,19 @@ def test_lengths_out_of_range_on_the_scan_path_too():
 
 
 def test_projection_is_refused():
-    """OneFlow's constructors take proj_size in its place, their layers then do not run."""
-    same_error(lambda door: door.GRU(3, 4, 1, True, False, 0.0, False, 2)(flow.ones(5, 2, 3)))
+    """But by LSTM. The others' constructors take it in its place, they then do not run."""
+    same_error(lambda package: package.GRU(3, 4, 1, True, False, 0.0, False, 2)(flow.ones(5, 2, 3)))
     x, hx = flow.ones(5, 2, 3), flow.ones(1, 2, 2)
-    same_error(lambda door: door.GRU(3, 4, 1, True, False, 0.0, False, 2)(x, hx))
+    same_error(lambda package: package.GRU(3, 4, 1, True, False, 0.0, False, 2)(x, hx))
 
 
 def test_dtypes_errors():
-    same_error(lambda door: door.GRU(3, 4)(flow.ones(5, 2, 3).double())[0].numpy())
-    same_error(lambda door: door.GRU(3, 4)(flow.ones(5, 2, 3), flow.ones(1, 2, 4).double()))
-    same_error(lambda door: door.GRUCell(3, 4)(flow.ones(2, 3).double(), flow.ones(2, 4)))
-    same_error(lambda door: door.GRU(3, 4).half()(flow.ones(5, 2, 3).half())[0].numpy())
-    same_error(lambda door: door.GRU(3, 4)(np.ones((5, 2, 3), "float32")))
-    same_error(lambda door: door.GRU(3, 4, 0)(flow.ones(5, 2, 3)))
+    same_error(lambda package: package.GRU(3, 4)(flow.ones(5, 2, 3).double())[0].numpy())
+    same_error(lambda package: package.GRU(3, 4)(flow.ones(5, 2, 3), flow.ones(1, 2, 4).double()))
+    same_error(lambda package: package.GRUCell(3, 4)(flow.ones(2, 3).double(), flow.ones(2, 4)))
+    same_error(lambda package: package.GRU(3, 4).half()(flow.ones(5, 2, 3).half())[0].numpy())
+    same_error(lambda package: package.GRU(3, 4)(np.ones((5, 2, 3), "float32")))
+    same_error(lambda package: package.GRU(3, 4, 0)(flow.ones(5, 2, 3)))
 
 
 def test_unknown_nonlinearity_of_a_cell():
@@ -643,11 +747,11 @@ def test_unknown_nonlinearity_of_a_cell():
 
 
 def same_error(call):
-    """Elman's door does as OneFlow does: the same first line of the same error, or none."""
+    """Elman's package does as OneFlow does: the same first line of the same error, or none."""
     results = []
-    for door in (elman.oneflow, nn):
+    for package in (elman.oneflow, nn):
         try:
-            results.append(call(door).shape)
+            results.append(call(package).shape)
         except Exception as e:
             message = str(e).splitlines()[0].replace("'elman.oneflow.", "'oneflow.nn.")
             results.append((type(e), "".join(c for c in message if not c.isdigit())))
@@ -666,6 +770,7 @@ class Model(nn.Module):
         self.stack = nn.ModuleList([nn.RNN(10, 6), nn.LSTM(6, 6)])
         self.inner = nn.ModuleDict({"deep": nn.GRUCell(6, 7)})
         self.cell = nn.RNNCell(7, 2)
+        self.memory = nn.LSTMCell(2, 2)
         self.mine = MyGRU(2, 2)
 
     def forward(self, x, h):
@@ -673,14 +778,16 @@ class Model(nn.Module):
         x, _ = self.stack[0](x)
         x, _ = self.stack[1](x)
         x = self.inner["deep"](x[-1], flow.zeros(x.shape[1], 7))
-        return self.mine(self.cell(x, flow.zeros(x.shape[0], 2)).unsqueeze(0))
+        zeros = flow.zeros(x.shape[0], 2)
+        h, c = self.memory(self.cell(x, zeros), (zeros, zeros))
+        return self.mine((h + c).unsqueeze(0))
 
 
 class MyGRU(nn.GRU):
     pass
 
 
-NAMES = ["encoder", "stack.0", "inner.deep", "cell"]
+NAMES = ["encoder", "stack.0", "stack.1", "inner.deep", "cell", "memory"]
 
 
 def classes(model):
@@ -698,7 +805,7 @@ def test_accelerate():
     assert type(model.encoder) is elman.oneflow.GRU
     assert type(model.mine) is MyGRU
     got, took = counted(lambda: run(model, x, h))
-    assert took == {"kernel": 5}
+    assert took == {"kernel": 7}
     assert_all_close(got, want)
     assert accelerate(model, undo=True) == NAMES
     assert accelerate(model, undo=True) == []

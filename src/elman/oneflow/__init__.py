@@ -1,4 +1,4 @@
-"""The OneFlow door: RNN, GRU, RNNCell and GRUCell for ``oneflow.nn``'s, and ``accelerate``.
+"""The OneFlow package: RNN, GRU, LSTM and their cells for ``oneflow.nn``'s, and ``accelerate``.
 
 The classes derive from OneFlow's, and so have its constructors, parameters, state_dict, repr and
 errors. They compute the same function. On top of it the layers take ``lengths=`` and ``reset=``,
@@ -20,8 +20,10 @@ A second derivative raises RuntimeError; OneFlow's own layers have none either.
 
 from elman.oneflow.layers import (
     GRU,
+    LSTM,
     RNN,
     GRUCell,
+    LSTMCell,
     RNNCell,
     accelerate,
     pack_padded_sequence,
@@ -31,8 +33,10 @@ from elman.oneflow.layers import (
 
 __all__ = [
     "GRU",
+    "LSTM",
     "RNN",
     "GRUCell",
+    "LSTMCell",
     "RNNCell",
     "accelerate",
     "pack_padded_sequence",

@@ -3,6 +3,7 @@
 # pyright: basic, reportMissingImports=false
 # (OneFlow is not typed, and is not there where types are checked)
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -16,15 +17,55 @@ from oneflow.nn.utils.rnn import PackedSequence
 from elman import stack
 from elman.oneflow.operators import is_served, run_engine, run_scan
 from elman.paths import Paths
-from elman.spec import CELLS, Weights, check_lengths, check_lengths_lie_within, check_reset, takes
+from elman.spec import (
+    CELLS,
+    Cell,
+    Weights,
+    check_lengths,
+    check_lengths_lie_within,
+    check_reset,
+    takes,
+    weight_names,
+)
 from elman.swap import swap
 
 _paths = Paths("kernel", "oneflow", "scan")
 paths, require = _paths.counts, _paths.require
 
 
+def _cell_of(layer: Any) -> Cell:
+    return CELLS[layer.mode.lower()]
+
+
+def _given(cell: Cell, hx: Any) -> Sequence[Tensor] | None:
+    """The states of a call: h, or h and c, or none for zeros. None if these are no tensors."""
+    states: Any = () if hx is None else (hx,) if len(cell.states) == 1 else hx
+    if not isinstance(states, (tuple, list)) or len(states) not in (0, len(cell.states)):
+        return None
+    return states if all(isinstance(t, Tensor) for t in states) else None
+
+
+def _cat(tensors: Sequence[Tensor], axis: int) -> Tensor:
+    if 0 not in tensors[0].shape:
+        return flow.cat(list(tensors), axis)
+    # No rows: in backward of cat OneFlow would end the process.
+    shape = list(tensors[0].shape)
+    shape[axis] = sum(t.shape[axis] for t in tensors)
+    return tensors[0].new_zeros(shape) + sum(t.sum() for t in tensors)
+
+
+def _join(states: Sequence[Tensor]) -> Tensor:
+    """States side by side, as the engine has them."""
+    return states[0] if len(states) == 1 else _cat(states, -1)
+
+
+def _results(state: Tensor, sizes: Sequence[int]) -> Any:
+    """A state as OneFlow's classes give it: h, or (h, c)."""
+    return state if len(sizes) == 1 else tuple(flow.split(state, list(sizes), -1))
+
+
 class _Layer:
-    """What RNN and GRU share, in front of OneFlow's class."""
+    """What RNN, GRU and LSTM share, in front of OneFlow's class."""
 
     _stock: Any
     recompute = False
@@ -37,27 +78,29 @@ class _Layer:
     def forward(
         self: Any,
         input: Tensor | PackedSequence,
-        hx: Tensor | None = None,
+        hx: Any = None,
         *,
         lengths: Any = None,
         reset: Any = None,
-    ) -> tuple[Any, Tensor]:
+    ) -> tuple[Any, Any]:
         """Run the layer, as ``oneflow.nn``'s does.
 
         Parameters
         ----------
         input : (L, N, D), (N, L, D) with batch_first, (L, D), or a PackedSequence.
-        hx : (K, N, H), or (K, H) for (L, D); K = num_layers * directions. Default: zeros.
+        hx : (K, N, H), or (K, H) for (L, D); K = num_layers * directions. Of an LSTM (h_0, c_0),
+            whose h_0 has P features with a projection. Default: zeros.
         lengths : integers (N,), 0 <= length <= L. Steps at or past a row's length are not computed:
-            input there is never read, output there is 0, and h_n is the state after the row's last
-            step, or hx if it has none. The reverse direction starts at each row's last step.
+            input there is never read, output there is 0, and h_n, and c_n, is the state after the
+            row's last step, or hx if it has none. The reverse direction starts at each row's last
+            step.
         reset : booleans shaped as input's time and batch axes. True at t: a new episode starts
             there, and nothing crosses from t-1 to t in either direction.
 
         Returns
         -------
-        output : (L, N, directions*H), or as input was laid out.
-        h_n : (K, N, H), or (K, H).
+        output : (L, N, directions*H), or as input was laid out; P in place of H with a projection.
+        h_n : as hx. Of an LSTM (h_n, c_n).
 
         Raises
         ------
@@ -73,15 +116,19 @@ class _Layer:
         path = self._path(input, hx, None, extended)
         if path == "oneflow":
             return self._stock.forward(self, input, hx)
-        return self._run_padded(path, input, hx, lengths, reset)
+        return self._run_padded(path, input, _given(_cell_of(self), hx) or (), lengths, reset)
 
     def _path(self: Any, x: Tensor, hx: Any, batch_sizes: Any, extended: bool) -> str:
         """Which path a call takes. It is counted here."""
-        path = "oneflow"
+        path, cell = "oneflow", _cell_of(self)
         batch = None if batch_sizes is None else int(batch_sizes[0])
-        if takes(self, tuple(x.shape), None if hx is None else tuple(hx.shape), batch):
+        given = _given(cell, hx)
+        states = given or ()
+        # Of OneFlow's constructors all take proj_size, of its layers LSTM alone.
+        valid = given is not None and not (self.proj_size and len(cell.states) == 1)
+        if valid and takes(self, tuple(x.shape), [tuple(t.shape) for t in states], batch):
             weights = [getattr(self, name) for names in self._all_weights for name in names]
-            if is_served(x, x if hx is None else hx, *weights):
+            if is_served(x, *states, *weights):
                 path = "kernel"
             elif extended:
                 path = "scan"
@@ -89,18 +136,23 @@ class _Layer:
         return path
 
     def _run_padded(
-        self: Any, path: str, input: Tensor, hx: Tensor | None, lengths: Any, reset: Any
-    ) -> tuple[Tensor, Tensor]:
+        self: Any, path: str, input: Tensor, states: Sequence[Tensor], lengths: Any, reset: Any
+    ) -> tuple[Tensor, Any]:
         batched, x = input.dim() == 3, self._time_major(input)
-        h_0 = self._zeros(x, x.shape[1]) if hx is None else hx if batched else hx.unsqueeze(1)
+        if not states:
+            h_0 = self._zeros(x, x.shape[1])
+        else:
+            h_0 = _join(states) if batched else _join(states).unsqueeze(1)
         lengths, reset = self._extent(input, lengths, reset)
         # Of global and lazy tensors the values are not here; the engine looks for itself.
         if path == "scan" and lengths is not None and not (lengths.is_global or lengths.is_lazy):
             check_lengths_lie_within(self._get_name(), lengths.tolist(), x.shape[0], RuntimeError)
         output, h_n = self._run(path, x, h_0, lengths, reset)
         if not batched:
-            return output.squeeze(1), h_n.squeeze(1)
-        return (output.transpose(0, 1) if self.batch_first else output), h_n
+            output, h_n = output.squeeze(1), h_n.squeeze(1)
+        elif self.batch_first:
+            output = output.transpose(0, 1)
+        return output, _results(h_n, self._sizes())
 
     def _extent(self: Any, input: Tensor, lengths: Any, reset: Any) -> tuple[Any, Any]:
         """Lengths as (N,) int64 and reset as (L, N), checked."""
@@ -123,17 +175,23 @@ class _Layer:
             return t.unsqueeze(1)
         return t.transpose(0, 1) if self.batch_first else t
 
+    def _sizes(self: Any) -> Sequence[int]:
+        """The features of each state."""
+        sizes = (self.proj_size or self.hidden_size, self.hidden_size)
+        return sizes[: len(_cell_of(self).states)]
+
     def _zeros(self: Any, x: Tensor, batch: int) -> Tensor:
         layers = self.num_layers * (2 if self.bidirectional else 1)
-        return x.new_zeros((layers, batch, self.hidden_size))
+        return x.new_zeros((layers, batch, sum(self._sizes())))
 
-    def _run_packed(
-        self: Any, input: PackedSequence, hx: Tensor | None
-    ) -> tuple[PackedSequence, Tensor]:
+    def _run_packed(self: Any, input: PackedSequence, hx: Any) -> tuple[PackedSequence, Any]:
         x, batch_sizes, order = input.data, input.batch_sizes, input.sorted_indices
-        hx = self._zeros(x, int(batch_sizes[0])) if hx is None else self.permute_hidden(hx, order)
+        hx = None if hx is None else self.permute_hidden(hx, order)
         if self._path(x, hx, batch_sizes, False) == "kernel":
-            output, h_n = self._run("kernel", x, hx, None, None, batch_sizes)
+            states = _given(_cell_of(self), hx)
+            h_0 = _join(states) if states else self._zeros(x, int(batch_sizes[0]))
+            output, h_n = self._run("kernel", x, h_0, None, None, batch_sizes)
+            h_n = _results(h_n, self._sizes())
         else:
             packed, h_n = self._stock.forward(self, PackedSequence(x, batch_sizes), hx)
             output = packed.data
@@ -144,14 +202,14 @@ class _Layer:
         self: Any, path: str, x: Tensor, h_0: Tensor, *extent: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """All layers, on (L, N, D) with lengths and reset, or on (rows, D) with batch_sizes too."""
-        cell, directions = CELLS[self.mode.lower()], 2 if self.bidirectional else 1
+        cell, directions = _cell_of(self), 2 if self.bidirectional else 1
         run_layer: Any = run_scan
         if path == "kernel":
             run_layer = partial(run_engine, recompute=self.recompute)
 
         def layer(k: int, x: Tensor, h_0: Tensor) -> tuple[Tensor, Tensor]:
-            names = self._all_weights[k * directions : (k + 1) * directions]
-            weights = [Weights(*(getattr(self, name) for name in each)) for each in names]
+            names = [weight_names(k, direction) for direction in range(directions)]
+            weights = [Weights(*(getattr(self, name, None) for name in each)) for each in names]
             return run_layer(cell, x, h_0, weights, *extent)
 
         def dropout(x: Tensor) -> Tensor:
@@ -159,7 +217,7 @@ class _Layer:
 
         between = dropout if self.training and self.dropout > 0 else None
         output, finals = stack.run(self.num_layers, directions, layer, x, h_0, between)
-        return output, finals[0] if len(finals) == 1 else flow.cat(finals)
+        return output, finals[0] if len(finals) == 1 else _cat(finals, 0)
 
 
 def _beside(x: Tensor, values: Any) -> Tensor:
@@ -177,7 +235,7 @@ class RNN(_Layer, nn.RNN):
         h_t = tanh(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh)     or relu in place of tanh
 
     As in OneFlow, ``nonlinearity`` goes by name only: the fourth positional argument is ``bias``.
-    With ``recompute=True`` training keeps half the memory; see :class:`GRU`.
+    ``recompute`` is taken as by :class:`GRU`; an RNN keeps no more than its states either way.
 
     >>> import oneflow, elman.oneflow
     >>> output, h_n = elman.oneflow.RNN(3, 4)(oneflow.ones(5, 2, 3), lengths=[5, 1])
@@ -212,22 +270,52 @@ class GRU(_Layer, nn.GRU):
     _stock = nn.GRU
 
 
-def _step(cell: Any, stock: Any, name: str, input: Tensor, hx: Any) -> Tensor:
+def _step(module: Any, stock: Any, name: str, input: Tensor, hx: Any) -> Any:
     """One step of a cell, as its OneFlow class `stock` does it."""
-    D, H = cell.input_size, cell.hidden_size
-    state = (*input.shape[:-1], H)
+    D, H = module.input_size, module.hidden_size
+    cell = CELLS.get(name, CELLS["rnn_tanh"])  # OneFlow's class refuses another one itself
+    shape = (*input.shape[:-1], H)
     if hx is None:
-        hx = input.new_zeros(state)
-    weights = Weights(cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
-    valid = input.dim() in (1, 2) and input.shape[-1] == D and tuple(hx.shape) == state
-    served = name in CELLS and is_served(input, hx, *(w for w in weights if w is not None))
-    if not (valid and served):
-        _paths.take("oneflow", cell._get_name())
-        return stock.forward(cell, input, hx)
-    _paths.take("kernel", cell._get_name())
+        zeros = input.new_zeros(shape)
+        hx = zeros if len(cell.states) == 1 else (zeros, zeros)
+    states = _given(cell, hx) or ()
+    weights = Weights(module.weight_ih, module.weight_hh, module.bias_ih, module.bias_hh)
+    valid = name in CELLS and states and input.dim() in (1, 2) and input.shape[-1] == D
+    valid = valid and all(tuple(t.shape) == shape for t in states)
+    if not (valid and is_served(input, *states, *(w for w in weights if w is not None))):
+        _paths.take("oneflow", module._get_name())
+        return stock.forward(module, input, hx)
+    _paths.take("kernel", module._get_name())
     rows = input.shape[0] if input.dim() == 2 else 1
-    x, h_0 = input.reshape(1, rows, D), hx.reshape(1, rows, H)
-    return run_engine(CELLS[name], x, h_0, [weights])[1].reshape(*state)
+    x, h_0 = input.reshape(1, rows, D), _join(states).reshape(1, rows, len(states) * H)
+    _, h_n = run_engine(cell, x, h_0, [weights])
+    return _results(h_n.reshape(*shape[:-1], len(states) * H), [H] * len(states))
+
+
+class LSTM(_Layer, nn.LSTM):
+    """``oneflow.nn.LSTM`` on Elman's engine: the same arguments, weights, results and errors.
+
+    ::
+
+        i  = σ(W_ii x + b_ii + W_hi h + b_hi)
+        f  = σ(W_if x + b_if + W_hf h + b_hf)
+        g  = tanh(W_ig x + b_ig + W_hg h + b_hg)
+        o  = σ(W_io x + b_io + W_ho h + b_ho)
+        c' = f * c + i * g
+        h' = o * tanh(c')              with proj_size, h' = W_hr (o * tanh(c'))
+
+    The state is a pair: ``output, (h_n, c_n) = lstm(input, (h_0, c_0))``. With ``proj_size`` P, h
+    and output have P features, and c has H. With ``recompute=True`` training keeps a third of the
+    memory; see :class:`GRU`.
+
+    >>> import oneflow, elman.oneflow
+    >>> lstm = elman.oneflow.LSTM(3, 4, num_layers=2, proj_size=2)
+    >>> output, (h_n, c_n) = lstm(oneflow.ones(5, 2, 3), lengths=[5, 1])
+    >>> output.shape, h_n.shape, c_n.shape
+    (oneflow.Size([5, 2, 2]), oneflow.Size([2, 2, 2]), oneflow.Size([2, 2, 4]))
+    """
+
+    _stock = nn.LSTM
 
 
 class RNNCell(nn.RNNCell):
@@ -254,6 +342,25 @@ class GRUCell(nn.GRUCell):
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """One step: input (N, D) or (D), hx (N, H) or (H), zeros by default. Returns h'."""
         return _step(self, nn.GRUCell, "gru", input, hx)
+
+
+class LSTMCell(nn.LSTMCell):
+    """``oneflow.nn.LSTMCell`` on Elman's engine: the same arguments, weights, results and errors.
+
+    >>> import oneflow, elman.oneflow
+    >>> h, c = elman.oneflow.LSTMCell(3, 4)(oneflow.ones(2, 3))
+    >>> h.shape, c.shape
+    (oneflow.Size([2, 4]), oneflow.Size([2, 4]))
+    """
+
+    def forward(
+        self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """One step: input (N, D) or (D), hx a pair (h, c) of (N, H) or (H), zeros by default.
+
+        Returns (h', c').
+        """
+        return _step(self, nn.LSTMCell, "lstm", input, hx)
 
 
 def pack_padded_sequence(
@@ -286,11 +393,18 @@ def _packed(data: Tensor, batch_sizes: Tensor, order: Tensor | None) -> PackedSe
     return packed
 
 
-_OURS = {nn.RNN: RNN, nn.GRU: GRU, nn.RNNCell: RNNCell, nn.GRUCell: GRUCell}
+_OURS = {
+    nn.RNN: RNN,
+    nn.GRU: GRU,
+    nn.LSTM: LSTM,
+    nn.RNNCell: RNNCell,
+    nn.GRUCell: GRUCell,
+    nn.LSTMCell: LSTMCell,
+}
 
 
 def accelerate(model: nn.Module, undo: bool = False) -> list[str]:
-    """Turn every stock RNN, GRU, RNNCell and GRUCell of a model into Elman's, in place.
+    """Turn every stock RNN, GRU, LSTM and cell of these of a model into Elman's, in place.
 
     The modules stay the same objects, with their parameters, hooks and buffers; only their class
     changes, so that optimisers and other references hold. Subclasses of OneFlow's classes are left

@@ -4,6 +4,7 @@
 # (OneFlow is not typed, and is not there where types are checked)
 
 from collections.abc import Sequence
+from itertools import compress
 from types import SimpleNamespace
 from typing import Any
 
@@ -38,13 +39,13 @@ def run_engine(
 ) -> tuple[Tensor, Tensor]:
     """One node of OneFlow's graph. Returns output and h_n, shaped as by ``engine.forward``.
 
-    x (L, N, D), or (rows, D) packed; h_0 (directions, N, H); one :class:`Weights` a direction;
+    x (L, N, D), or (rows, D) packed; h_0 (directions, N, S); one :class:`Weights` a direction;
     lengths (N,) int64, reset (L, N) bool, batch_sizes (L,) int64.
     """
     extent = (None if t is None else t.numpy() for t in (lengths, reset, batch_sizes))
-    return _Node(cell, len(weights), Extent(*extent), recompute)(
-        x, h_0, *(w for direction in weights for w in direction if w is not None)
-    )
+    given = [w for direction in weights for w in direction]
+    there = [w is not None for w in given]
+    return _Node(cell, there, Extent(*extent), recompute)(x, h_0, *compress(given, there))
 
 
 def run_scan(
@@ -65,14 +66,17 @@ _library = SimpleNamespace(
 
 
 class _Node:
-    """Forward and backward of one layer, and what is no tensor: autograd passes on only those."""
+    """Forward and backward of one layer, and what is no tensor: autograd passes on only those.
 
-    def __init__(self, cell: Cell, directions: int, extent: Extent, recompute: bool) -> None:
-        self._cell, self._directions, self._extent = cell, directions, extent
+    Of the weights of ``spec.Weights``, a direction's behind the other's, some are `there`.
+    """
+
+    def __init__(self, cell: Cell, there: Sequence[bool], extent: Extent, recompute: bool) -> None:
+        self._cell, self._there, self._extent = cell, there, extent
         self._recompute = recompute
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        """Run x, h_0 and the weights, without absent biases. Returns output and h_n."""
+        """Run x, h_0 and the weights that are there. Returns output and h_n."""
         # forward itself runs with gradients off
         self._keep = flow.is_grad_enabled() and any(t.requires_grad for t in tensors)
         return AutogradFunctionBase.apply("elman", self._forward, self._backward, *tensors)
@@ -98,14 +102,14 @@ class _Node:
     def _backward(self, ctx: Any, d_output: Tensor, d_h_n: Tensor) -> tuple[Tensor | None, ...]:
         if flow.is_grad_enabled():
             raise RuntimeError("elman.oneflow: a gradient cannot be differentiated again")
-        *tensors, states = ctx.saved_tensors
-        gates = None if self._recompute else tensors.pop().numpy()
-        x, *weights = tensors
+        x, *tensors = ctx.saved_tensors
+        count = sum(self._there)
+        weights, (*gates, states) = tensors[:count], (t.numpy() for t in tensors[count:])
         d_x, d_h_0, d_weights = engine.backward(
             self._packed(weights),
-            [None if w is None else w.shape for w in self._four_a_direction(weights)],
+            [None if w is None else w.shape for w in self._all(weights)],
             x.numpy(),
-            Kept(gates, states.numpy()),
+            Kept(gates[0] if gates else None, states),
             d_output.numpy(),
             d_h_n.numpy(),
             self._extent,
@@ -113,18 +117,14 @@ class _Node:
             need_x=x.requires_grad,
             need_weights=any(w.requires_grad for w in weights),
         )
-        if d_weights is None:
-            d_weights = [None] * len(weights)
-        else:
-            d_weights = [d for d in d_weights if d is not None]
-        return tuple(None if d is None else flow.from_numpy(d) for d in (d_x, d_h_0, *d_weights))
+        each = [None] * count if d_weights is None else compress(d_weights, self._there)
+        return tuple(None if d is None else flow.from_numpy(d) for d in (d_x, d_h_0, *each))
 
     def _packed(self, weights: Sequence[Tensor]) -> Any:
-        four = self._four_a_direction(weights)
-        return engine.pack(self._cell, [None if w is None else w.numpy() for w in four])
+        each = self._all(weights)
+        return engine.pack(self._cell, [None if w is None else w.numpy() for w in each])
 
-    def _four_a_direction(self, weights: Sequence[Tensor]) -> list[Tensor | None]:
-        """The weights with None for absent biases."""
-        each = len(weights) // self._directions
-        split = (weights[i : i + each] for i in range(0, len(weights), each))
-        return [w for direction in split for w in Weights(*direction)]
+    def _all(self, weights: Sequence[Tensor]) -> list[Tensor | None]:
+        """The weights with None for absent ones."""
+        given = iter(weights)
+        return [next(given) if is_there else None for is_there in self._there]
