@@ -53,6 +53,6 @@ def test_little_of_what_was_freed_is_kept():
     arrays = [engine._empty((8 << 20,), False) for _ in range(16)]  # 512 MiB
     for a in arrays:
         a.fill(1)
-    assert soak.resident() - before > 500 << 20
+    assert soak.resident() - before > 370 << 20  # 128 MiB may have been kept already
     del a, arrays
     assert soak.resident() - before < 136 << 20
