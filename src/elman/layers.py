@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -789,10 +789,12 @@ class _Call:
 
 def _given(title: str, names: Sequence[str], values: Any) -> Sequence[Any]:
     """One value a name, as a tuple or a list."""
-    if not isinstance(values, (tuple, list)) or len(values) != len(names):
-        got = f"{len(values)} of them" if isinstance(values, (tuple, list)) else type(values)
+    given = cast(Sequence[Any], values)
+    is_sequence = isinstance(values, (tuple, list))
+    if not is_sequence or len(given) != len(names):
+        got = f"{len(given)} of them" if is_sequence else type(given)
         raise TypeError(f"{title}: expected ({', '.join(names)}), got {got}")
-    return values
+    return given
 
 
 def _join(states: Sequence[Array]) -> Array:
