@@ -100,11 +100,10 @@ class _Layer(nn.Module):
             every = every if isinstance(every, tuple) else [every]
             return list(every), [a[..., -1, :] for a in every]
         every, finals = self._run(path, rows, first, weights, extent)
-        final, state = mx.concatenate(finals), self._state_shape(lead)
+        every = [_shaped(a, (*lead, L, a.shape[-1])) for a in every]
+        final, shape = mx.concatenate(finals), self._state_shape(lead)
         each = [final] if len(given) == 1 else mx.split(final, len(given), -1)
-        return [_shaped(a, (*lead, L, a.shape[-1])) for a in every], [
-            a.reshape(state) for a in each
-        ]
+        return every, [a.reshape(shape) for a in each]
 
     def _lead(self, x: Any, given: dict[str, Any], D: int) -> Shape:
         """The axes in front: x's, and for a single state also the states'; all are checked."""
