@@ -2,9 +2,11 @@
 
 import pytest
 import torch
-from test_torch_layers import agree, every_kind, leaf, run, twins
+from reference import each, parts
+from test_torch_layers import agree, every_kind, inputs, leaf, run, twins
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.utils._pytree import tree_leaves
 
 import elman.torch
 from examples import packing
@@ -21,6 +23,7 @@ def cotangents(tensors):
 def differentiate(layer, results, *inputs):
     """The results and the gradients of the inputs and of every weight."""
     layer.zero_grad()
+    results, inputs = tree_leaves(results), tree_leaves(inputs)
     torch.autograd.backward(results, cotangents(results))
     named = {**dict(enumerate(inputs)), **dict(layer.named_parameters())}
     return {
@@ -38,8 +41,7 @@ def differentiate(layer, results, *inputs):
 def test_lengths_do_what_packing_does(kind, options):
     theirs, ours = twins(kind, D, H, **options, dtype=torch.float64)
     batch_first = theirs.batch_first
-    x = torch.randn((N, L, D) if batch_first else (L, N, D), dtype=torch.float64)
-    hx = torch.randn(4 if options else 1, N, H, dtype=torch.float64)
+    x, hx = inputs(theirs, L, N, torch.float64, "batch" if batch_first else "time")
 
     a, h = leaf(x), leaf(hx)
     packed = pack_padded_sequence(a, LENGTHS, batch_first, enforce_sorted=False)
@@ -57,14 +59,15 @@ def test_lengths_do_what_packing_does(kind, options):
 @every_kind
 def test_reset_does_what_a_loop_over_time_does(kind):
     theirs, ours = twins(kind, D, H, 2, dtype=torch.float64)
-    x, hx = torch.randn(L, N, D, dtype=torch.float64), torch.randn(2, N, H, dtype=torch.float64)
+    x, hx = inputs(theirs, L, N, torch.float64)
     is_first = torch.rand(L, N) < 0.3
     is_first[:, 0], is_first[:, 1] = False, True  # no new episode, and nothing but
 
     a, h = leaf(x), leaf(hx)
     state, outputs = h, []
     for t in range(L):
-        output, state = theirs(a[t : t + 1], state * ~is_first[t][:, None])
+        state = each(lambda s, starts=is_first[t]: s * ~starts[:, None], state)
+        output, state = theirs(a[t : t + 1], state)
         outputs.append(output)
     want = differentiate(theirs, [torch.cat(outputs), state], a, h)
 
@@ -82,23 +85,26 @@ def test_the_reverse_direction_starts_anew_where_an_episode_ends(kind):
     a, episodes = leaf(x), []
     for episode in a.tensor_split([3, 4, 7]):
         episodes.append(theirs(episode))
-    h_n = torch.stack([episodes[-1][1][0], episodes[0][1][1]])
-    want = differentiate(theirs, [torch.cat([output for output, _ in episodes]), h_n], a)
+    outputs, states = zip(*episodes, strict=True)
+    h_n = each(lambda last, first: torch.stack([last[0], first[1]]), states[-1], states[0])
+    want = differentiate(theirs, [torch.cat(outputs), h_n], a)
 
     b = leaf(x)
     agree(differentiate(ours, ours(b, reset=is_first), b), want)
 
 
-def test_rollouts_of_unequal_length_with_episodes_in_each():
-    _, ours = twins("gru", D, H, dtype=torch.float64)
-    x, hx = torch.randn(L, N, D, dtype=torch.float64), torch.randn(1, N, H, dtype=torch.float64)
+@every_kind
+def test_rollouts_of_unequal_length_with_episodes_in_each(kind):
+    _, ours = twins(kind, D, H, dtype=torch.float64)
+    x, hx = inputs(ours, L, N, torch.float64)
     is_first = torch.rand(L, N) < 0.3
     output, h_n = ours(x, hx, lengths=LENGTHS, reset=is_first)
     for n, length in enumerate(LENGTHS):
-        row = x[:length, n : n + 1], hx[:, n : n + 1]
+        row = x[:length, n : n + 1], each(lambda s, n=n: s[:, n : n + 1], hx)
         alone, h_alone = ours(*row, reset=is_first[:length, n : n + 1])
         assert torch.equal(output[:length, n], alone[:, 0])
-        assert torch.equal(h_n[:, n], h_alone[:, 0])
+        for a, b in zip(parts(h_n), parts(h_alone), strict=True):
+            assert torch.equal(a[:, n], b[:, 0])
         assert not output[length:, n].any()
 
 
@@ -123,6 +129,7 @@ def test_packing_takes_no_row_without_steps():
 
 
 @pytest.mark.parametrize("name", ["lengths", "reset"])
-def test_torchs_layer_has_no_such_argument(name):
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
+def test_torchs_layer_has_no_such_argument(kind, name):
     with pytest.raises(TypeError, match=name):
-        nn.GRU(D, H)(torch.ones(L, N, D), **{name: None})
+        kind(D, H)(torch.ones(L, N, D), **{name: None})

@@ -16,6 +16,9 @@ class MyGRU(nn.GRU):
     pass
 
 
+STOCK = [nn.RNN, nn.GRU, nn.LSTM, nn.RNNCell, nn.GRUCell, nn.LSTMCell]
+
+
 class Model(nn.Module):
     """Layers and cells at several depths, beside what is to be left alone."""
 
@@ -23,7 +26,9 @@ class Model(nn.Module):
         super().__init__()
         self.embed = nn.Linear(3, 4)
         self.encoder = nn.GRU(4, 5, 2, bidirectional=True, batch_first=True)
-        self.stack = nn.ModuleList([nn.RNN(10, 6, 1, "relu", batch_first=True), nn.LSTM(6, 6)])
+        self.stack = nn.ModuleList(
+            [nn.RNN(10, 6, 1, "relu", batch_first=True), nn.LSTM(6, 8, proj_size=6)]
+        )
         self.inner = nn.ModuleDict({"deep": nn.Sequential(nn.Identity(), nn.GRUCell(6, 7))})
         self.cell = nn.RNNCell(7, 2)
         self.mine = MyGRU(2, 2)
@@ -37,7 +42,7 @@ class Model(nn.Module):
         return self.lstm_cell(self.mine(x)[0])[0]
 
 
-NAMES = ["encoder", "stack.0", "inner.deep.1", "cell"]
+NAMES = ["encoder", "stack.0", "stack.1", "inner.deep.1", "cell", "lstm_cell"]
 
 
 @pytest.fixture
@@ -63,9 +68,8 @@ def test_turns_and_undoes(model):
     assert expected["d_embed.weight"].any()
 
     assert accelerate(model) == NAMES
-    stock = {nn.RNN, nn.GRU, nn.RNNCell, nn.GRUCell}
     assert classes(model) == {
-        name: getattr(elman.torch, cls.__name__) if cls in stock else cls
+        name: getattr(elman.torch, cls.__name__) if cls in STOCK else cls
         for name, cls in before.items()
     }
     agree(step(model, x), expected)
@@ -87,14 +91,14 @@ def test_the_engine_runs(model):
     elman.torch.paths.clear()
     with require("kernel"):
         model(torch.randn(3, 6, 3))
-    assert elman.torch.paths == {"kernel": 5}  # two layers of the encoder, one each of the others
+    assert elman.torch.paths == {"kernel": 7}  # two layers of the encoder, one each of the others
     accelerate(model, undo=True)
     elman.torch.paths.clear()
     model(torch.randn(3, 6, 3))
     assert not elman.torch.paths
 
 
-@pytest.mark.parametrize("stock", [nn.RNN, nn.GRU, nn.RNNCell, nn.GRUCell])
+@pytest.mark.parametrize("stock", STOCK)
 def test_model_that_is_a_layer(stock):
     layer = stock(3, 4)
     text = repr(layer)
@@ -106,8 +110,9 @@ def test_model_that_is_a_layer(stock):
     assert vars(layer).keys() == vars(stock(3, 4)).keys()
 
 
-def test_takes_lengths_afterwards():
-    layer = nn.GRU(3, 4)
+@pytest.mark.parametrize("stock", [nn.GRU, nn.LSTM])
+def test_takes_lengths_afterwards(stock):
+    layer = stock(3, 4)
     accelerate(layer)
     output, _ = layer(torch.randn(5, 2, 3), lengths=[5, 2])
     assert not output[2:, 1].any()

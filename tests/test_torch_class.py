@@ -1,4 +1,4 @@
-"""The PyTorch door's classes are torch.nn's: construction, state, errors, hooks, surgery."""
+"""The PyTorch package's classes are torch.nn's: construction, state, errors, hooks, surgery."""
 
 import copy
 import inspect
@@ -8,15 +8,26 @@ import warnings
 
 import pytest
 import torch
-from test_torch_layers import agree, every_dtype, every_kind, inputs, leaf, run, same_bits, twins
+from reference import each, parts, whole
+from test_torch_layers import (
+    agree,
+    every_dtype,
+    every_kind,
+    inputs,
+    leaf,
+    run,
+    same_bits,
+    twins,
+)
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+from torch.utils._pytree import tree_leaves
 
 import elman.torch
 
-LAYERS = ["RNN", "GRU"]
-CELLS = ["RNNCell", "GRUCell"]
+LAYERS = ["RNN", "GRU", "LSTM"]
+CELLS = ["RNNCell", "GRUCell", "LSTMCell"]
 every_class = pytest.mark.parametrize("name", LAYERS + CELLS)
 every_layer = pytest.mark.parametrize("name", LAYERS)
 every_cell = pytest.mark.parametrize("name", CELLS)
@@ -44,8 +55,7 @@ def outcome(function, *arguments, **options):
         except Exception as e:
             result = type(e), str(e)
         else:
-            result = result if isinstance(result, tuple) else (result,)
-            result = [getattr(t, "data", t).shape for t in result]
+            result = [getattr(t, "data", t).shape for t in tree_leaves(result)]
     return result, [(w.category, str(w.message)) for w in caught]
 
 
@@ -98,6 +108,11 @@ CONSTRUCTIONS = [
     ((None, 4), {}),
     ((3, 4), {"proj_size": 2}),
     ((3, 4), {"proj_size": 0}),
+    ((3, 4), {"proj_size": 4}),
+    ((3, 4), {"proj_size": -1}),
+    ((3, 4), {"proj_size": 1.5}),
+    ((3, 4), {"proj_size": "2"}),
+    ((3, 4, 2, True, False, 0.0, True, 3), {}),
     ((3, 4), {"mode": "GRU"}),
     ((3, 4), {"lengths": [1]}),
     ((3, 4), {"unknown": 1}),
@@ -146,7 +161,7 @@ def test_base(name):
     ours, theirs = both(name)
     assert issubclass(ours, theirs if name in CELLS else nn.RNNBase)
     assert ours.__name__ == name
-    assert ours.__module__ == "elman.torch"
+    assert ours.__module__ == "elman.torch.layers"
 
 
 @every_class
@@ -168,12 +183,16 @@ OPTIONS = [
     {"num_layers": 2, "bidirectional": True},
     {"num_layers": 3, "bias": False},
     {"bias": False, "bidirectional": True, "batch_first": True},
+    {"proj_size": 2},
+    {"proj_size": 3, "num_layers": 2, "bias": False, "bidirectional": True},
 ]
 
 
 @every_layer
 @pytest.mark.parametrize("options", OPTIONS)
 def test_state(name, options):
+    if "proj_size" in options and name != "LSTM":
+        pytest.skip("only an LSTM has a projection")
     ours, theirs = pair(name, 3, 4, **options)
     assert list(ours.state_dict()) == list(theirs.state_dict())
     assert ours.state_dict()._metadata == theirs.state_dict()._metadata
@@ -404,6 +423,77 @@ def test_calls_of_layers(name, call, batch_first):
     same_bits(ours.state_dict(), before)
 
 
+C = torch.randn(2, 3, 6)
+PAIRS = {
+    "as it should be": lambda h, c: (h, c),
+    "a list": lambda h, c: [h, c],
+    "batch first": lambda h, c: (h.transpose(0, 1), c.transpose(0, 1)),
+    "h of another size": lambda h, c: (torch.cat([h, h], -1), c),
+    "c of another size": lambda h, c: (h, c[..., :2]),
+    "the other way round": lambda h, c: (c, h),
+    "h of another batch": lambda h, c: (h[:, :2], c),
+    "c of another batch": lambda h, c: (h, c[:, :2]),
+    "h of another layer count": lambda h, c: (h[:1], c),
+    "c of another layer count": lambda h, c: (h, c[:1]),
+    "h of two axes": lambda h, c: (h[:, 0], c),
+    "c of two axes": lambda h, c: (h, c[:, 0]),
+    "h of another float": lambda h, c: (h.double(), c),
+    "c of another float": lambda h, c: (h, c.double()),
+    "both of another float": lambda h, c: (h.double(), c.double()),
+    "c of integers": lambda h, c: (h, c.long()),
+    "c on meta": lambda h, c: (h, c.to("meta")),
+    "c sparse": lambda h, c: (h, c.to_sparse()),
+    "h alone": lambda h, c: h,
+    "h alone in a tuple": lambda h, c: (h,),
+    "both stacked": lambda h, c: torch.stack([h, h]),
+    "three": lambda h, c: (h, c, c),
+    "none": lambda h, c: (),
+    "h without c": lambda h, c: (h, None),
+    "numbers": lambda h, c: (0.0, 0.0),
+}
+
+
+every_pair = pytest.mark.parametrize("change", PAIRS.values(), ids=PAIRS)
+
+
+@every_pair
+@pytest.mark.parametrize("proj_size", [0, 4])
+@pytest.mark.parametrize("batched", [False, True])
+def test_pairs_of_states(change, proj_size, batched):
+    ours, theirs = pair("LSTM", 4, 6, 2, proj_size=proj_size)
+    given = X, HX[..., : proj_size or 6], C
+    x, h, c = given if batched else (t[:, 0] for t in given)
+    assert outcome(ours, x, change(h, c)) == outcome(theirs, x, change(h, c))
+
+
+@every_pair
+@pytest.mark.parametrize("proj_size", [0, 4])
+@pytest.mark.parametrize("lengths", [[5, 4, 1], [1, 5, 4]])
+def test_pairs_of_states_beside_packed_input(change, proj_size, lengths):
+    """Sizes are off or not as for padded input: torch's LSTM does not look, and may crash."""
+    ours, theirs = pair("LSTM", 4, 6, 2, proj_size=proj_size)
+    state = change(HX[..., : proj_size or 6], C)
+    padded, _ = outcome(theirs, X, state)
+    packed = pack_padded_sequence(X, lengths, enforce_sorted=False)
+    if type(state) is tuple and ("Expected hidden[" in padded[1] or "also be 3-D" in padded[1]):
+        with pytest.raises(
+            (RuntimeError, IndexError), match=r"Expected hidden\[|out of (DATA bounds|range)"
+        ):
+            ours(packed, state)
+    else:
+        assert outcome(ours, packed, state) == outcome(theirs, packed, state)
+
+
+@every_pair
+@pytest.mark.parametrize("batch", [(), (3,)])
+def test_pairs_of_states_of_a_cell(change, batch):
+    ours, theirs = pair("LSTMCell", 4, 6)
+    rows = slice(None) if batch else 0
+    x, h, c = X[0, rows], HX[0, rows], C[0, rows]
+    actual, expected = (outcome(lambda cell=m: cell(x, change(h, c))) for m in (ours, theirs))
+    assert actual == expected
+
+
 @every_layer
 @pytest.mark.parametrize(
     "batch_sizes", [[3, 3], [3, 1], [1, 4], [5, 0], [0, 5], [-1, 6], [6, -1], [2**40, 0], []]
@@ -528,10 +618,11 @@ def test_memory_that_was_freed_before_the_way_back(name):
 def test_zeros_that_take_no_memory(name, victim):
     """torch makes such where it differentiates."""
     layer = both(name)[0](3, 4)
-    given = {"input": torch.ones(5, 2, 3), "hx": torch.ones(1, 2, 4), **layer.state_dict()}
+    hx = whole([torch.ones(1, 2, 4)] * (2 if name == "LSTM" else 1))
+    given = {"input": torch.ones(5, 2, 3), "hx": hx, **layer.state_dict()}
     results = []
     for zeros in (torch._efficientzerotensor, torch.zeros):
-        values = given | {victim: zeros(given[victim].shape)}
+        values = given | {victim: each(lambda t, zeros=zeros: zeros(t.shape), given[victim])}
         call = {k: values.pop(k) for k in ("input", "hx")}
         output, h_n = torch.func.functional_call(layer, values, (), call)
         results.append({"output": output, "h_n": h_n})
@@ -543,8 +634,13 @@ def test_zeros_that_take_no_memory(name, victim):
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("RNNCell", {}), ("RNNCell", {"nonlinearity": "relu"}), ("GRUCell", {})],
-    ids=["rnn_tanh", "rnn_relu", "gru"],
+    [
+        ("RNNCell", {}),
+        ("RNNCell", {"nonlinearity": "relu"}),
+        ("GRUCell", {}),
+        ("LSTMCell", {}),
+    ],
+    ids=["rnn_tanh", "rnn_relu", "gru", "lstm"],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("bias", [False, True])
@@ -553,18 +649,19 @@ def test_zeros_that_take_no_memory(name, victim):
 def test_cells(name, options, dtype, bias, batch, with_hx):
     """Three steps, so that gradients come through the state as well as to it."""
     ours, theirs = pair(name, 7, 9, bias=bias, dtype=dtype, **options)
-    steps, start, cotangent = (
-        torch.randn(*shape, dtype=dtype) for shape in ((3, *batch, 7), (*batch, 9), (*batch, 9))
-    )
+    states = 2 if name == "LSTMCell" else 1
+    steps = torch.randn(3, *batch, 7, dtype=dtype)
+    start, cotangent = torch.randn(2, states, *batch, 9, dtype=dtype)
     results = []
     for cell in (ours, theirs):
-        given, h_0 = leaf(steps), leaf(start)
+        given, h_0 = leaf(steps), leaf(whole([*start]))
         h = h_0 if with_hx else None
         for step in given:
             h = cell(step, h)
-        (h * cotangent).sum().backward()
+        (torch.stack(parts(h)) * cotangent).sum().backward()
         weights = {k: p.grad for k, p in cell.named_parameters()}
-        results.append({"h": h, "d_x": given.grad, "d_hx": h_0.grad, **weights})
+        d_h_0 = each(lambda t: t.grad, h_0)
+        results.append({"h": h, "d_x": given.grad, "d_hx": d_h_0, **weights})
     agree(*results)
 
 
@@ -581,16 +678,22 @@ def test_a_cell_without_features_or_units(name, sizes, grad):
 @every_cell
 def test_cell_on_strided_tensors(name):
     ours, theirs = pair(name, 4, 6)
-    given = torch.randn(4, 9)[:, 1:9:2].T, torch.randn(6, 1).expand(-1, 4).T
+    states = [torch.randn(6, 1).expand(-1, 4).T for _ in range(2 if name == "LSTMCell" else 1)]
+    given = torch.randn(4, 9)[:, 1:9:2].T, whole(states)
     agree({"h": ours(*given)}, {"h": theirs(*given)})
 
 
 @every_cell
 def test_finite_differences_of_a_cell(name):
     cell = both(name)[0](2, 3, dtype=torch.float64)
-    leaves = leaf(torch.randn(4, 2, dtype=torch.float64)), leaf(torch.randn(4, 3).double())
-    assert torch.autograd.gradcheck(cell, leaves)
-    assert torch.autograd.gradgradcheck(cell, leaves)
+    states = [torch.randn(4, 3, dtype=torch.float64) for _ in range(2 if name == "LSTMCell" else 1)]
+    leaves = leaf(torch.randn(4, 2, dtype=torch.float64)), *map(leaf, states)
+
+    def function(x, *states):
+        return cell(x, whole(states))
+
+    assert torch.autograd.gradcheck(function, leaves)
+    assert torch.autograd.gradgradcheck(function, leaves)
 
 
 # --- Hooks and surgery ---------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import torch
 from test_torch_layers import agree
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 import elman.torch
 
@@ -21,7 +21,8 @@ common_modules = pytest.importorskip(
     "torch.testing._internal.common_modules", reason="torch's generators need expecttest"
 )
 
-CLASSES = (nn.RNN, nn.GRU, nn.RNNCell, nn.GRUCell)
+PACKED = (nn.RNN, nn.GRU)  # whose entries have packed sequences, too
+CLASSES = (*PACKED, nn.LSTM, nn.RNNCell, nn.GRUCell, nn.LSTMCell)
 ENTRIES = {e.module_cls: e for e in common_modules.module_db if e.module_cls in CLASSES}
 every_entry = pytest.mark.parametrize("entry", ENTRIES.values(), ids=lambda e: e.name)
 every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -39,7 +40,7 @@ def samples(entry, test, dtype, training, make="module_inputs_func"):
     given = {"device": "cpu", "dtype": dtype, "requires_grad": True, "training": training}
     torch.manual_seed(0)
     found = getattr(entry, make)(entry, **given)
-    if make == "module_inputs_func" and entry.module_cls in (nn.RNN, nn.GRU):
+    if make == "module_inputs_func" and entry.module_cls in PACKED:
         found += entry.module_inputs_func(entry, **given, with_packed_sequence=True)
     return found
 
@@ -60,10 +61,10 @@ def twins(entry, sample, dtype, training):
 
 def tensors(given):
     """All tensors of arguments or results, a packed sequence's data for itself."""
-    parts = given.values() if isinstance(given, dict) else given
+    found = given.values() if isinstance(given, dict) else given
     if isinstance(given, torch.Tensor | PackedSequence):
-        parts = [given]
-    flat = [t.data if isinstance(t, PackedSequence) else t for t in parts]
+        found = [given]
+    flat = [t.data if isinstance(t, PackedSequence) else t for t in found]
     return [t for t in tree_leaves(flat) if isinstance(t, torch.Tensor)]
 
 
@@ -121,9 +122,12 @@ def test_inputs_that_do_not_lie_together(entry):
         given = sample.forward_input
         if any(isinstance(a, PackedSequence) for a in given.args):
             continue
-        apart = [torch.repeat_interleave(a, 2, -1).detach()[..., ::2] for a in tensors(given.args)]
-        assert not any(a.is_contiguous() for a in apart if a.shape[-1] > 1)
-        given = common_modules.FunctionInput(*(a.requires_grad_() for a in apart), **given.kwargs)
+        apart = tree_map(
+            lambda a: torch.repeat_interleave(a, 2, -1).detach()[..., ::2].requires_grad_(),
+            given.args,
+        )
+        assert not any(a.is_contiguous() for a in tree_leaves(apart) if a.shape[-1] > 1)
+        given = common_modules.FunctionInput(*apart, **given.kwargs)
         agree(run(ours, given), run(theirs, given))
 
 
@@ -158,12 +162,14 @@ def test_errors(entry, training):
 
 
 @pytest.mark.parametrize("name", [cls.__name__ for cls in CLASSES])
-def test_generators_cover_both_nonlinearities_and_packing(name):
+def test_generators_cover_nonlinearities_projections_and_packing(name):
     """That the samples are what they are taken for."""
     entry = ENTRIES[getattr(nn, name)]
     found = samples(entry, "test_forward", torch.float32, True)
     given = itertools.chain.from_iterable(s.forward_input.args for s in found)
-    assert any(isinstance(a, PackedSequence) for a in given) == (not name.endswith("Cell"))
+    assert any(isinstance(a, PackedSequence) for a in given) == (entry.module_cls in PACKED)
     if name.startswith("RNN"):
         kinds = {s.constructor_input.kwargs.get("nonlinearity", "tanh") for s in found}
         assert kinds == {"tanh", "relu"}
+    if name == "LSTM":
+        assert len({s.constructor_input.kwargs.get("proj_size", 0) for s in found}) > 1

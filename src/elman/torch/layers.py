@@ -67,8 +67,10 @@ def _run_kernel(cell: str, x: Tensor, h_0: Tensor | None, *arguments: Any) -> tu
 
 def _given(cell: Cell, x: Any, hx: Any) -> Sequence[Tensor] | None:
     """The states of a call: h, or h and c, or none for zeros. None if these or x are no tensors."""
-    states: Any = () if hx is None else (hx,) if len(cell.states) == 1 else hx
-    if not isinstance(states, (tuple, list)) or len(states) not in (0, len(cell.states)):
+    states: Any = (hx,) if len(cell.states) == 1 else hx
+    if hx is None:
+        states = ()
+    elif not isinstance(states, (tuple, list)) or len(states) != len(cell.states):
         return None
     if not all(isinstance(t, Tensor) and not t.is_nested for t in (x, *states)):
         return None  # a nested one may have no shape
@@ -204,6 +206,10 @@ class _Layer(nn.RNNBase):
         kernel = valid and not loop and (_becomes_onnx() or _served(x, states, *weights))
         if not valid or not (kernel or extended or loop):
             _paths.take("torch", type(self).__name__, self.num_layers)
+            if packed and given and not valid:
+                # torch's LSTM does not look at their sizes, and reads past their end.
+                ordered = self.permute_hidden(hx, input.sorted_indices)
+                self.check_forward_args(x, ordered, input.batch_sizes)
             result = self._stock.forward(self, input, hx)  # pyright: ignore[reportArgumentType]
             assert valid or not extended, "torch's layer took what spec.takes did not"
             return result
