@@ -40,6 +40,11 @@ SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 # crashes when it checks how double backward is traced.
 OLDEST := .venv-torch-oldest
 
+# What others build on torch, which is heavy, in an environment of its own. Of Resemblyzer only the
+# weights are read, so that it comes without what it imports.
+ECOSYSTEM := .venv-ecosystem
+ECOSYSTEM_PACKAGES := lightning neuralforecast sb3-contrib skorch torchrl
+
 .PHONY: help setup test test-oneflow test-r test-ecosystem test-torch-oldest test-engine test-arm hashes \
 	sanitize soak accuracy fuzz demo bench bench-quick bench-compare lint format types stubs clean
 
@@ -63,9 +68,8 @@ test-r: $(INSTALLED) ## run the R package's tests; installs R and reticulate on 
 	R_LIBS=$(CURDIR)/build/r RETICULATE_PYTHON=$(CURDIR)/$(BIN)/python Rscript -e \
 		'testthat::test_dir("r/tests/testthat", reporter = "summary", package = "elman", load_package = "installed")'
 
-test-ecosystem: $(INSTALLED) ## run the tests with PyTorch Lightning, skorch and TorchRL; installs them
-	$(BIN)/python $(PIP) lightning skorch torchrl
-	$(BIN)/python -m pytest tests/test_torch_ecosystem.py
+test-ecosystem: $(ECOSYSTEM)/installed ## run the PyTorch package's tests within what others build on torch
+	$(ECOSYSTEM)/bin/python -m pytest -s tests/test_torch_ecosystem.py
 
 test-torch-oldest: $(OLDEST)/installed ## run the PyTorch package's tests on torch 2.6; some 3 GB on Linux
 	$(OLDEST)/bin/python -m pytest -W default $(wildcard tests/test_torch_*.py) src/elman/torch \
@@ -139,7 +143,7 @@ stubs: $(INSTALLED) ## write src/elman/_engine.pyi anew
 	$(BIN)/python -m nanobind.stubgen -m elman._engine -o src/elman/_engine.pyi
 
 clean: ## remove all that was built, .venv included
-	rm -rf build dist $(VENV) $(ONEFLOW) $(OLDEST) .venv-address .venv-thread .hypothesis .pytest_cache .ruff_cache
+	rm -rf build dist $(VENV) $(ONEFLOW) $(OLDEST) $(ECOSYSTEM) .venv-address .venv-thread .hypothesis .pytest_cache .ruff_cache
 
 # Python files are used where they lie; a change to the native ones installs again, and compiles
 # only what changed, because the build shares this environment. torch comes first and exact: an
@@ -156,6 +160,15 @@ $(OLDEST)/installed: pyproject.toml CMakeLists.txt $(NATIVE)
 	$(OLDEST)/bin/python $(PIP) torch==2.6.0 scikit-build-core nanobind cmake ninja
 	$(OLDEST)/bin/python $(PIP) --no-build-isolation --config-settings=build-dir=build/oldest \
 		--editable '.[demo,test]'
+	touch $@
+
+$(ECOSYSTEM)/installed: pyproject.toml CMakeLists.txt $(NATIVE)
+	test -x $(ECOSYSTEM)/bin/python || python3 -m venv $(ECOSYSTEM)
+	$(ECOSYSTEM)/bin/python $(PIP) torch==2.13.0
+	$(ECOSYSTEM)/bin/python $(PIP) --no-deps resemblyzer
+	$(ECOSYSTEM)/bin/python $(PIP) torch==2.13.0 $(ECOSYSTEM_PACKAGES) scikit-build-core nanobind cmake ninja
+	$(ECOSYSTEM)/bin/python $(PIP) --no-build-isolation --config-settings=build-dir=build/ecosystem \
+		--editable '.[test]'
 	touch $@
 
 $(ONEFLOW)/installed: pyproject.toml CMakeLists.txt $(NATIVE)

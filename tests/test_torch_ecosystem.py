@@ -1,7 +1,18 @@
-"""PyTorch Lightning, skorch and TorchRL, each as its users use it, with these layers and torch's.
+"""What others build on torch, each as its users use it, with these layers and torch's.
 
-``make test-ecosystem`` installs them; where they are not, these tests are skipped.
+PyTorch Lightning, skorch and TorchRL train models that have these layers. The models of
+Resemblyzer, sb3-contrib and neuralforecast run as they come, and accelerated. ``make
+test-ecosystem`` installs all six; where one is not, its tests are skipped. With ``-s`` the times of
+both are printed.
 """
+
+import copy
+import importlib.metadata
+import platform
+import re
+import time
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+import elman
 import elman.torch
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of these packages, of themselves and each other
@@ -17,11 +29,42 @@ LONGEST, FEATURES, CLASSES = 12, 4, 3
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
+def _engine_on_one_thread():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with elman.torch.require("kernel"):
+        yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def times():
+    """Takes a name, torch's call and ours; prints the best time of each when the module ends."""
+    rows = []
+
+    def measure(what, *calls, turns=5):
+        seconds = [[], []]
+        for _ in range(turns):
+            for taken, call in zip(seconds, calls, strict=True):
+                start = time.perf_counter()
+                call()
+                taken.append(time.perf_counter() - start)
+        rows.append((what, *map(min, seconds)))
+
+    yield measure
+    if rows:
+        print(f"\n\nMilliseconds, one thread, {processor()}\n")
+        print(f"{'':50}{'torch':>10}{'Elman':>10}{'ratio':>8}")
+    for what, stock, ours in rows:
+        print(f"{what:50}{1e3 * stock:10.2f}{1e3 * ours:10.2f}{stock / ours:8.2f}")
+
+
+def processor():
+    """As Linux describes it: one model name is said of many processors."""
+    path = Path("/proc/cpuinfo")
+    text = path.read_text() if path.exists() else ""
+    facts = dict(re.findall(r"^(model name|cpu family|model)\s*: (.*)$", text, re.MULTILINE))
+    return ", ".join(f"{name} {value}" for name, value in facts.items()) or platform.machine()
 
 
 def recordings(rows=90):
@@ -261,3 +304,205 @@ def test_torchrl():
     losses, rewards = learn(ours, 30)
     assert np.mean(rewards[-5:]) > 0.9 > 0.7 > np.mean(rewards[:3])
     assert losses[:5] == pytest.approx(learn(theirs, 5)[0], rel=1e-4)
+
+
+close = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-5)
+
+
+def test_resemblyzer(times):
+    """The weights of the speaker encoder that the package ships, and embeddings by them."""
+    try:
+        files = importlib.metadata.files("resemblyzer")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("resemblyzer is not installed")
+    path = next(file for file in files if file.name == "pretrained.pt").locate()
+    state = torch.load(path, map_location="cpu", weights_only=True)["model_state"]
+
+    class VoiceEncoder(nn.Module):
+        """Resemblyzer's, which cannot be imported without a package that needs a compiler."""
+
+        def __init__(self, lstm):
+            super().__init__()
+            self.lstm, self.linear = lstm(40, 256, 3, batch_first=True), nn.Linear(256, 256)
+            self.load_state_dict({n: w for n, w in state.items() if "similarity" not in n})
+
+        @torch.no_grad()
+        def forward(self, mels):
+            output, (h_n, c_n) = self.lstm(mels)
+            return F.normalize(self.linear(h_n[-1]).relu()), output, h_n, c_n
+
+    stock, ours, accelerated = (VoiceEncoder(lstm) for lstm in (nn.LSTM, elman.torch.LSTM, nn.LSTM))
+    assert elman.torch.accelerate(accelerated) == ["lstm"]
+    random = torch.Generator().manual_seed(0)
+    spectra = torch.randn(8, 1, 40, generator=random)  # of eight voices
+    mels = (spectra + torch.randn(8, 160, 40, generator=random)).exp() / 10  # power, in 1.6 s
+    expected = stock(mels)
+    assert torch.pdist(expected[0]).min() > 0.1  # one voice is not another
+    close(ours(mels), expected)
+    close(accelerated(mels), expected)
+    lstm = elman.LSTM(40, 256, 3, batch_first=True)
+    lstm.load_state_dict({name: w.numpy() for name, w in stock.lstm.state_dict().items()})
+    output, states = lstm(mels.numpy())
+    close(tuple(map(torch.from_numpy, (output, *states))), expected[1:])
+    for rows in (1, 8):
+        times(
+            f"Resemblyzer: {rows} x 160 frames",
+            partial(stock, mels[:rows]),
+            partial(accelerated, mels[:rows]),
+        )
+
+
+def recurrent_ppo():
+    """One that balances a pole. An update follows on the 128 steps of two environments."""
+    sb3_contrib = pytest.importorskip("sb3_contrib", reason="sb3-contrib is not installed")
+    from stable_baselines3.common.env_util import make_vec_env
+
+    return sb3_contrib.RecurrentPPO(
+        "MlpLstmPolicy",
+        make_vec_env("CartPole-v1", 2, seed=0),
+        n_steps=64,
+        batch_size=128,
+        n_epochs=1,
+        seed=0,
+        device="cpu",
+    )
+
+
+def test_sb3_policy(times):
+    """Sequences in which episodes start, and one in which none does: answers and gradients."""
+    model = recurrent_ppo()
+    from sb3_contrib.common.recurrent.type_aliases import RNNStates
+
+    stock, (rows, steps) = model.policy, (4, 30)
+    torch.manual_seed(0)
+    nn.init.normal_(stock.action_net.weight)  # it is almost 0 at first, and so are all logits
+    ours = copy.deepcopy(stock)
+    assert elman.torch.accelerate(ours) == ["lstm_actor", "lstm_critic"]
+    observations, actions = torch.randn(rows * steps, 4), torch.randint(2, (rows * steps,))
+    states = RNNStates(*(tuple(pair) for pair in torch.randn(2, 2, 1, rows, 256)))
+
+    def answers(policy, starts):
+        policy.zero_grad()
+        values, log_probs, entropy = policy.evaluate_actions(observations, actions, states, starts)
+        (values.square().mean() + log_probs.mean() + entropy.mean()).backward()
+        distribution, after = policy.get_distribution(observations, states.pi, starts)
+        gradients = tuple(weight.grad for weight in policy.parameters())
+        return values, log_probs, entropy, distribution.distribution.probs, after, gradients
+
+    some = (torch.rand(rows * steps) < 0.1).float()
+    for starts in (some, torch.zeros_like(some)):
+        expected = answers(stock, starts)
+        assert expected[3].std() > 0.1
+        close(answers(ours, starts), expected)
+
+    def step(policy):
+        return policy.predict(observations[:rows].numpy(), deterministic=True)
+
+    np.testing.assert_array_equal(step(ours)[0], step(stock)[0])
+    np.testing.assert_allclose(step(ours)[1], step(stock)[1], rtol=1e-5, atol=1e-5)
+
+    # Its loop over the steps of sequences in which episodes start is one call with reset=.
+    def loop():
+        return stock._process_sequence(observations, states.pi, some, stock.lstm_actor)
+
+    def call():
+        x, reset = (t.reshape(rows, steps, -1).transpose(0, 1) for t in (observations, some > 0))
+        output, after = ours.lstm_actor(x, states.pi, reset=reset[..., 0])
+        return output.transpose(0, 1).flatten(0, 1), after
+
+    close(call(), loop())
+    times("sb3-contrib: a step of 4 environments", partial(step, stock), partial(step, ours))
+    for name, starts in (("with", some), ("without", torch.zeros_like(some))):
+        times(
+            f"sb3-contrib: 4 x 30 steps {name} starts, gradients",
+            partial(answers, stock, starts),
+            partial(answers, ours, starts),
+        )
+    times("sb3-contrib: its loop of steps, or reset=", loop, call)
+
+
+def test_sb3_learns(times):
+    """A rollout and an update: the same actions, losses and gradients, by the same seed.
+
+    Only rounding differs. The weights after it are another matter: Adam's first step is as long
+    whatever the gradient is, and where that is 0 but for rounding it may go either way.
+    """
+    stock, ours = recurrent_ppo(), recurrent_ppo()
+    elman.torch.accelerate(ours.policy)
+    found = []
+    for model in (stock, ours):
+        model.set_random_seed(0)
+        model.learn(128)
+        buffer, logged = model.rollout_buffer, model.logger.name_to_value
+        losses = [logged[f"train/{name}_loss"] for name in ("value", "entropy", "policy_gradient")]
+        gradients = tuple(weight.grad for weight in model.policy.parameters())
+        found.append((buffer.actions.copy(), losses, gradients))
+    (actions, losses, gradients), (our_actions, our_losses, our_gradients) = found
+    assert buffer.episode_starts[1:].any()  # episodes do start within a rollout
+    np.testing.assert_array_equal(our_actions, actions)
+    assert our_losses == pytest.approx(losses, rel=1e-5, abs=1e-6)
+    close(our_gradients, gradients)
+    assert max(g.abs().max() for g in gradients) > 0.01
+
+    def learn(model):
+        model.learn(128, reset_num_timesteps=False)
+
+    times("sb3-contrib: learn(128)", partial(learn, stock), partial(learn, ours), turns=3)
+
+
+@pytest.mark.parametrize("recurrent", [False, True])  # of which True has a projection
+def test_neuralforecast(recurrent, times):
+    """A model is accelerated before it learns, or after it, to predict."""
+    neuralforecast = pytest.importorskip("neuralforecast", reason="neuralforecast is not installed")
+    import pandas
+    from neuralforecast.models import LSTM
+
+    random = np.random.default_rng(0)
+    days = np.arange(100)
+    series = pandas.concat(
+        pandas.DataFrame(
+            {
+                "unique_id": name,
+                "ds": pandas.date_range("2026-01-01", periods=100),
+                "y": 10 + np.sin(days / (k + 1)) + random.normal(0, 0.2, 100),
+            }
+        )
+        for k, name in enumerate("abcd")
+    )
+
+    def forecaster(model):
+        return neuralforecast.NeuralForecast([model], freq="D")
+
+    def model():
+        return LSTM(
+            h=7,
+            input_size=28,
+            recurrent=recurrent,
+            max_steps=5,
+            learning_rate=1e-2,
+            accelerator="cpu",
+            devices=1,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+
+    turned = model()
+    assert elman.torch.accelerate(turned) == ["hist_encoder"]
+    stock, ours = forecaster(model()), forecaster(turned)
+    stock.fit(series)
+    ours.fit(series)
+    losses = [[loss for _, loss in f.models[0].train_trajectories] for f in (stock, ours)]
+    assert len(losses[0]) == 5
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+    accelerated = copy.deepcopy(stock)
+    assert elman.torch.accelerate(accelerated.models[0]) == ["hist_encoder"]
+
+    def predict(forecaster):
+        return forecaster.predict()["LSTM"].to_numpy()
+
+    np.testing.assert_allclose(predict(accelerated), predict(stock), rtol=1e-5)
+    name = "neuralforecast" + (", recurrent" if recurrent else "")
+    for what, call in (("predict", predict), ("5 steps of training", lambda f: f.fit())):
+        times(f"{name}: {what}", partial(call, stock), partial(call, ours), turns=3)
