@@ -10,7 +10,8 @@ A call takes one of three paths; :data:`paths` counts which, and :func:`require`
 - "torch": torch's own layer, for every other device and dtype, under autocast, and for whatever
   torch itself refuses, so that the error is torch's own;
 - "scan": the loop of ``elman.scan`` on tensors, where torch's layer has nothing to offer:
-  ``lengths`` or ``reset`` on other tensors, and forward-mode derivatives.
+  ``lengths`` or ``reset`` on other tensors, forward-mode derivatives, and an LSTM under autocast on
+  a processor without arithmetic in its type.
 """
 
 from elman.torch.layers import (

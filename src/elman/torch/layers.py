@@ -39,6 +39,15 @@ paths, require = _paths.counts, _paths.require
 
 _STRIDED = torch.strided
 _FLOATS = frozenset((torch.float32, torch.float64, *HALVES))
+# The types that oneDNN has no LSTM of on this processor.
+_LACKING = frozenset(
+    half
+    for half, has in (
+        (torch.bfloat16, torch.ops.mkldnn._is_mkldnn_bf16_supported),
+        (torch.float16, torch.ops.mkldnn._is_mkldnn_fp16_supported),
+    )
+    if torch.backends.mkldnn.is_available() and not has()
+)
 
 
 def _served(x: Tensor, states: Sequence[Tensor], *weights: Any) -> bool:
@@ -202,7 +211,7 @@ class _Layer(nn.RNNBase):
         given = _given(self._cell, x, hx)
         valid = given is not None and takes(self, x.shape, [s.shape for s in given], batch)
         states = given or ()
-        loop = _needs_loop()
+        loop = _needs_loop() or self._is_beyond_torch(packed)
         kernel = valid and not loop and (_becomes_onnx() or _served(x, states, *weights))
         if not valid or not (kernel or extended or loop):
             _paths.take("torch", type(self).__name__, self.num_layers)
@@ -276,6 +285,12 @@ class _Layer(nn.RNNBase):
         output, h_n = self._run(x, h_0, weights, kernel, None, None, batch_sizes)
         packed = PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices)
         return packed, self.permute_hidden(_results(h_n, self._sizes), unsorted_indices)
+
+    def _is_beyond_torch(self, packed: bool) -> bool:
+        """Whether torch's layer fails: autocast has its LSTM take oneDNN, which may lack the type."""
+        if self._stock is not nn.LSTM or packed or self.proj_size:
+            return False
+        return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") in _LACKING
 
     @property
     def _cell(self) -> Cell:
