@@ -471,3 +471,46 @@ def test_reference_loop_of_the_package(cell, bias, bidirectional, steps, batch):
         output, final = scan.layer(layer.spec.cell, x, joined(state), weights, xp=np, **how)
         assert_close(output, want)
         assert_close(final, joined(want_final))
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm", PROJECTED])
+@pytest.mark.parametrize("extent", EXTENTS)
+@pytest.mark.parametrize("recompute", [False, True])
+def test_output_of_every_state(cell, extent, recompute):
+    """As the loop gives it, and its gradients as torch finds them through the loop."""
+    torch = pytest.importorskip("torch")
+    layer = build(cell, 5, 17, bidirectional=True, dtype="float64")
+    x, state, lengths, reset, _, d_final = call_of(layer, 9, 7, extent)
+    state, d_final, spec = joined(state), joined(d_final), layer.spec
+    weights, extents = weights_of(layer), Extent(lengths, reset)
+    packed = engine.pack(spec.cell, weights)
+    output, final, kept = engine.forward(
+        spec.cell, packed, x, state, extents, 2, True, recompute, whole=True
+    )
+    d_output = np.random.default_rng(1).normal(size=output.shape)
+    shapes = [None if w is None else w.shape for w in weights]
+    got = engine.backward(packed, shapes, x, kept, d_output, d_final, extents, 2)
+
+    def tensor(a):
+        return None if a is None else torch.tensor(a, requires_grad=a.dtype == np.float64)
+
+    leaves = [tensor(a) for a in (x, state, *weights)]
+    each_direction = [Weights(*leaves[i : i + 5]) for i in (2, 7)]
+    want, want_final = scan.layer(
+        spec.cell,
+        *leaves[:2],
+        each_direction,
+        xp=torch,
+        lengths=tensor(lengths),
+        reset=tensor(reset),
+        whole=True,
+    )
+    ends = np.full(7, 9) if lengths is None else lengths
+    d_output[np.arange(9)[:, None] >= ends] = 0  # where output is 0, whatever its gradient
+    assert_close(output, want.detach())
+    assert_close(final, want_final.detach())
+    there = [t for t in leaves if t is not None]
+    want = torch.autograd.grad([want, want_final], there, [tensor(d_output), tensor(d_final)])
+    got = [got[0], got[1], *(d for d in got[2] if d is not None)]
+    for a, b in zip(got, want, strict=True):
+        assert_close(a, b)

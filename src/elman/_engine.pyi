@@ -33,7 +33,7 @@ class Weights:
 
 def forward(weights: Weights, x: Any, output: Any, h_n: Any, h_0: Any | None, lengths: Any | None, reset: Any | None, batch_sizes: Any | None, gates: Any | None, states: Any | None, threads: int) -> None:
     """
-    Fills output (L, N, directions*P) and the states h_n (directions, N, S), and what backward needs where asked: gates (directions, rows, kept*H) and states (directions, N + rows, S), rows = L*N or those of the packed x.
+    Fills output (L, N, directions*P), or (L, N, directions*S) with every state, and the states h_n (directions, N, S), and what backward needs where asked: gates (directions, rows, kept*H) and states (directions, N + rows, S), rows = L*N or those of the packed x.
     """
 
 def backward(weights: Weights, x: Any, gates: Any | None, states: Any, d_output: Any | None, d_h_n: Any | None, d_x: Any | None, d_h_0: Any, d_weights: Sequence[Any | None] | None, lengths: Any | None, reset: Any | None, batch_sizes: Any | None, threads: int) -> None:

@@ -133,23 +133,25 @@ def forward(
     threads: int,
     keep: bool = False,
     recompute: bool = False,
+    whole: bool = False,
 ) -> tuple[Array, Array, Kept | None]:
     """Run a layer.
 
     x is (L, N, D), or (rows, D) packed; h_0 is (directions, N, S), or None for zeros. Returns
     output (L, N, directions*P) or (rows, directions*P), h_n (directions, N, S), and what backward
-    needs if `keep`: of the gates nothing with `recompute`. Raises ValueError for lengths outside
-    0..L.
+    needs if `keep`: of the gates nothing with `recompute`. With `whole` output holds every state
+    (L, N, directions*S). Raises ValueError for lengths outside 0..L.
     """
     directions, H, P = weights.directions, weights.hidden_size, weights.output_size
     S = cell.state_size(H, P)
     batch = x.shape[1] if extent.batch_sizes is None else int(extent.batch_sizes[0])
     wide = weights.is_float64
-    output = _empty((*x.shape[:-1], directions * P), wide)
+    features = directions * (S if whole else P)
+    output = _empty((*x.shape[:-1], features), wide)
     h_n = _empty((directions, batch, S), wide)
     kept = None
     if keep:
-        rows = output.size // (directions * P)
+        rows = output.size // features
         gates = cell.kept * H
         kept = Kept(
             _empty((directions, rows, gates), wide) if gates and not recompute else None,
@@ -168,23 +170,6 @@ def forward(
     return output.astype(x.dtype) if x.dtype.itemsize == 2 else output, h_n, kept
 
 
-def by_time(kept: Array, steps: int, lengths: Array) -> Array:
-    """Kept states, or some features of them, after every step: (L, N, directions, features).
-
-    lengths are the rows'; past them it is 0.
-    """
-    N, (directions, _, features) = len(lengths), kept.shape
-    states = np.zeros((steps, N, directions, features), kept.dtype)
-    order = np.argsort(-lengths, kind="stable")  # rows in the order in which they are kept
-    ends = lengths[order]
-    step, position = np.nonzero(np.arange(steps)[:, None] < ends)
-    after = kept[:, N : N + len(step)]
-    states[step, order[position], 0] = after[0]
-    if directions == 2:
-        states[ends[position] - 1 - step, order[position], 1] = after[1]
-    return states
-
-
 def backward(
     weights: _engine.Weights,
     shapes: Sequence[Shape | None],
@@ -199,6 +184,7 @@ def backward(
 ) -> tuple[Array | None, Array, list[Array | None] | None]:
     """Gradients of sum(output * d_output) + sum(h_n * d_h_n), either of which may be None.
 
+    Output may hold every state, as of forward with `whole`.
     `shapes` are the weights', in the order of `pack`, None for an absent one. Returns d_x, d_h_0
     and the weights' gradients, in their order; what is absent or not needed is None.
     """

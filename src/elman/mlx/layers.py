@@ -440,10 +440,6 @@ class LSTM(_Layer, nn.LSTM):
         (h_n, c_n) : the final states, shaped as hidden and cell; layer k's direction d is at
             k*directions + d.
 
-        Gradients of ``output``, ``h_n`` and ``c_n`` are the engine's, and so are those of the last
-        step of ``cells``, of one direction without lengths; those of other steps come from the
-        loop of ``elman.scan``, which is slower.
-
         Raises
         ------
         ValueError : a shape that is off, no steps, lengths outside 0..L.

@@ -104,12 +104,17 @@ class Function:
         extent = {"lengths": self._lengths, "reset": self._reset}
         x = x.swapaxes(0, 1)
         output, final = scan.layer(self._cell, x, h_0, each, xp=mx, whole=self._whole, **extent)
-        output = output.swapaxes(0, 1)
+        return *self._parts(output.swapaxes(0, 1)), final
+
+    def _parts(self, output: Any) -> list[Any]:
+        """H, and c where there is one, of both directions, from every state."""
         if not self._whole:
-            return output, final
-        N, L, S = *output.shape[:2], final.shape[-1]
-        parts = mx.split(output.reshape(N, L, self._directions, S), len(self._cell.states), -1)
-        return *(a.reshape(N, L, self._directions * a.shape[-1]) for a in parts), final
+            return [output]
+        N, L, features = output.shape
+        states = len(self._cell.states)
+        H = features // (states * self._directions)
+        each = output.reshape(N, L, self._directions, states, H)
+        return [each[:, :, :, i].reshape(N, L, self._directions * H) for i in range(states)]
 
     def kernel(self, *arrays: mx.array) -> Arrays:
         """The same by the engine, the gradients too."""
@@ -126,7 +131,7 @@ class Function:
 
         def vjp(arrays: Arrays, d: Arrays, _: Any) -> Any:
             run = self._scan_backward
-            if ready(*d, *arrays) and self._engine_takes(d):
+            if ready(*d, *arrays):
                 run = _differentiable(backward, run)
             return run(*d, *arrays)
 
@@ -144,7 +149,7 @@ class Function:
         return mx.vjp(self.scan, list(inputs), list(d))[1]
 
     def _forward(self, arrays: Arrays, keep: bool) -> tuple[list[Array], Any]:
-        """The results, and what is kept: the states at least where they are wanted whole."""
+        """The results, and what is kept."""
         x, h_0, *weights = map(np.asarray, arrays)
         output, final, kept = engine.forward(
             self._cell,
@@ -153,40 +158,22 @@ class Function:
             h_0,
             self._extent(),
             engine.get_num_threads(),
-            keep or self._whole,
-            self._recompute or not keep,
+            keep,
+            self._recompute,
+            self._whole,
         )
-        results = [output.swapaxes(0, 1), final]
-        if self._whole:
-            assert kept is not None
-            results.insert(1, self._every_c(kept, *x.shape[:2]))
-        return results, kept
-
-    def _every_c(self, kept: Kept, N: int, L: int) -> Array:
-        """C at every step (N, L, directions*H), from the kept states; 0 past a row's end."""
-        lengths = self._extent().lengths
-        H = kept.states.shape[-1] // len(self._cell.states)
-        c = engine.by_time(kept.states[..., H:], L, np.full(N, L) if lengths is None else lengths)
-        return c.swapaxes(0, 1).reshape(N, L, self._directions * H)
-
-    def _engine_takes(self, d: Arrays) -> bool:
-        """Whether there is no gradient of c but at the end: the engine takes one of c_n alone."""
-        if not self._whole:
-            return True
-        d_c = np.asarray(d[1])
-        return not (d_c[:, :-1] if self._ends_at_last_step else d_c).any()
-
-    @property
-    def _ends_at_last_step(self) -> bool:
-        """Whether c_n is c at the last step."""
-        return self._directions == 1 and self._lengths is None
+        return [*self._parts(output.swapaxes(0, 1)), final], kept
 
     def _backward(self, arrays: Arrays, kept: Kept, d: Arrays) -> list[mx.array]:
         x, _, *weights = map(np.asarray, arrays)
-        d_output, *d_c, d_final = map(np.asarray, d)
-        if d_c and self._ends_at_last_step:
-            d_final = np.array(d_final)
-            d_final[0, :, -d_c[0].shape[-1] :] += d_c[0][:, -1]
+        *d_states, d_final = map(np.asarray, d)
+        d_output = d_states[0]
+        if self._whole:
+            N, L = x.shape[:2]
+            each = [
+                a.reshape(N, L, self._directions, a.shape[-1] // self._directions) for a in d_states
+            ]
+            d_output = np.concatenate(each, -1).reshape(N, L, len(each) * d_output.shape[-1])
         complete = self._complete(weights)
         d_x, d_h_0, d_weights = engine.backward(
             engine.pack(self._cell, complete),

@@ -230,7 +230,7 @@ struct BackwardLoop {
 
   // What a step of one row reads and writes, each H values or several times as many.
   struct Row {
-    const T *before, *after, *gates, *d_output;  // before, after: of the cell's own state
+    const T *before, *after, *gates, *d_output, *d_own;  // before, after: of the cell's own state
     T *carry, *d_gates;
     bool cut;  // a reset keeps what is carried from here
   };
@@ -240,6 +240,7 @@ struct BackwardLoop {
             state_after(s, p) + own,
             gates(chunk, s, p),
             projected ? nullptr : d_output(s, p),
+            C::has_c && f.whole && f.d_output.data ? d_output(s, p) + P : nullptr,
             f.carry + p * padded,
             d_gates(chunk, s, p),
             C::has_c && cut(s, p, continues)};
@@ -261,7 +262,8 @@ struct BackwardLoop {
     const index count = smaller(L, H - unit);
     if (at.d_output) d += load_part(at.d_output + unit, count);
     const Kept<C, T> kept = load_kept(at.gates + unit, count);
-    const Vector<T> d_own = C::has_c && !at.cut ? load<T>(at.carry + unit) : Vector<T>{};
+    Vector<T> d_own = C::has_c && !at.cut ? load<T>(at.carry + unit) : Vector<T>{};
+    if (C::has_c && at.d_own) d_own += load_part(at.d_own + unit, count);
     const Vector<T> before = load_part(at.before + unit, count);
     const Vector<T> after = load_part(at.after + unit, count);
     Vector<T> d_gate[kGates];

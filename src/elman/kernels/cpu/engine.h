@@ -121,7 +121,8 @@ struct Forward {
   const void* panels;  // packed weights
   Sequence<const T> x;
   Rows<const T> h_0;   // of states
-  Sequence<T> output;  // this direction's P columns
+  Sequence<T> output;  // this direction's P columns, or S where whole
+  bool whole;          // output holds states, h and c
   Rows<T> h_n;         // of states
   T* gates;            // kept for backward: (rows, kept * H), or null
   T* states;           // likewise: (N + rows, S), before the first step and after each, or null
@@ -154,10 +155,11 @@ struct Backward {
   Sequence<const T> x;
   const T* gates;  // null: to be computed again
   const T* states;
-  Sequence<const T> d_output;  // this direction's P columns, or absent
-  Rows<const T> d_h_n;         // of states, or absent
-  Sequence<T> d_x;             // or absent
-  Rows<T> d_h_0;               // of states
+  Sequence<const T> d_output;  // this direction's P columns, or S where whole, or absent
+  bool whole;
+  Rows<const T> d_h_n;  // of states, or absent
+  Sequence<T> d_x;      // or absent
+  Rows<T> d_h_0;        // of states
   // As Weights; d_w_ih null: no weight gradients; those of biases and of the projection may be null
   T *d_w_ih, *d_w_hh, *d_b_ih, *d_b_hh, *d_w_hr;
   // Scratch shared by the direction's threads.

@@ -34,6 +34,10 @@ struct ForwardLoop {
   T* first_state(index p) const { return f.states + p * S; }
   T* state_after(index s, index p) const { return f.states + (plan.batch + plan.first[s] + p) * S; }
 
+  T* output(index s, index p) const {
+    return f.output.at(plan.time(s, p, f.reverse), plan.order[p]);
+  }
+
   // Copies this share's part of a state, whose c lies apart, or zeros.
   void copy_state(T* h_to, T* c_to, const T* h_from, const T* c_from) const {
     copy_units(h_to, h_from, first_h, last_h, P);
@@ -82,7 +86,9 @@ struct ForwardLoop {
     }
     for (index t = plan.length[p]; plan.padded && t < plan.steps; ++t) {
       share.look();
-      copy_units(f.output.at(t, n), nullptr, first_h, last_h, P);
+      T* const to = f.output.at(t, n);
+      copy_units(to, nullptr, first_h, last_h, P);
+      if (f.whole) copy_units(to + P, nullptr, share.first_panel, share.last_panel, H);
     }
   }
 
@@ -146,6 +152,7 @@ struct ForwardLoop {
     }
     if (C::has_c) {
       store<T>(c(p) + unit, own_after);
+      if (f.whole) store_units(output(s, p) + P + unit, own_after, count);
       if (f.states) store_units(state_after(s, p) + P + unit, own_after, count);
     }
     if (f.gates) {
@@ -157,7 +164,7 @@ struct ForwardLoop {
   ELMAN_INLINE void emit_h(index s, index p, index unit, Vector<T> after) const {
     const index count = P - unit;
     store<T>(h(s + 1, p) + unit, after);
-    store_units(f.output.at(plan.time(s, p, f.reverse), plan.order[p]) + unit, after, count);
+    store_units(output(s, p) + unit, after, count);
     if (f.states) store_units(state_after(s, p) + unit, after, count);
   }
 

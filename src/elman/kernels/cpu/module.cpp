@@ -260,6 +260,13 @@ struct Call {
     return {data, static_cast<index>(a.stride(0)), static_cast<index>(a.stride(1)), nullptr};
   }
 
+  // The columns of one direction's output: P, or S where it holds whole states.
+  template <class A>
+  index width(const A& output) const {
+    if (output.ndim() == 0) return sizes.P;
+    return static_cast<index>(output.shape(output.ndim() - 1)) == directions * S ? S : sizes.P;
+  }
+
   // (directions, N, S), one direction of it.
   template <class T, class A>
   Rows<T> states(const A& a, int direction, const char* what) const {
@@ -294,8 +301,9 @@ void forward_as(const Call& call, const In& x, const Out& output, const Out& h_n
     f[d].sizes = call.sizes;
     f[d].reverse = d == 1;
     f[d].x = call.sequence<const T>(x, call.sizes.D, "x");
-    f[d].output = columns(call.sequence<T>(output, call.directions * call.sizes.P, "output"),
-                          d * call.sizes.P);
+    const index width = call.width(output);
+    f[d].output = columns(call.sequence<T>(output, call.directions * width, "output"), d * width);
+    f[d].whole = width > call.sizes.P;
     f[d].h_n = call.states<T>(h_n, d, "h_n");
     if (h_0) f[d].h_0 = call.states<const T>(*h_0, d, "h_0");
     if (gates) f[d].gates = call.kept<T>(*gates, call.rows, k.kept * call.sizes.H, d, "gates");
@@ -343,8 +351,10 @@ void backward_as(const Call& call, const In& x, const std::optional<In>& gates, 
     if (gates) b[d].gates = call.kept<const T>(*gates, call.rows, k.kept * s.H, d, "gates");
     b[d].states = call.kept<const T>(states, call.batch + call.rows, call.S, d, "states");
     if (d_output) {
-      b[d].d_output =
-          columns(call.sequence<const T>(*d_output, call.directions * s.P, "d_output"), d * s.P);
+      const index width = call.width(*d_output);
+      b[d].d_output = columns(
+          call.sequence<const T>(*d_output, call.directions * width, "d_output"), d * width);
+      b[d].whole = width > s.P;
     }
     if (d_h_n) b[d].d_h_n = call.states<const T>(*d_h_n, d, "d_h_n");
     b[d].d_h_0 = call.states<T>(d_h_0, d, "d_h_0");
@@ -451,9 +461,9 @@ NB_MODULE(_engine, m) {
   m.def("forward", &forward, "weights"_a, "x"_a, "output"_a, "h_n"_a, "h_0"_a.none(),
         "lengths"_a.none(), "reset"_a.none(), "batch_sizes"_a.none(), "gates"_a.none(),
         "states"_a.none(), "threads"_a,
-        "Fills output (L, N, directions*P) and the states h_n (directions, N, S), and what "
-        "backward needs where asked: gates (directions, rows, kept*H) and states (directions, "
-        "N + rows, S), rows = L*N or those of the packed x.");
+        "Fills output (L, N, directions*P), or (L, N, directions*S) with every state, and the "
+        "states h_n (directions, N, S), and what backward needs where asked: gates (directions, "
+        "rows, kept*H) and states (directions, N + rows, S), rows = L*N or those of the packed x.");
   m.def("backward", &backward, "weights"_a, "x"_a, "gates"_a.none(), "states"_a,
         "d_output"_a.none(), "d_h_n"_a.none(), "d_x"_a.none(), "d_h_0"_a, "d_weights"_a.none(),
         "lengths"_a.none(), "reset"_a.none(), "batch_sizes"_a.none(), "threads"_a,
