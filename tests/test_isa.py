@@ -60,7 +60,7 @@ def run(isa, *arguments):
         cwd=Path(__file__).parent.parent,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1200,
     )
 
 

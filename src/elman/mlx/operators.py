@@ -167,8 +167,9 @@ class Function:
     def _backward(self, arrays: Arrays, kept: Kept, d: Arrays) -> list[mx.array]:
         x, _, *weights = map(np.asarray, arrays)
         *d_states, d_final = map(np.asarray, d)
-        d_output = d_states[0]
-        if self._whole:
+        d_output, *d_c = d_states
+        # Absent gradients come as zeros, which would make 0 of a -0.
+        if any(d.any() for d in d_c):
             N, L = x.shape[:2]
             each = [
                 a.reshape(N, L, self._directions, a.shape[-1] // self._directions) for a in d_states

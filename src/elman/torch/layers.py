@@ -287,7 +287,7 @@ class _Layer(nn.RNNBase):
         return packed, self.permute_hidden(_results(h_n, self._sizes), unsorted_indices)
 
     def _is_beyond_torch(self, packed: bool) -> bool:
-        """Whether torch's layer fails: autocast sends its LSTM to oneDNN, which may lack the type."""
+        """Whether torch's layer fails: autocast takes oneDNN, which may lack the type."""
         if self._stock is not nn.LSTM or packed or self.proj_size:
             return False
         return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") in _LACKING
