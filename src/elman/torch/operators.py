@@ -78,7 +78,7 @@ _VARIABLES = _places("x", "w_hr_reverse")  # what has a gradient
 _WEIGHTS = _places("w_ih", "w_hr_reverse")
 _DIRECTIONS = _places("w_ih", "w_hr"), _places("w_ih_reverse", "w_hr_reverse")
 _EXTENT = _places("lengths", "batch_sizes")
-_LENGTHS, _BATCH_SIZES = _PLACES["lengths"], _PLACES["batch_sizes"]
+_LENGTHS, _BATCH_SIZES, _GATES = (_PLACES[name] for name in ("lengths", "batch_sizes", "gates"))
 
 
 def _schema(fields: Sequence[Field]) -> str:
@@ -177,6 +177,11 @@ def _filled(tensors: Sequence[Any], like: Tensor) -> tuple[Tensor, ...]:
     return tuple(like.new_empty(0) if t is None else t for t in tensors)
 
 
+def _is_common(n: int, a: Any) -> bool:
+    """Whether all members have argument n alike: batch_sizes, what is absent, and gates of none."""
+    return n == _BATCH_SIZES or a is None or (n == _GATES and len(a.shape) == 1)
+
+
 def _one_by_one(
     run: Callable[..., Sequence[Any]], cell: str, arrays: Sequence[Any], *options: bool
 ) -> Sequence[Any]:
@@ -187,7 +192,7 @@ def _one_by_one(
     """
     results: list[Sequence[Any]] = []
     for m in range(len(arrays[0])):
-        member = [a if n == _BATCH_SIZES or a is None else a[m] for n, a in enumerate(arrays)]
+        member = [a if _is_common(n, a) else a[m] for n, a in enumerate(arrays)]
         results.append(run(cell, member, *options))
     columns = zip(*results, strict=True)
     return [None if column[0] is None else np.stack(column) for column in columns]
@@ -472,13 +477,13 @@ def run_scan(*inputs: Any) -> tuple[Tensor, Tensor]:
 
 
 def _lead(tensors: Sequence[Any], dims: Sequence[int | None], size: int) -> list[Any]:
-    """Every tensor with the mapped axis in front, but batch_sizes, which no map changes."""
+    """Every tensor with the mapped axis in front, but those that no map changes."""
 
     def lead(t: Tensor, dim: int | None) -> Tensor:
         return t.expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
 
     return [
-        t if t is None or n == _BATCH_SIZES else lead(t, dim)
+        t if _is_common(n, t) else lead(t, dim)
         for n, (t, dim) in enumerate(zip(tensors, dims, strict=True))
     ]
 
@@ -493,7 +498,7 @@ def _batch_rows(
     """
     rows = list(tensors)
     for n, (t, field) in enumerate(zip(_lead(tensors, dims, size), _FIELDS, strict=False)):
-        if t is not None and field.behind is not None:
+        if not _is_common(n, t) and field.behind is not None:
             rows[n] = t.movedim(0, -1 - field.behind).flatten(-2 - field.behind, -1 - field.behind)
     if rows[_BATCH_SIZES] is not None:
         rows[_BATCH_SIZES] = rows[_BATCH_SIZES] * size
