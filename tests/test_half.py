@@ -291,71 +291,89 @@ def torch_layer(kind, half, **options):
     return getattr(elman.torch, kind)(3, 5, dtype=getattr(torch, half), **options)
 
 
+def torch_state(kind, *rows, random=False, dtype=None):
+    """A state for (3, 5) without a projection: h, or (h, c)."""
+    make = torch.randn if random else torch.zeros
+    return whole([make(*rows, 5).to(dtype or torch.float32) for _ in range(1 + ("LSTM" in kind))])
+
+
+def dtypes(state):
+    return {t.dtype for t in parts(state)}
+
+
+def bits(state):
+    return torch.cat(parts(state), -1)
+
+
 @needs_torch
 @every_half
-@pytest.mark.parametrize("kind", ["GRU", "RNN"])
+@pytest.mark.parametrize("kind", ["GRU", "RNN", "LSTM"])
 def test_h_n_is_of_the_type_of_h_0(kind, half):
     """Chunks carried over in float32 have the bits of the whole; of h_n in half, its rounding."""
     layer = torch_layer(kind, half)
     dtype = getattr(torch, half)
     x = torch.randn(7, 2, 3).to(dtype)
     with require("kernel"):
-        whole, final = layer(x, torch.zeros(1, 2, 5))
+        output, final = layer(x, torch_state(kind, 1, 2))
         without, rounded = layer(x)
-        first, h = layer(x[:4], torch.zeros(1, 2, 5))
-        second, h_n = layer(x[4:], h)
-        assert layer(x, torch.zeros(1, 2, 5, dtype=dtype))[1].dtype == dtype
-    assert (whole.dtype, final.dtype, rounded.dtype) == (dtype, torch.float32, dtype)
-    assert torch.equal(whole, without)
-    assert torch.equal(final.to(dtype), rounded)
-    assert torch.equal(torch.cat([first, second]), whole)
-    assert torch.equal(h_n, final)
-    assert not torch.equal(final, rounded.float())
+        first, state = layer(x[:4], torch_state(kind, 1, 2))
+        second, last = layer(x[4:], state)
+        assert dtypes(layer(x, torch_state(kind, 1, 2, dtype=dtype))[1]) == {dtype}
+    assert (output.dtype, dtypes(final), dtypes(rounded)) == (dtype, {torch.float32}, {dtype})
+    assert torch.equal(output, without)
+    assert torch.equal(bits(final).to(dtype), bits(rounded))
+    assert torch.equal(torch.cat([first, second]), output)
+    assert torch.equal(bits(last), bits(final))
+    for a, b in zip(parts(final), parts(rounded), strict=True):
+        assert not torch.equal(a, b.float())
 
 
 @needs_torch
 @every_half
-@pytest.mark.parametrize("kind", ["GRU", "RNN"])
+@pytest.mark.parametrize("kind", ["GRU", "RNN", "LSTM"])
 def test_a_model_that_is_accelerated(kind, half):
     dtype = getattr(torch, half)
     model = torch.nn.Sequential(getattr(torch.nn, kind)(3, 5, dtype=dtype))
     cell = getattr(torch.nn, f"{kind}Cell")(3, 5, dtype=dtype)
     x = torch.randn(4, 2, 3).to(dtype)
-    want, want_h = model(x)[0], cell(x[0])
+    want, want_state = model(x)[0], cell(x[0])
     elman.torch.accelerate(model)
     elman.torch.accelerate(cell)
     with require("kernel"):
-        got, h = model(x)[0], cell(x[0])
-        h_wide = cell(x[0], torch.zeros(2, 5))
-    assert (got.dtype, h.dtype, h_wide.dtype) == (dtype, dtype, torch.float32)
-    assert torch.equal(h_wide.to(dtype), h)
-    for a, b in ((got, want), (h, want_h)):
+        got, state = model(x)[0], cell(x[0])
+        wide = cell(x[0], torch_state(kind, 2))
+    assert (got.dtype, dtypes(state), dtypes(wide)) == (dtype, {dtype}, {torch.float32})
+    assert torch.equal(bits(wide).to(dtype), bits(state))
+    for a, b in ((got, want), (bits(state), bits(want_state))):
         assert (a - b).abs().max() <= 8 * EPS[half]
 
 
 @needs_torch
 @every_half
 @pytest.mark.parametrize("wide", [False, True])
-def test_compiled(half, wide):
-    layer = torch_layer("GRU", half, num_layers=2, bidirectional=True)
+@pytest.mark.parametrize("kind", ["GRU", "LSTM"])
+def test_compiled(kind, half, wide):
+    layer = torch_layer(kind, half, num_layers=2, bidirectional=True)
     dtype = getattr(torch, half)
     torch.compiler.reset()
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
     x = torch.randn(4, 2, 3).to(dtype).requires_grad_()
-    h_0 = torch.randn(4, 2, 5).to(torch.float32 if wide else dtype).requires_grad_()
+    state = torch_state(kind, 4, 2, random=True, dtype=None if wide else dtype)
+    states = [t.requires_grad_() for t in parts(state)]
     results = []
     for module in (layer, compiled):
-        output, h_n = module(x, h_0)
-        d = [torch.ones_like(output), torch.ones_like(h_n)]
-        inputs = (x, h_0, *layer.parameters())
-        results.append([output, h_n, *torch.autograd.grad((output, h_n), inputs, d)])
+        output, final = module(x, whole(states))
+        given = (output, *parts(final))
+        inputs = (x, *states, *layer.parameters())
+        d = torch.autograd.grad(given, inputs, [*map(torch.ones_like, given)])
+        results.append([*given, *d])
     for a, b in zip(*results, strict=True):
         assert a.dtype == b.dtype
         assert torch.equal(a, b)
 
 
 @needs_torch
-@pytest.mark.parametrize("kind", ["GRU", "RNN", "GRUCell", "RNNCell"])
+@pytest.mark.parametrize("kind", ["GRU", "RNN", "LSTM", "GRUCell", "RNNCell", "LSTMCell"])
 @pytest.mark.parametrize(
     ("of_weights", "of_x", "of_h"),
     [
@@ -372,10 +390,34 @@ def test_types_that_are_mixed_are_torchs_to_refuse(kind, of_weights, of_x, of_h)
     for module in (torch.nn, elman.torch):
         layer = getattr(module, kind)(3, 5, dtype=getattr(torch, of_weights))
         x = torch.ones(2, 3, dtype=getattr(torch, of_x))
-        h = None
+        state = None
         if of_h is not None:
-            h = torch.ones(2 if "Cell" in kind else 1, 5, dtype=getattr(torch, of_h))
+            state = torch_state(kind, 2 if "Cell" in kind else 1, dtype=getattr(torch, of_h))
         with pytest.raises((RuntimeError, ValueError)) as error:
-            layer(x, h)
+            layer(x, state)
         errors.append((error.type, str(error.value)))
     assert errors[0] == errors[1]
+
+
+@needs_torch
+@every_half
+@pytest.mark.parametrize("kind", ["LSTM", "LSTMCell"])
+@pytest.mark.parametrize("narrow", [0, 1])
+def test_states_of_two_types_are_torchs_to_take_or_refuse(kind, half, narrow):
+    """float32 beside half precision is no state of the engine's."""
+    results = []
+    for module in (torch.nn, elman.torch):
+        torch.manual_seed(0)
+        layer = getattr(module, kind)(3, 5, dtype=getattr(torch, half))
+        states = [*torch_state(kind, 2 if "Cell" in kind else 1, random=True)]
+        states[narrow] = states[narrow].to(getattr(torch, half))
+        try:
+            with require("torch"):
+                results.append(layer(torch.ones(2, 3, dtype=getattr(torch, half)), tuple(states)))
+        except RuntimeError as e:
+            results.append(str(e))
+    want, got = results
+    if isinstance(want, str):
+        assert got == want
+    else:
+        torch.testing.assert_close(got, want, rtol=0, atol=0)

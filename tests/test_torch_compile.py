@@ -6,10 +6,23 @@ import warnings
 
 import pytest
 import torch
-from test_torch_layers import agree, every_kind, gradients, inputs, leaf, run, same_bits, twins
+from reference import each, parts, whole
+from test_torch_layers import (
+    agree,
+    every_kind,
+    gradients,
+    inputs,
+    joined,
+    leaf,
+    run,
+    same_bits,
+    twins,
+)
 from torch import nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 import elman.torch
+from elman.spec import CELLS, WEIGHTS, Spec
 
 # Most of what can go wrong goes wrong in tracing, which this backend does in full, with forward and
 # backward as one graph each; Inductor then only has the operator to call.
@@ -28,6 +41,11 @@ def extents(L, N):
         "lengths": {"lengths": torch.randint(0, L + 1, (N,), generator=random)},
         "reset": {"reset": torch.rand(L, N, generator=random) < 0.3},
     }
+
+
+def copied(gradients):
+    """They are added up anew in the same tensors."""
+    return tree_map(lambda t: None if t is None else t.clone(), gradients)
 
 
 class Compiled(nn.Module):
@@ -56,6 +74,10 @@ class Compiled(nn.Module):
         ("gru", {"bidirectional": True, "bias": False}, "reset", "batch"),
         ("gru", {"bidirectional": True}, "reset", "single"),
         ("gru", {}, "lengths", "single"),
+        ("lstm", {}, "plain", "time"),
+        ("lstm", {"num_layers": 2, "bidirectional": True}, "lengths", "batch"),
+        ("lstm_proj", {"num_layers": 2, "bidirectional": True, "bias": False}, "reset", "time"),
+        ("lstm_proj", {}, "plain", "single"),
     ],
 )
 def test_layers(kind, options, extent, layout):
@@ -87,7 +109,7 @@ def test_kernel_runs_in_the_graph():
     assert dict(elman.torch.paths) == {"kernel": 2}
 
 
-@pytest.mark.parametrize("kind", ["rnn_tanh", "gru"])
+@pytest.mark.parametrize("kind", ["rnn_tanh", "gru", "lstm", "lstm_proj"])
 def test_new_sizes(kind):
     """dynamic=True: one compilation for every L and N, those that it has not seen included."""
     theirs, ours = twins(kind, 3, 5, 2, bidirectional=True)
@@ -99,8 +121,9 @@ def test_new_sizes(kind):
             agree(run(compiled, x, hx), run(theirs, x, hx))
 
 
-def test_new_sizes_with_lengths():
-    _, ours = twins("gru", 3, 5, 2, bidirectional=True)
+@pytest.mark.parametrize("kind", ["gru", "lstm_proj"])
+def test_new_sizes_with_lengths(kind):
+    _, ours = twins(kind, 3, 5, 2, bidirectional=True)
     compiled = Compiled(ours, dynamic=True)
     given = extents(6, 7)
     run(compiled, *inputs(ours, 6, 7), **given["lengths"], **given["reset"])
@@ -111,11 +134,12 @@ def test_new_sizes_with_lengths():
             agree(run(compiled, x, hx, **given), run(ours, x, hx, **given))
 
 
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
 @pytest.mark.parametrize("extent", ["plain", "lengths", "reset"])
 @pytest.mark.parametrize("training", [False, True])
-def test_sizes_turn_dynamic_by_themselves(extent, training):
+def test_sizes_turn_dynamic_by_themselves(extent, training, kind):
     """The default of torch.compile: fixed sizes first, and one more compilation for all others."""
-    _, ours = twins("gru", 3, 5, 2, bidirectional=True)
+    _, ours = twins(kind, 3, 5, 2, bidirectional=True)
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
     compiled = Compiled(ours, backend=counter)
     with torch.set_grad_enabled(training):
@@ -140,9 +164,10 @@ def test_sizes_marked_dynamic():
     assert counter.frame_count == 1
 
 
+@pytest.mark.parametrize("kind", ["gru", "lstm_proj"])
 @pytest.mark.parametrize(("L", "N"), [(1, 1), (1, 4), (6, 1), (6, 0)])
-def test_sizes_that_are_special_to_the_compiler(L, N):
-    theirs, ours = twins("gru", 3, 5, 2, bidirectional=True)
+def test_sizes_that_are_special_to_the_compiler(L, N, kind):
+    theirs, ours = twins(kind, 3, 5, 2, bidirectional=True)
     compiled = Compiled(ours, dynamic=True)
     x, hx = inputs(ours, L, N)
     agree(run(compiled, x, hx), run(theirs, x, hx))
@@ -155,39 +180,42 @@ def test_sizes_that_are_special_to_the_compiler(L, N):
         ("RNNCell", {"nonlinearity": "relu"}),
         ("GRUCell", {}),
         ("GRUCell", {"bias": False}),
+        ("LSTMCell", {}),
     ],
 )
 @pytest.mark.parametrize("batch", [(), (4,)])
 def test_cells(name, options, batch):
     cell = getattr(elman.torch, name)(3, 5, **options)
     compiled = Compiled(cell)
+    sizes = (5, 5) if name == "LSTMCell" else (5,)
     for with_state in (True, False):
         results = []
         for module in (compiled, cell):
             random = torch.Generator().manual_seed(0)
-            x, h = (leaf(torch.randn(*batch, size, generator=random)) for size in (3, 5))
-            after = module(x, h) if with_state else module(x)
-            results.append({"h": after, **gradients(cell, x, h, after.square().sum())})
-            results[-1] = {k: None if t is None else t.clone() for k, t in results[-1].items()}
+            x, *states = (leaf(torch.randn(*batch, n, generator=random)) for n in (3, *sizes))
+            hx = whole(states)
+            after = module(x, hx) if with_state else module(x)
+            loss = joined(after).square().sum()
+            results.append({"h": after, **copied(gradients(cell, x, hx, loss))})
         agree(*results)
 
 
-def test_loop_of_cells():
+@pytest.mark.parametrize("name", ["GRU", "LSTM"])
+def test_loop_of_cells(name):
     """A user's own loop over time, in one graph."""
-    cell = elman.torch.GRUCell(3, 5)
-    gru = elman.torch.GRU(3, 5)
-    gru.load_state_dict({f"{k}_l0": w for k, w in cell.state_dict().items()})
+    cell, layer = getattr(elman.torch, f"{name}Cell")(3, 5), getattr(elman.torch, name)(3, 5)
+    layer.load_state_dict({f"{k}_l0": w for k, w in cell.state_dict().items()})
 
     @torch.compile(**traced)
     def loop(x, h):
-        states = []
+        outputs = []
         for step in x:
             h = cell(step, h)
-            states.append(h)
-        return torch.stack(states)
+            outputs.append(h[0] if name == "LSTM" else h)
+        return torch.stack(outputs)
 
-    x, h = torch.randn(4, 2, 3), torch.randn(2, 5)
-    agree({"y": loop(x, h)}, {"y": gru(x, h[None])[0]})
+    x, hx = inputs(layer, 4, 2)
+    agree({"y": loop(x, each(lambda t: t[0], hx))}, {"y": layer(x, hx)[0]})
 
 
 class Classifier(nn.Module):
@@ -197,12 +225,13 @@ class Classifier(nn.Module):
 
     def forward(self, x, lengths=None):
         _, h_n = self.layer(x.tanh(), **({} if lengths is None else {"lengths": lengths}))
-        return self.head(h_n[-1]).softmax(-1)
+        return self.head(parts(h_n)[-1][-1]).softmax(-1)
 
 
-def test_inductor():
+@pytest.mark.parametrize("kind", ["gru", "lstm", "lstm_proj"])
+def test_inductor(kind):
     """The default backend, in a model: forward and backward, training and inference."""
-    _, layer = twins("gru", 3, 5, 2)
+    _, layer = twins(kind, 3, 5, 2)
     model = Classifier(layer)
     x, lengths = torch.randn(6, 4, 3), torch.tensor([6, 1, 0, 3])
     compiled = torch.compile(model, fullgraph=True)
@@ -210,8 +239,8 @@ def test_inductor():
     for module in (compiled, model):
         given = leaf(x)
         output = module(given, lengths)
-        results.append({"output": output, **gradients(model, given, None, output[:, 0].sum())})
-        results[-1] = {k: None if t is None else t.clone() for k, t in results[-1].items()}
+        found = gradients(model, given, None, output[:, 0].sum())
+        results.append({"output": output, **copied(found)})
     agree(*results)
     with torch.no_grad():
         agree({"output": compiled(x, lengths)}, {"output": model(x, lengths)})
@@ -251,19 +280,21 @@ def test_lengths_out_of_range_in_a_graph():
         compiled(x, lengths=torch.tensor([6, 1]))
 
 
-def test_accelerated_model():
+@pytest.mark.parametrize("name", ["GRU", "LSTM"])
+def test_accelerated_model(name):
     """What torch.compile refuses of torch.nn.GRU it takes of one that is accelerated."""
     torch.manual_seed(0)
-    model = Classifier(nn.GRU(3, 5))
+    model = Classifier(getattr(nn, name)(3, 5))
     x = torch.randn(6, 4, 3)
     expected = model(x)
     elman.torch.accelerate(model)
     agree({"y": torch.compile(model, **traced)(x)}, {"y": expected})
 
 
-def test_vmap_in_a_graph():
+@pytest.mark.parametrize("kind", ["gru", "lstm_proj"])
+def test_vmap_in_a_graph(kind):
     """torch.func.vmap within torch.compile, over inputs and over weights."""
-    _, ours = twins("gru", 3, 5, 2)
+    _, ours = twins(kind, 3, 5, 2)
     many = torch.randn(3, 6, 4, 3)
     weights = torch.func.stack_module_state([ours, ours, ours])[0]
 
@@ -288,16 +319,16 @@ def test_export(kind):
     theirs, ours = twins(kind, 3, 5, 2, bidirectional=True)
     x, hx = inputs(ours, 6, 4)
     steps, batch = torch.export.Dim("steps", min=2), torch.export.Dim("batch", min=2)
-    program = torch.export.export(
-        ours.eval(), (x, hx), dynamic_shapes=({0: steps, 1: batch}, {1: batch})
-    )
+    sizes = {0: steps, 1: batch}, each(lambda _: {1: batch}, hx)
+    program = torch.export.export(ours.eval(), (x, hx), dynamic_shapes=sizes)
     assert any("elman.layer" in str(node.target) for node in program.graph.nodes)
     for given in ((x, hx), inputs(ours, 9, 2)):
         agree(dict(enumerate(program.module()(*given))), dict(enumerate(theirs(*given))))
 
 
-def test_export_with_lengths():
-    _, ours = twins("gru", 3, 5, bidirectional=True)
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_export_with_lengths(kind):
+    _, ours = twins(kind, 3, 5, bidirectional=True)
     x, _ = inputs(ours, 6, 4)
     lengths = torch.tensor([6, 0, 2, 3])
     program = torch.export.export(ours, (x,), {"lengths": lengths})
@@ -311,14 +342,17 @@ import sys, torch, elman.torch
 program, cases = sys.argv[1:]
 program = torch.export.load(program).module()
 for given, expected in torch.load(cases):
-    for a, e in zip(program(*given), expected, strict=True):
+    output, state = program(*given)
+    results = [output, *(state if isinstance(state, tuple) else (state,))]
+    for a, e in zip(results, expected, strict=True):
         assert torch.equal(a, e)
 """
 
 
-def test_export_runs_in_another_process(tmp_path):
+@pytest.mark.parametrize("kind", ["gru", "lstm_proj"])
+def test_export_runs_in_another_process(kind, tmp_path):
     """With any L and N, and lengths; the bits of the layer."""
-    _, ours = twins("gru", 3, 5, 2, bidirectional=True)
+    _, ours = twins(kind, 3, 5, 2, bidirectional=True)
 
     class WithLengths(nn.Module):
         def __init__(self):
@@ -335,16 +369,18 @@ def test_export_runs_in_another_process(tmp_path):
     )
     torch.export.save(program, tmp_path / "program.pt2")
     cases = [given, (torch.randn(9, 2, 3), torch.tensor([1, 9]))]
-    cases = [(given, [t.detach() for t in ours(given[0], lengths=given[1])]) for given in cases]
+    results = [tree_leaves(ours(x, lengths=lengths)) for x, lengths in cases]
+    cases = [(given, [t.detach() for t in r]) for given, r in zip(cases, results, strict=True)]
     torch.save(cases, tmp_path / "cases.pt")
     files = [str(tmp_path / name) for name in ("program.pt2", "cases.pt")]
     subprocess.run([sys.executable, "-c", LOAD_AND_RUN, *files], check=True)
 
 
 @pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec:FutureWarning")  # torch's own
-def test_ahead_of_time_inductor(tmp_path):
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_ahead_of_time_inductor(kind, tmp_path):
     """A compiled package calls the operator where it is loaded, of this process."""
-    _, ours = twins("gru", 3, 5, bidirectional=True)
+    _, ours = twins(kind, 3, 5, bidirectional=True)
     steps, batch = (torch.export.Dim(name, min=2, max=1024) for name in ("steps", "batch"))
     program = torch.export.export(
         ours.eval(), (torch.randn(6, 4, 3),), dynamic_shapes=({0: steps, 1: batch},)
@@ -371,17 +407,17 @@ def test_jit_trace(kind, tmp_path):
         x, hx = inputs(ours, L, N)
         actual, expected = (dict(enumerate(m(x, hx))) for m in (traced, theirs))
         agree(actual, expected)
-    x, hx = map(leaf, inputs(ours, 6, 4))
+    given = inputs(ours, 6, 4)
     results = []
     for module in (traced, theirs):
+        x, hx = map(leaf, given)
         output, h_n = module(x, hx)
-        x.grad = hx.grad = None
-        results.append(gradients(module, x, hx, output.square().sum() + h_n.sum()))
-        results[-1] = {k: t.clone() for k, t in results[-1].items()}
+        loss = output.square().sum() + joined(h_n).sum()
+        results.append(copied(gradients(module, x, hx, loss)))
     agree(*results)
 
 
-@pytest.mark.parametrize("name", ["RNN", "GRU", "RNNCell", "GRUCell"])
+@pytest.mark.parametrize("name", ["RNN", "GRU", "LSTM", "RNNCell", "GRUCell", "LSTMCell"])
 @pytest.mark.filterwarnings("ignore:`torch.jit.script.*is deprecated:DeprecationWarning")
 def test_jit_script(name):
     """It says what to do instead, of the module and of a model that has it, which it leaves."""
@@ -389,7 +425,7 @@ def test_jit_script(name):
     for module in (model, model[0]):
         with pytest.raises(NotImplementedError, match=f"{name}: torch.jit.script .* torch.export"):
             torch.jit.script(module)
-    assert type(model[0]).__module__ == "elman.torch"
+    assert type(model[0]) is getattr(elman.torch, name)
     accelerated = nn.Sequential(getattr(nn, name)(3, 4))
     elman.torch.accelerate(accelerated)
     elman.torch.accelerate(accelerated, undo=True)
@@ -403,19 +439,21 @@ class Reader(nn.Module):
 
     def forward(self, x, lengths):
         output, h_n = self.layer(x.tanh(), lengths=lengths)
-        return output, self.cell(output[0], h_n[0])
+        state = (h_n[0][0], h_n[1][0]) if self.layer.mode == "LSTM" else h_n[0]
+        return output, self.cell(output[0], state)
 
 
-def test_fx():
+@pytest.mark.parametrize("name", ["GRU", "LSTM"])
+def test_fx(name):
     """Layers and cells are leaves of a graph, as torch.nn's are."""
-    model = Reader(elman.torch.GRU(3, 4), elman.torch.GRUCell(4, 4))
+    model = Reader(getattr(elman.torch, name)(3, 4), getattr(elman.torch, f"{name}Cell")(4, 4))
     graph = torch.fx.symbolic_trace(model)
     assert [n.target for n in graph.graph.nodes if n.op == "call_module"] == ["layer", "cell"]
     given = torch.randn(5, 2, 3), torch.tensor([5, 2])
     same_bits(dict(enumerate(graph(*given))), dict(enumerate(model(*given))))
 
 
-@pytest.mark.parametrize("name", ["RNN", "GRU", "RNNCell", "GRUCell"])
+@pytest.mark.parametrize("name", ["RNN", "GRU", "LSTM", "RNNCell", "GRUCell", "LSTMCell"])
 def test_fx_of_the_module_alone(name):
     with pytest.raises(torch.fx.proxy.TraceError, match=f"{name}: .*Sequential"):
         torch.fx.symbolic_trace(getattr(elman.torch, name)(3, 4))
@@ -424,7 +462,7 @@ def test_fx_of_the_module_alone(name):
 # --- What torch.nn's layers cannot do ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["RNN", "GRU"])
+@pytest.mark.parametrize("name", ["RNN", "GRU", "LSTM"])
 def test_torchs_own_does_not_compile(name):
     """Red when a later torch can: then the table of what it cannot do is to be mended."""
     layer = getattr(nn, name)(3, 4)
@@ -432,7 +470,7 @@ def test_torchs_own_does_not_compile(name):
         torch.compile(layer, fullgraph=True, backend="eager")(torch.randn(5, 2, 3))
 
 
-@pytest.mark.parametrize("name", ["RNN", "GRU"])
+@pytest.mark.parametrize("name", ["RNN", "GRU", "LSTM"])
 @pytest.mark.filterwarnings("ignore:The tensor attributes self._flat_weights")
 def test_torchs_own_exports_one_length(name):
     """Red when a later torch can: then the table of what it cannot do is to be mended."""
@@ -456,6 +494,7 @@ def arguments(
     directions=1,
     bias=True,
     hx=True,
+    proj_size=0,
     keep=True,
     recompute=False,
     requires_grad=True,
@@ -463,7 +502,7 @@ def arguments(
     **extent,
 ):
     """Arguments of torch.ops.elman.layer for (L, N, D, H) = (3, 2, 3, 4), or 5 packed rows."""
-    gates = 3 if cell == "gru" else 1
+    spec = Spec(CELLS[cell], 3, 4, bias=bias, proj_size=proj_size)
     random = torch.Generator().manual_seed(0)
 
     def make(*shape):
@@ -471,11 +510,11 @@ def arguments(
 
     weights = []
     for _ in range(directions):
-        weights += [make(gates * 4, 3), make(gates * 4, 4)]
-        weights += [make(gates * 4), make(gates * 4)] if bias else [None, None]
-    weights += [None] * (8 - len(weights))
+        shapes = spec.cell_weight_shapes()
+        weights += [make(*shapes[name]) if name in shapes else None for name in WEIGHTS]
+    weights += [None] * (2 * len(WEIGHTS) - len(weights))
     x = make(5, 3) if "batch_sizes" in extent else make(3, 2, 3)
-    h_0 = make(directions, 2, 4) if hx else None
+    h_0 = make(directions, 2, sum(spec.state_sizes.values())) if hx else None
     extent = [extent.get(name) for name in ("lengths", "reset", "batch_sizes")]
     return [cell, x, h_0, *weights, *extent, keep, recompute]
 
@@ -483,6 +522,7 @@ def arguments(
 # Rows of full length: what the operator keeps for backward of steps beyond is nobody's to compare.
 LENGTHS = torch.tensor([3, 3])
 RESET = torch.tensor([[False, True], [True, False], [False, False]])
+PACKED = torch.tensor([2, 2, 1])
 CASES = {
     "rnn_tanh": arguments("rnn_tanh"),
     "rnn_relu without bias": arguments("rnn_relu", bias=False),
@@ -491,9 +531,16 @@ CASES = {
     "gru without its gates": arguments("gru", recompute=True),
     "gru with lengths": arguments("gru", lengths=LENGTHS),
     "gru with lengths and reset, two directions": arguments("gru", 2, lengths=LENGTHS, reset=RESET),
-    "packed": arguments("rnn_tanh", batch_sizes=torch.tensor([2, 2, 1])),
+    "packed": arguments("rnn_tanh", batch_sizes=PACKED),
     "members": arguments("gru", 2, members=(3,)),
-    "members, packed": arguments("rnn_tanh", members=(3,), batch_sizes=torch.tensor([2, 2, 1])),
+    "members, packed": arguments("rnn_tanh", members=(3,), batch_sizes=PACKED),
+    "lstm": arguments("lstm"),
+    "lstm, projected, two directions": arguments("lstm", 2, proj_size=2, reset=RESET),
+    "lstm, projected, without bias, gates and h_0": arguments(
+        "lstm", bias=False, hx=False, proj_size=2, recompute=True
+    ),
+    "lstm, packed": arguments("lstm", batch_sizes=PACKED),
+    "members, projected": arguments("lstm", 2, proj_size=2, members=(3,)),
 }
 every_case = pytest.mark.parametrize("given", CASES.values(), ids=CASES)
 

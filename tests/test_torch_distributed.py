@@ -39,20 +39,25 @@ FULL = StateDictOptions(full_state_dict=True)
 class Model(nn.Module):
     """Two layers, two directions, rows of unequal length and episodes within them."""
 
-    def __init__(self, gru=elman.torch.GRU):
+    def __init__(self, package=elman.torch):
         super().__init__()
-        self.gru = gru(D, H, num_layers=2, bidirectional=True, dtype=torch.float64)
-        self.cell = elman.torch.RNNCell(2 * H, H, dtype=torch.float64)
-        self.linear = nn.Linear(H, 3, dtype=torch.float64)
+        options = {"num_layers": 2, "bidirectional": True, "dtype": torch.float64}
+        self.gru = package.GRU(D, H, **options)
+        self.lstm = package.LSTM(2 * H, H, proj_size=4, **options)
+        self.cell = elman.torch.RNNCell(8, H, dtype=torch.float64)
+        self.lstm_cell = elman.torch.LSTMCell(8, H, dtype=torch.float64)
+        self.linear = nn.Linear(3 * H, 3, dtype=torch.float64)
 
     def forward(self, x, lengths, reset):
         output, _ = self.gru(x, lengths=lengths, reset=reset)
-        return self.linear(self.cell(output.sum(0)))
+        output, _ = self.lstm(output, lengths=lengths, reset=reset)
+        total = output.sum(0)
+        return self.linear(torch.cat([self.cell(total), *self.lstm_cell(total)], -1))
 
 
-def make(gru=elman.torch.GRU):
+def make():
     torch.manual_seed(0)
-    return Model(gru)
+    return Model()
 
 
 def train(model, rows=slice(None)):
@@ -89,6 +94,7 @@ def work(rank, folder, port):
         results |= {f"{name}.{n}": w for n, w in weights.items()}
         if name == "fsdp":
             assert isinstance(model.gru.weight_hh_l0, DTensor)
+            assert isinstance(model.lstm.weight_hr_l0, DTensor)
             assert elman.torch.paths["kernel"] > 0
             assert elman.torch.paths["scan"] == elman.torch.paths["torch"] == 0
 
@@ -114,7 +120,8 @@ def move(model, folder):
 
 
 def shard(model):
-    fully_shard(model.gru)
+    for layer in (model.gru, model.lstm):
+        fully_shard(layer)
     return fully_shard(model)
 
 
@@ -123,7 +130,7 @@ def two_processes(tmp_path_factory):
     """A folder in which two processes have done their work, and what they wrote."""
     folder = tmp_path_factory.mktemp("two")
     torch.manual_seed(2)
-    stock = Model(nn.GRU).state_dict()
+    stock = Model(nn).state_dict()
     save_file(stock, folder / "stock.safetensors")
     dcp.save(make().state_dict(), checkpoint_id=folder / "plain")
     with socket.socket() as free:
@@ -142,7 +149,7 @@ def test_two_processes_learn_as_one_does(way, two_processes):
     """To rounding: a gradient is summed over each half of the batch first, then over both."""
     model = make()
     losses = train(model)
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.95 * losses[0]
     want = {"losses": losses, **model.state_dict()}
     got = of(two_processes[1], way)
     assert got.keys() == want.keys()
@@ -151,10 +158,10 @@ def test_two_processes_learn_as_one_does(way, two_processes):
 
 
 @can_shard
-@pytest.mark.parametrize("gru", [elman.torch.GRU, nn.GRU], ids=["elman", "stock"])
-def test_a_sharded_checkpoint_becomes_a_plain_model(gru, two_processes):
+@pytest.mark.parametrize("package", [elman.torch, nn], ids=["elman", "stock"])
+def test_a_sharded_checkpoint_becomes_a_plain_model(package, two_processes):
     folder, results = two_processes
-    model = Model(gru)
+    model = Model(package)
     weights = model.state_dict()
     dcp.load(weights, checkpoint_id=folder / "sharded")
     model.load_state_dict(weights)
@@ -165,7 +172,7 @@ def test_a_sharded_checkpoint_becomes_a_plain_model(gru, two_processes):
 
 @can_shard
 def test_a_sharded_model_takes_plain_weights(two_processes):
-    """Those of torch.nn's GRU from its state_dict, and Elman's from a checkpoint of one process."""
+    """Those of torch.nn's layers from a state_dict; Elman's from a checkpoint of one process."""
     folder, results = two_processes
     for name, want in {
         "loaded": load_file(folder / "stock.safetensors"),

@@ -1,12 +1,14 @@
-"""Models with the PyTorch door's layers, exported by torch.onnx and run by ONNX Runtime."""
+"""Models with the PyTorch package's layers, exported by torch.onnx and run by ONNX Runtime."""
 
 from collections import Counter
 
 import pytest
 import torch
-from test_torch_layers import agree, twins
+from reference import each, parts, whole
+from test_torch_layers import agree, sizes_of, twins
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.utils._pytree import tree_leaves
 
 import elman.onnx
 import elman.torch
@@ -50,7 +52,7 @@ def run(program, *args):
     """The model's outputs in ONNX Runtime."""
     opened = session(program)
     names = [i.name for i in opened.get_inputs()]
-    given = [a.numpy() for a in args if a is not None]
+    given = [a.numpy() for a in tree_leaves(args) if a is not None]
     return [torch.from_numpy(a) for a in opened.run(None, dict(zip(names, given, strict=True)))]
 
 
@@ -72,7 +74,10 @@ def arguments(layer, L, N, given):
     states = layer.num_layers * (2 if layer.bidirectional else 1)
     shape = (N, L, D) if layer.batch_first else (L, N, D)
     x = torch.randn(shape, generator=random)
-    hx = torch.randn(states, N, H, generator=random) if "hx" in given else None
+    hx = None
+    if "hx" in given:
+        sizes = sizes_of(layer)
+        hx = whole([torch.randn(states, N, size, generator=random) for size in sizes])
     lengths = torch.randint(0, L + 1, (N,), generator=random) if "lengths" in given else None
     if lengths is not None:
         lengths[0], lengths[-1] = 0, L  # a row without steps, and one with all
@@ -81,7 +86,7 @@ def arguments(layer, L, N, given):
 
 def compare(program, model, args):
     with torch.no_grad():
-        want = model(*args)
+        want = tree_leaves(model(*args))
     got = run(program, *args)
     assert len(got) == len(want)
     agree(dict(enumerate(got)), dict(enumerate(want)))
@@ -97,6 +102,10 @@ CASES = [
     ("rnn_tanh", {"num_layers": 2, "bidirectional": True}, ("hx", "lengths")),
     ("rnn_relu", {"bidirectional": True, "bias": False}, ()),
     ("rnn_relu", {"num_layers": 2}, ("hx",)),
+    ("lstm", {}, ()),
+    ("lstm", {"bias": False, "batch_first": True}, ("hx",)),
+    ("lstm", {"bidirectional": True}, ("lengths",)),
+    ("lstm", {"num_layers": 2, "bidirectional": True}, ("hx", "lengths")),
 ]
 
 
@@ -105,7 +114,8 @@ def test_the_model_computes_what_the_layer_does_at_any_size(kind, options, given
     _, layer = twins(kind, D, H, **options)
     model, (time, batch) = Model(layer), (1, 0) if layer.batch_first else (0, 1)
     example = arguments(layer, *SIZES[0], given)
-    axes = ({time: "L", batch: "N"}, {1: "N"}, {0: "N"})
+    states = None if example[1] is None else each(lambda _: {1: "N"}, example[1])
+    axes = ({time: "L", batch: "N"}, states, {0: "N"})
     dynamic = tuple(None if a is None else d for a, d in zip(example, axes, strict=True))
     program = export(model, example, dynamic)
     for L, N in SIZES:
@@ -121,14 +131,14 @@ def test_the_model_computes_what_the_layer_does_at_any_size(kind, options, given
         assert attributes["direction"] == directions
         if name == "GRU":
             assert attributes["linear_before_reset"] == 1
-        _, W, R, B, sequence_lens, initial_h = [*inputs, "", "", ""][:6]
+        _, W, R, B, sequence_lens, *initial = [*inputs, *[""] * 4][: 5 + len(sizes_of(layer))]
         assert {W, R} <= stored
         assert (B in stored) == layer.bias
         assert bool(sequence_lens) == ("lengths" in given)
-        assert bool(initial_h) == ("hx" in given)
+        assert {*map(bool, initial)} == {"hx" in given}
 
 
-@pytest.mark.parametrize("kind", ["gru", "rnn_tanh"])
+@pytest.mark.parametrize("kind", ["gru", "rnn_tanh", "lstm"])
 def test_the_model_computes_what_torchs_own_packed_layer_does(kind):
     theirs, ours = twins(kind, D, H, 2, bidirectional=True)
     x, _, _ = arguments(ours, 9, 3, ())
@@ -138,11 +148,12 @@ def test_the_model_computes_what_torchs_own_packed_layer_does(kind):
     with torch.no_grad():
         output, h_n = theirs(pack_padded_sequence(x, lengths, enforce_sorted=False))
     got = run(program, x, lengths)
-    agree(dict(enumerate(got)), {0: pad_packed_sequence(output)[0], 1: h_n})
+    agree(dict(enumerate(got)), dict(enumerate([pad_packed_sequence(output)[0], *parts(h_n)])))
 
 
-def test_input_without_a_batch():
-    _, layer = twins("gru", D, H, bidirectional=True)
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_input_without_a_batch(kind):
+    _, layer = twins(kind, D, H, bidirectional=True)
     model, x = Model(layer), torch.randn(9, D)
     program = export(model, (x[:5], None, torch.tensor(3)), ({0: "L"}, None, {}))
     for length in (0, 6, 9):
@@ -153,33 +164,36 @@ def test_input_without_a_batch():
 class Tagger(nn.Module):
     """A whole model: embedding, accelerated layers, and a mean over the steps that are there."""
 
-    def __init__(self):
+    def __init__(self, name):
         super().__init__()
         self.embedding = nn.Embedding(11, 8)
-        self.gru = nn.GRU(8, 16, 2, bidirectional=True, batch_first=True)
+        self.layer = getattr(nn, name)(8, 16, 2, bidirectional=True, batch_first=True)
         self.linear = nn.Linear(32, 5)
         elman.torch.accelerate(self)
 
     def forward(self, tokens, lengths):
-        output, _ = self.gru(self.embedding(tokens), lengths=lengths)
+        output, _ = self.layer(self.embedding(tokens), lengths=lengths)
         return (self.linear(output.sum(1) / lengths[:, None]),)
 
 
-def test_a_whole_model_and_the_exporters_own_verification(caplog):
+@pytest.mark.parametrize("name", ["GRU", "LSTM"])
+def test_a_whole_model_and_the_exporters_own_verification(name, caplog):
     from torch.onnx.verification import verify_onnx_program
 
     torch.manual_seed(0)
-    model, axes = Tagger(), ({0: "N", 1: "L"}, {0: "N"})
+    model, axes = Tagger(name), ({0: "N", 1: "L"}, {0: "N"})
     example = torch.randint(11, (2, 6)), torch.tensor([6, 2])
     program = export(model, example, axes, verify=True)
     assert "difference" not in caplog.text
     worst = verify_onnx_program(program)
     assert max(info.max_abs_diff for info in worst) < 1e-6
     compare(program, model, (torch.randint(11, (5, 13)), torch.tensor([13, 1, 7, 12, 2])))
-    assert operators(program)["GRU"] == 2
+    assert operators(program)[name] == 2
 
 
-@pytest.mark.parametrize(("kind", "options"), [("gru", {"num_layers": 2}), ("rnn_tanh", {})])
+@pytest.mark.parametrize(
+    ("kind", "options"), [("gru", {"num_layers": 2}), ("rnn_tanh", {}), ("lstm", {})]
+)
 def test_weights_are_stored_as_they_are_however_large(kind, options, tmp_path):
     """The exporter leaves what it computes of more than 8192 values to the runtime."""
     _, layer = twins(kind, 40, 100, bidirectional=True, **options)
@@ -207,22 +221,24 @@ class Replaced(Model):
     ],
     ids=["weight_norm", "functional_call"],
 )
-def test_weights_that_are_computed(change):
-    _, layer = twins("gru", D, H)
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_weights_that_are_computed(kind, change):
+    _, layer = twins(kind, D, H)
     model, x = change(layer), torch.randn(9, 3, D)
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(1.5)
     program = export(model, (x[:5, :2],), ({0: "L", 1: "N"},))
     compare(program, model, (x,))
-    assert operators(program)["GRU"] == 1
+    assert operators(program)[kind.upper()] == 1
 
 
-def test_float16():
-    _, layer = twins("gru", D, H, bidirectional=True)
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_float16(kind):
+    _, layer = twins(kind, D, H, bidirectional=True)
     x = torch.randn(9, 3, D)
     with torch.no_grad():
-        want = layer(x)
+        want = tree_leaves(layer(x))
     program = export(Model(layer.half()), (x[:5, :2].half(),), ({0: "L", 1: "N"},))
     for got, w in zip(run(program, x.half()), want, strict=True):
         assert got.dtype == torch.float16
@@ -245,26 +261,27 @@ class Cell(Model):
         return (self.layer(x, hx),)
 
 
-@pytest.mark.parametrize("name", ["GRUCell", "RNNCell"])
+@pytest.mark.parametrize("name", ["GRUCell", "RNNCell", "LSTMCell"])
 def test_cells_are_plain_operators(name):
     torch.manual_seed(0)
     model = Cell(getattr(elman.torch, name)(D, H))
-    x, hx = torch.randn(5, D), torch.randn(5, H)
-    program = export(model, (x[:2], hx[:2]), ({0: "N"}, {0: "N"}))
+    x, hx = torch.randn(5, D), whole([*torch.randn(2 if name == "LSTMCell" else 1, 5, H)])
+    few, axes = each(lambda t: t[:2], hx), each(lambda _: {0: "N"}, hx)
+    program = export(model, (x[:2], few), ({0: "N"}, axes))
     compare(program, model, (x, hx))
     compare(export(model, (x[:2],), ({0: "N"},)), model, (x,))
     assert {"Gemm", "Tanh"} <= operators(program).keys()
 
 
-def test_what_lies_past_a_length_is_not_read_and_a_length_past_the_end_is_refused():
-    _, layer = twins("gru", D, H)
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_what_lies_past_a_length_is_not_read_and_a_length_past_the_end_is_refused(kind):
+    _, layer = twins(kind, D, H)
     x, lengths = torch.randn(5, 2, D), torch.tensor([2, 5])
     x[2:, 0] = float("nan")
     axes = ({0: "L", 1: "N"}, None, {0: "N"})
     program = export(Model(layer), (x, None, lengths), axes)
-    output, h_n = run(program, x, lengths)
-    assert not output.isnan().any()
-    assert not h_n.isnan().any()
+    output, *states = run(program, x, lengths)
+    assert not any(t.isnan().any() for t in (output, *states))
     assert (output[2:, 0] == 0).all()
     with pytest.raises(Exception, match=r"sequence_lens. All values must be >= 0 and <= seq_"):
         run(program, x, torch.tensor([2, 6]))
@@ -275,10 +292,20 @@ class Episodes(Model):
         return self.layer(x, reset=reset)
 
 
-def test_reset_is_refused():
-    _, layer = twins("gru", D, H)
-    with pytest.raises(Exception, match=r"GRU: reset= cannot be exported; ONNX's GRU has no"):
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_reset_is_refused(kind):
+    _, layer = twins(kind, D, H)
+    name = kind.upper()
+    with pytest.raises(
+        Exception, match=rf"{name}: reset= cannot be exported; ONNX's {name} has no"
+    ):
         export(Episodes(layer), (torch.randn(5, 2, D), torch.zeros(5, 2, dtype=torch.bool)))
+
+
+def test_a_projection_is_refused():
+    _, layer = twins("lstm_proj", D, H)
+    with pytest.raises(Exception, match=r"LSTM: proj_size= cannot be exported; ONNX's LSTM has no"):
+        export(Model(layer), (torch.randn(5, 2, D),))
 
 
 # What torch's own layers cannot do, so that the table in docs/pytorch.md stays true
@@ -290,7 +317,7 @@ class Packed(Model):
         return pad_packed_sequence(output)[0], h_n
 
 
-@pytest.mark.parametrize("kind", ["gru", "rnn_tanh"])
+@pytest.mark.parametrize("kind", ["gru", "rnn_tanh", "lstm"])
 def test_torchs_own_layer_is_exported_for_one_number_of_steps(kind):
     """What it does depends on what was exported before: it refuses, or its model fails later."""
     theirs, _ = twins(kind, D, H)
@@ -304,15 +331,17 @@ def test_torchs_own_rnn_is_unrolled():
     assert operators(export(Model(theirs), (torch.randn(5, 2, D),)))["Tanh"] == 5
 
 
-def test_torchs_own_layer_is_not_exported_with_packing():
-    theirs, _ = twins("gru", D, H)
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_torchs_own_layer_is_not_exported_with_packing(kind):
+    theirs, _ = twins(kind, D, H)
     with pytest.raises(Exception, match="Failed to export the model"):
         export(Packed(theirs), (torch.randn(5, 2, D), torch.tensor([5, 2])))
 
 
-def test_torchs_own_large_weights_are_computed_in_the_model():
-    theirs, _ = twins("gru", 40, 100)
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_torchs_own_large_weights_are_computed_in_the_model(kind):
+    theirs, _ = twins(kind, 40, 100)
     program = export(Model(theirs), (torch.randn(3, 2, 40),))
     stored = {initialiser.name for initialiser in program.model_proto.graph.initializer}
-    ((_, (_, W, *_)),) = nodes(program, "GRU")
+    ((_, (_, W, *_)),) = nodes(program, kind.upper())
     assert W not in stored

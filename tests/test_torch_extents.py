@@ -1,10 +1,11 @@
-"""``lengths`` and ``reset`` through the PyTorch door, against torch.nn on one episode at a time."""
+"""``lengths`` and ``reset`` in the PyTorch package, against torch.nn on one episode at a time."""
 
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from reference import each, parts, whole
 from test_torch_layers import (
     KINDS,
     agree,
@@ -12,20 +13,24 @@ from test_torch_layers import (
     every_kind,
     gradients,
     inputs,
+    joined,
     leaf,
     run,
     same_bits,
+    sizes_of,
     twins,
 )
 from torch.nn.utils.rnn import pack_padded_sequence
+from torch.utils._pytree import tree_leaves
 
 import elman.torch
+from elman.torch import layers
 
 
 def row_by_row(layer, x, hx, lengths=None, reset=None):
     """What the layer should give: torch's layer on every episode of every row alone.
 
-    x (L, N, D), hx (K, N, H).
+    x (L, N, D), hx (K, N, H), or the pair of an LSTM.
     """
     directions = 2 if layer.bidirectional else 1
     # Everything takes part in the result, if only with a gradient of zero.
@@ -34,30 +39,36 @@ def row_by_row(layer, x, hx, lengths=None, reset=None):
     for n in range(x.shape[1]):
         end = x.shape[0] if lengths is None else int(lengths[n])
         starts = [] if reset is None else [t for t in range(end) if reset[t, n]]
-        forward, reverse = hx[0::directions, n], hx[directions - 1 :: directions, n]
+        own = each(lambda t, n=n: t[:, n], hx)
+        forward, reverse = (each(lambda t, d=d: t[d::directions], own) for d in (0, directions - 1))
         if 0 in starts:
-            forward = torch.zeros_like(forward)
+            forward = each(torch.zeros_like, forward)
         cuts = sorted({0, *starts, end})
         episodes = list(pairwise(cuts))
         pieces = []
         for i, (a, b) in enumerate(episodes):
-            begin_forward = forward if i == 0 else torch.zeros_like(forward)
-            begin_reverse = reverse if i == len(episodes) - 1 else torch.zeros_like(reverse)
-            begin = [begin_forward] if directions == 1 else [begin_forward, begin_reverse]
-            output, h_n = layer(x[a:b, n], torch.stack(begin, 1).flatten(0, 1))
-            h_n = h_n.unflatten(0, (-1, directions))
+            begin = [forward if i == 0 else each(torch.zeros_like, forward)]
+            if directions == 2:
+                last = i == len(episodes) - 1
+                begin.append(reverse if last else each(torch.zeros_like, reverse))
+            output, h_n = layer(x[a:b, n], each(interleave, *begin))
             pieces.append(output)
             if i == len(episodes) - 1:
-                last_forward = h_n[:, 0]
+                last_forward = each(lambda t: t[0::directions], h_n)
             if i == 0:
-                last_reverse = h_n[:, -1]
+                last_reverse = each(lambda t: t[directions - 1 :: directions], h_n)
         if not episodes:
-            last_forward, last_reverse = hx[0::directions, n], reverse
-        pieces.append(x.new_zeros(x.shape[0] - end, directions * layer.hidden_size) + nothing)
+            last_forward, last_reverse = each(lambda t: t[0::directions], own), reverse
+        features = directions * sizes_of(layer)[0]
+        pieces.append(x.new_zeros(x.shape[0] - end, features) + nothing)
         outputs.append(torch.cat(pieces))
-        last = [last_forward] if directions == 1 else [last_forward, last_reverse]
-        finals.append(torch.stack(last, 1).flatten(0, 1))
-    return torch.stack(outputs, 1), torch.stack(finals, 1)
+        finals.append(each(interleave, last_forward, *[last_reverse][: directions - 1]))
+    return torch.stack(outputs, 1), each(lambda *rows: torch.stack(rows, 1), *finals)
+
+
+def interleave(*directions):
+    """(layers, H) of each direction as (K, H)."""
+    return torch.stack(directions, 1).flatten(0, 1)
 
 
 class Reference(torch.nn.Module):
@@ -73,17 +84,17 @@ class Reference(torch.nn.Module):
     def forward(self, x, hx=None, lengths=None, reset=None):
         layer, single = self.layer, x.dim() == 2
         if single:
-            x, hx = x[:, None], None if hx is None else hx[:, None]
+            x, hx = x[:, None], None if hx is None else each(lambda t: t[:, None], hx)
             lengths = None if lengths is None else torch.as_tensor(lengths).reshape(1)
             reset = None if reset is None else reset[:, None]
         elif layer.batch_first:
             x, reset = x.transpose(0, 1), None if reset is None else reset.transpose(0, 1)
         if hx is None:
             states = layer.num_layers * (2 if layer.bidirectional else 1)
-            hx = x.new_zeros(states, x.shape[1], layer.hidden_size)
+            hx = whole([x.new_zeros(states, x.shape[1], size) for size in sizes_of(layer)])
         output, h_n = row_by_row(layer, x, hx, lengths, reset)
         if single:
-            return output[:, 0], h_n[:, 0]
+            return output[:, 0], each(lambda t: t[:, 0], h_n)
         return output.transpose(0, 1) if layer.batch_first else output, h_n
 
 
@@ -162,7 +173,7 @@ def test_larger_than_any_block(kind):
 @pytest.mark.parametrize("path", ["kernel", "scan"])
 def test_padding_is_never_read(kind, extent, path, monkeypatch):
     """NaN in the padding, of the input and of what comes back, changes no bit of anything."""
-    monkeypatch.setattr(elman.torch, "_needs_loop", lambda: path == "scan")
+    monkeypatch.setattr(layers, "_needs_loop", lambda: path == "scan")
     _, ours = twins(kind, 3, 5, 2, bidirectional=True)
     x, hx = inputs(ours, 6, 6)
     given = {"lengths": some_lengths(6, 6), **extent(6, 6)}
@@ -172,12 +183,14 @@ def test_padding_is_never_read(kind, extent, path, monkeypatch):
     same_bits(spoiled, clean)
     assert not clean["output"][padding].any()
     assert not clean["d_x"][padding].any()
-    assert torch.equal(clean["h_n"][:, 1], hx[:, 1])  # the row without a step
+    for name, h_0 in zip(("h_n", "c_n"), parts(hx), strict=False):
+        assert torch.equal(clean[name][:, 1], h_0[:, 1])  # the row without a step
     leaves = leaf(x), leaf(hx)
     output, h_n = ours(*leaves, **given)
     cotangents = torch.full_like(output, torch.nan).masked_fill(~padding[..., None], 1.0)
-    torch.autograd.backward([output, h_n], [cotangents, torch.ones_like(h_n)])
-    for t in (*leaves, *ours.parameters()):
+    finals = parts(h_n)
+    torch.autograd.backward([output, *finals], [cotangents, *map(torch.ones_like, finals)])
+    for t in (*tree_leaves(leaves), *ours.parameters()):
         assert t.grad.isfinite().all()
 
 
@@ -219,7 +232,8 @@ def test_lengths_and_packing_give_the_same_bits(kind, batch_first):
     results = run(ours, x, hx, packed)
     output, h_n = ours(x, hx, lengths=lengths)
     assert torch.equal(packed(output).data, results["output"])
-    assert torch.equal(h_n, results["h_n"])
+    for name, t in zip(("h_n", "c_n"), parts(h_n), strict=False):
+        assert torch.equal(t, results[name])
 
 
 @every_kind
@@ -240,15 +254,16 @@ def test_rows_and_steps_alone_give_the_same_bits(kind):
     with torch.no_grad():
         output, h_n = ours(x, hx, lengths=lengths)
         for n, length in enumerate(lengths):
+            first, last = (each(lambda t, n=n: t[:, n], state) for state in (hx, h_n))
             if length:
-                alone, last = ours(x[:length, n], hx[:, n])
+                alone, final = ours(x[:length, n], first)
                 assert torch.equal(output[:length, n], alone)
-                assert torch.equal(h_n[:, n], last)
-            h = hx[:, n]
+                assert torch.equal(joined(last), joined(final))
+            h = first
             for t in range(length):
                 step, h = ours(x[t : t + 1, n], h)
                 assert torch.equal(output[t, n], step[0])
-            assert torch.equal(h_n[:, n], h)
+            assert torch.equal(joined(last), joined(h))
 
 
 @every_kind
@@ -260,11 +275,10 @@ def test_gradients_of_gradients(kind, extent):
     for layer in (ours, Reference(theirs)):
         leaves = leaf(x), leaf(hx)
         output, h_n = layer(*leaves, **given)
-        loss = output.pow(3).sum() + h_n.square().sum()
-        first = torch.autograd.grad(loss, leaves, create_graph=True)
+        loss = output.pow(3).sum() + joined(h_n).square().sum()
+        first = torch.autograd.grad(loss, tree_leaves(leaves), create_graph=True)
         results.append(
-            {"first": first[0], "first_hx": first[1]}
-            | gradients(layer, *leaves, sum(g.square().sum() for g in first))
+            {"first": first} | gradients(layer, *leaves, sum(g.square().sum() for g in first))
         )
     agree(*results)
 

@@ -7,8 +7,8 @@ import pytest
 from doors import run_numpy, threads
 from reference import assert_all_same_bits, assert_same_bits
 from test_exact_threads import at_once, subnormal
-from test_faults import LIMIT, compute, count_threads, ctrl_c, in_new_process, only_linux
-from test_threads import in_child
+from test_faults import LIMIT, count_threads, ctrl_c, in_new_process, only_linux
+from test_threads import compute, in_child
 
 import elman
 import elman.torch

@@ -7,8 +7,9 @@ import itertools
 
 import pytest
 import torch
-from test_torch_layers import agree, every_kind, inputs, leaf, twins
-from test_torch_paths import cells
+from reference import parts, whole
+from test_torch_layers import agree, every_kind, inputs, joined, leaf, sizes_of, twins
+from test_torch_paths import cells, every_cell, state_for
 from torch import func, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from torch.utils._pytree import tree_leaves, tree_map
@@ -67,9 +68,9 @@ def loss_of(layer):
     """A function of weights and input, with a cotangent of its own for every value."""
 
     def loss(weights, *given, **extent):
-        results = functional_call(layer, weights, given, extent)
+        output, state = functional_call(layer, weights, given, extent)
         total = 0
-        for t in results:
+        for t in (output, *parts(state)):
             t = t.data if isinstance(t, PackedSequence) else t
             total = total + (t * torch.linspace(-1, 2, t.numel(), **DOUBLE).view(t.shape)).sum()
             total = total + t.square().sum()
@@ -106,8 +107,28 @@ def test_map_over_inputs_changes_no_bit(kind):
 @every_kind
 def test_map_over_initial_states(kind):
     theirs, ours = twins(kind, 3, 4, 2, bidirectional=True, **DOUBLE)
-    x, many = torch.randn(5, 2, 3, **DOUBLE), torch.randn(6, 4, 2, 4, **DOUBLE)
-    alike(func.vmap(lambda h: ours(x, h))(many), stacked(theirs(x, h) for h in many))
+    x = torch.randn(5, 2, 3, **DOUBLE)
+    many = [torch.randn(6, 4, 2, size, **DOUBLE) for size in sizes_of(ours)]
+    alike(
+        func.vmap(lambda *h: ours(x, whole(h)))(*many),
+        stacked(theirs(x, whole(h)) for h in zip(*many, strict=True)),
+    )
+
+
+@pytest.mark.parametrize("kind", ["lstm", "lstm_proj"])
+@pytest.mark.parametrize("mapped", [(0, None), (None, 0), (1, -1)])
+def test_map_over_one_state_of_two(kind, mapped):
+    theirs, ours = twins(kind, 3, 4, 2, bidirectional=True, **DOUBLE)
+    x = torch.randn(5, 2, 3, **DOUBLE)
+    many = [torch.randn(6, 4, 2, size, **DOUBLE) for size in sizes_of(ours)]
+    given = [
+        t[0] if axis is None else t.movedim(0, axis) for t, axis in zip(many, mapped, strict=True)
+    ]
+    rows = ([t[0]] * 6 if axis is None else t for t, axis in zip(many, mapped, strict=True))
+    alike(
+        func.vmap(lambda h, c: ours(x, (h, c)), mapped)(*given),
+        stacked(theirs(x, pair) for pair in zip(*rows, strict=True)),
+    )
 
 
 @every_kind
@@ -219,11 +240,11 @@ def test_gradients_per_sample_of_packed_input(kind):
 
     def square(weights, data):
         output, h_n = functional_call(ours, weights, (PackedSequence(data, batch_sizes),))
-        return output.data.square().sum() + h_n.pow(3).sum()
+        return output.data.square().sum() + joined(h_n).pow(3).sum()
 
     def padded(weights, x):
         output, h_n = functional_call(ours, weights, (x,), {"lengths": lengths})
-        return output.square().sum() + h_n.pow(3).sum()
+        return output.square().sum() + joined(h_n).pow(3).sum()
 
     alike(
         func.vmap(func.grad(square), (None, 0))(weights, data),
@@ -352,7 +373,7 @@ def test_derivatives(kind, options):
         changes = tree_map(torch.cos, weights)
         return {
             "grad": func.grad(loss, of_both)(weights, x),
-            "vjp": func.vjp(call, weights, x)[1](tuple(map(torch.sin, layer(x)))),
+            "vjp": func.vjp(call, weights, x)[1](tree_map(torch.sin, layer(x))),
             "jacrev": func.jacrev(call, of_both)(weights, x),
             "jvp": func.jvp(call, (weights, x), (changes, tangent)),
             "jacfwd": func.jacfwd(call, of_both)(weights, x),
@@ -431,7 +452,7 @@ def test_second_derivatives_of_packed_input(kind):
             output, h_n = packed(ours, batch_sizes)(x.flatten(0, 1)[rows])
         else:
             output, h_n = ours(x, lengths=lengths)
-        return output.square().sum() + h_n.pow(3).sum()
+        return output.square().sum() + joined(h_n).pow(3).sum()
 
     expected = func.hessian(lambda x: square(x, False))(x)
     for transform in (func.hessian, lambda f: func.jacrev(func.jacrev(f))):
@@ -439,23 +460,27 @@ def test_second_derivatives_of_packed_input(kind):
 
 
 @every_kind
-@pytest.mark.parametrize("through", ["x", "hx", "weight"])
+@pytest.mark.parametrize("through", ["x", "h_0", "c_0", "weight"])
 def test_forward_mode(kind, through):
     """Dual numbers outside torch.func."""
     ad = torch.autograd.forward_ad
     theirs, ours = twins(kind, 3, 4, **DOUBLE)
-    given = dict(zip(("x", "hx"), inputs(ours, 5, 2, torch.float64), strict=True))
+    x, hx = inputs(ours, 5, 2, torch.float64)
+    states = dict(zip(("h_0", "c_0"), parts(hx), strict=False))
+    if through == "c_0" and through not in states:
+        pytest.skip("there is no c")
     results = []
     for layer in (ours, theirs):
-        given["weight"] = layer.weight_hh_l0.detach()
+        given = {"x": x, "weight": layer.weight_hh_l0.detach(), **states}
         with ad.dual_level():
             primal = given[through]
             tangent = torch.arange(primal.numel(), **DOUBLE).reshape(primal.shape).cos()
             duals = {**given, through: ad.make_dual(primal, tangent)}
+            hx = whole([duals[name] for name in states])
             output, h_n = functional_call(
-                layer, {"weight_hh_l0": duals["weight"]}, (duals["x"], duals["hx"])
+                layer, {"weight_hh_l0": duals["weight"]}, (duals["x"], hx)
             )
-            results.append([*ad.unpack_dual(output), *ad.unpack_dual(h_n)])
+            results.append([[*ad.unpack_dual(t)] for t in (output, *parts(h_n))])
     alike(*results)
 
 
@@ -502,12 +527,15 @@ def test_finite_differences(kind, options, given):
     _, layer = twins(kind, 2, 2, **options, **DOUBLE)
     x, hx = inputs(layer, 3, 2, torch.float64, "batch" if "batch_first" in options else "time")
     names, weights = zip(*layer.named_parameters(), strict=True)
+    states = parts(hx)
 
-    def function(x, hx, *weights):
+    def function(x, *others):
+        hx, weights = whole(others[: len(states)]), others[len(states) :]
         named = dict(zip(names, weights, strict=True))
-        return functional_call(layer, named, (x, hx), given)
+        output, h_n = functional_call(layer, named, (x, hx), given)
+        return output, *parts(h_n)
 
-    leaves = [leaf(t) for t in (x, hx, *weights)]
+    leaves = [leaf(t) for t in (x, *states, *weights)]
     checks = {"fast_mode": True, "check_batched_grad": True}
     assert torch.autograd.gradcheck(function, leaves, check_forward_ad=True, **checks)
     assert torch.autograd.gradgradcheck(function, leaves, check_fwd_over_rev=True, **checks)
@@ -516,25 +544,29 @@ def test_finite_differences(kind, options, given):
 # --- Cells ---------------------------------------------------------------------------------------
 
 
-@every_kind
+@every_cell
 @pytest.mark.filterwarnings("ignore:There is a performance drop because we have not yet.*_cell")
 def test_cells(kind):
     theirs, ours = cells(kind, 3, 4, **DOUBLE)
     x, tangent = torch.randn(2, 5, 3, **DOUBLE)
-    h = torch.randn(5, 4, **DOUBLE)
+    h = state_for(kind, 5, 4, **DOUBLE)
     alike(func.vmap(ours)(x), theirs(x))
     alike(func.vmap(ours, (None, 0))(x[0], h), theirs(x[:1].expand(5, 3), h))
+
+    def square(m):
+        return lambda x: joined(m(x)).square().sum()
+
     for transform in (
-        lambda m: func.grad(lambda x: m(x).square().sum())(x),
+        lambda m: func.grad(square(m))(x),
         lambda m: func.jacrev(m)(x),
         lambda m: func.jacfwd(m)(x),
         lambda m: func.jvp(m, (x,), (tangent,))[1],
-        lambda m: func.hessian(lambda x: m(x).square().sum())(x[0]),
+        lambda m: func.hessian(square(m))(x[0]),
     ):
         alike(transform(ours), transform(theirs))
 
 
-@every_kind
+@every_cell
 def test_ensemble_of_cells(kind):
     pairs = [cells(kind, 3, 4, **DOUBLE) for _ in range(2)]
     for n, (theirs, ours) in enumerate(pairs):
@@ -545,7 +577,7 @@ def test_ensemble_of_cells(kind):
     x = torch.randn(5, 3, **DOUBLE)
 
     def square(cell):
-        return lambda weights: functional_call(cell, weights, (x,)).square().sum()
+        return lambda weights: joined(functional_call(cell, weights, (x,))).square().sum()
 
     alike(
         func.vmap(func.grad(square(pairs[0][1])))(weights),
@@ -553,14 +585,15 @@ def test_ensemble_of_cells(kind):
     )
 
 
-@every_kind
+@every_cell
 def test_forward_mode_of_cells(kind):
     ad = torch.autograd.forward_ad
     theirs, ours = cells(kind, 3, 4, **DOUBLE)
     x, tangent = torch.randn(2, 5, 3, **DOUBLE)
     with ad.dual_level():
-        results = [ad.unpack_dual(m(ad.make_dual(x, tangent)))._asdict() for m in (ours, theirs)]
-    agree(*results)
+        states = [parts(m(ad.make_dual(x, tangent))) for m in (ours, theirs)]
+        results = [[[*ad.unpack_dual(t)] for t in state] for state in states]
+    alike(*results)
 
 
 # --- What torch.nn's layers cannot do ------------------------------------------------------------
@@ -584,7 +617,7 @@ def gradient_of_packed_input(layer, weights, x):
     return func.grad(lambda d: packed(layer, rows.batch_sizes)(d)[0].sum())(rows.data)
 
 
-@pytest.mark.parametrize("name", ["RNN", "GRU"])
+@pytest.mark.parametrize("name", ["RNN", "GRU", "LSTM"])
 @pytest.mark.parametrize(
     ("feature", "error"),
     [
