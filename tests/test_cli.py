@@ -395,14 +395,14 @@ def test_info(capsys):
     assert rows["elman"] == elman.__version__
     assert rows["threads"] == str(elman.get_num_threads())
     assert rows["instruction set"] in ("portable", "avx2", "avx512", "neon")
-    assert rows["door to numpy"] == np.__version__
-    assert {"door to torch", "door to mlx", "door to oneflow"} < rows.keys()
+    assert rows["package for numpy"] == np.__version__
+    assert {"package for torch", "package for mlx", "package for oneflow"} < rows.keys()
     for name in ("torch", "mlx", "oneflow"):
         try:
             want = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             want = "not installed"
-        assert rows[f"door to {name}"] == want
+        assert rows[f"package for {name}"] == want
 
 
 def test_the_command_imports_no_framework():

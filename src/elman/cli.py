@@ -21,7 +21,7 @@ from elman.weights import (
 from elman.weights.files import read_safetensors, write_safetensors
 from elman.weights.frameworks import nonlinearities
 
-DOORS = ("numpy", "torch", "mlx", "oneflow")
+PACKAGES = ("numpy", "torch", "mlx", "oneflow")
 FILES = ("safetensors", "onnx")
 
 EXAMPLE = f"""\
@@ -188,7 +188,7 @@ def _info(given: argparse.Namespace) -> None:
         "elman": elman.__version__,
         "instruction set": engine.isa,
         "threads": str(elman.get_num_threads()),
-        **{f"door to {name}": _version(name) for name in DOORS},
+        **{f"package for {name}": _version(name) for name in PACKAGES},
         **{f"files of {name}": _version(name) for name in FILES},
     }
     for name, value in rows.items():
