@@ -329,6 +329,16 @@ def test_vjp_is_linear(kind):
     assert not any(g.any() for g in nothing.values())
 
 
+def test_a_gradient_that_is_none_is_zeros():
+    layer = elman.LSTM(3, 4, 2, bidirectional=True, proj_size=2, seed=0)
+    _, final, vjp = layer.vjp(normal(5, 2, 3))
+    d_h_n, d_c_n = final
+    zeros = each(np.zeros_like, final)
+    for given, whole in (((d_h_n, None), (d_h_n, zeros[1])), ((None, d_c_n), (zeros[0], d_c_n))):
+        assert_all_same_bits(vjp(None, given), vjp(None, whole))
+    assert_all_same_bits(vjp(None, (None, None)), vjp(None, None))
+
+
 # Dropout
 
 
