@@ -394,8 +394,8 @@ def run_kernel(*arguments: Any) -> Any:
 
     By way of the dispatcher only where somebody watches: it takes longer than a small layer.
     """
-    if is_transformed():  # and members' gates are all kept
-        return _layer_function.apply(*arguments[:-1], False)[:2]
+    if is_transformed():
+        return _layer_function.apply(*arguments)[:2]
     _, *tensors, keep, _ = arguments
     if _is_watched(tensors[0]) or _is_one_negated(tensors[_VARIABLES]):
         return torch.ops.elman.layer(*arguments)[:2]
