@@ -28,9 +28,11 @@ def tolerance(case: Case, name: str) -> float:
     """How far off float32 may be, in terms of the largest value.
 
     Rounding errors of a sum grow as the square root of its terms: products have D + H, gradients
-    of weights as many as there are rows, those of states all later steps.
+    of weights as many as there are rows, those of states all later steps, each with all gates.
     """
-    terms = case.D + case.H + (case.rows if name.startswith("d_") else 0)
+    terms = case.D + case.H
+    if name.startswith("d_"):
+        terms += case.rows + case.gates * case.H
     return 2 * float(np.finfo(np.float32).eps) * terms**0.5
 
 

@@ -61,6 +61,10 @@ class Case:
         return Spec(row, self.D, self.H, **options)
 
     @property
+    def gates(self) -> int:
+        return len(self.spec.cell.gates)
+
+    @property
     def states(self) -> tuple[str, ...]:
         """What is carried from step to step: h, or an LSTM's h and c."""
         return self.spec.cell.states
