@@ -241,6 +241,31 @@ def test_torch_func(cell):
 
 @needs_torch
 @every_cell
+def test_torch_func_keeps_no_gates(cell, monkeypatch):
+    kept = []
+    forward = engine.forward
+
+    def note(*arguments):
+        results = forward(*arguments)
+        kept.append(results[2].gates)
+        return results
+
+    monkeypatch.setattr(engine, "forward", note)
+    x = torch.randn(4, 6, 2, 3)
+    for layer in twins(cell, 3, 5):
+        many = {n: torch.stack([w, w, w, w]) for n, w in layer.named_parameters()}
+
+        def square(weights, x, layer=layer):
+            return functional_call(layer, weights, (x,))[0].square().sum()
+
+        torch.func.vmap(torch.func.grad(square))(many, x)
+        absent = layer.recompute or not SPECS[cell].kept
+        assert [gates is None for gates in kept] == [absent] * 4
+        kept.clear()
+
+
+@needs_torch
+@every_cell
 @pytest.mark.parametrize("compiled", [False, True])
 def test_what_torch_saves(compiled, cell):
     """Beside x and the weights the states of each row; without it, four values a unit more."""

@@ -298,10 +298,11 @@ def test_backward_twice(kind):
 
 @every_kind
 @pytest.mark.parametrize("num_layers", [1, 2])
-def test_results_changed_in_place(kind, num_layers):
-    """Nothing that backward needs may lie in what the caller was given."""
+@pytest.mark.parametrize("batch", [1, 3])
+def test_results_changed_in_place(kind, num_layers, batch):
+    """Nothing that backward needs, nor h and c together, may lie in what the caller was given."""
     theirs, ours = twins(kind, 4, 6, num_layers)
-    x, hx = inputs(ours, 5, 3)
+    x, hx = inputs(ours, 5, batch)
     results = []
     for layer, in_place in ((ours, True), (theirs, False)):
         leaves = leaf(x), leaf(hx)

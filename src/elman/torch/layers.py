@@ -81,8 +81,9 @@ def _given(cell: Cell, x: Any, hx: Any) -> Sequence[Tensor] | None:
         states = ()
     elif not isinstance(states, (tuple, list)) or len(states) != len(cell.states):
         return None
-    if not all(isinstance(t, Tensor) and not t.is_nested for t in (x, *states)):
-        return None  # a nested one may have no shape
+    for t in (x, *states):
+        if not isinstance(t, Tensor) or t.is_nested:  # which may have no shape
+            return None
     return states
 
 

@@ -76,7 +76,7 @@ def _places(first: str, last: str) -> slice:
 _INPUTS = _places("x", "batch_sizes")
 _VARIABLES = _places("x", "w_hr_reverse")  # what has a gradient
 _WEIGHTS = _places("w_ih", "w_hr_reverse")
-_DIRECTIONS = _places("w_ih", "w_hr"), _places("w_ih_reverse", "w_hr_reverse")
+_FORWARD, _REVERSE = _places("w_ih", "w_hr"), _places("w_ih_reverse", "w_hr_reverse")
 _EXTENT = _places("lengths", "batch_sizes")
 _LENGTHS, _BATCH_SIZES, _GATES = (_PLACES[name] for name in ("lengths", "batch_sizes", "gates"))
 
@@ -102,8 +102,9 @@ class _Inputs:
     def __init__(self, cell: str, *tensors: Any) -> None:
         self.cell = CELLS[cell]
         self.x, self.h_0, *_ = tensors
-        directions = [Weights(*tensors[places]) for places in _DIRECTIONS]
-        self.weights = directions[: 1 if directions[1].w_ih is None else 2]
+        self.weights = [Weights(*tensors[_FORWARD])]
+        if tensors[_PLACES["w_ih_reverse"]] is not None:
+            self.weights.append(Weights(*tensors[_REVERSE]))
         self.lengths, self.reset, self.batch_sizes = self.extent = tensors[_EXTENT]
         *self.members, rows, self.output_size = self.weights[0].w_hh.shape  # (), (M,) or more
         self.hidden_size = rows // len(self.cell.gates)
