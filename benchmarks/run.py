@@ -53,8 +53,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="in fewer turns, and but for the largest shape and, on several threads, for those "
-        "that have no work for them",
+        help="in fewer turns, and but for the largest shape; on several threads the GRU alone, "
+        "where there is work for them",
     )
     parser.add_argument(
         "--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads; default: 1 2"
@@ -62,7 +62,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--shape", nargs="+", type=shape, help="only these: L,N,D,H, whatever the options"
     )
-    parser.add_argument("--cell", nargs="+", choices=CELLS, default=list(CELLS))
+    parser.add_argument("--cell", nargs="+", choices=CELLS, help="only these; default: all")
     parser.add_argument("--mode", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument(
         "--contender",
@@ -79,7 +79,8 @@ def parse() -> argparse.Namespace:
     options.cases = [
         case
         for case in [Case(cell, *OVERHEAD) for cell in CELLS] + GRID
-        if case.cell in options.cell and (not options.shape or case.shape in options.shape)
+        if case.cell in (options.cell or CELLS)
+        if not options.shape or case.shape in options.shape
         if not options.quick or case.shape != LARGEST or options.shape
     ]
     if not options.cases:
@@ -93,8 +94,14 @@ def parse() -> argparse.Namespace:
 
 
 def cases_on(threads: int, options: argparse.Namespace) -> list[Case]:
-    leave_out = FOR_ONE_THREAD if options.quick and threads > 1 and not options.shape else ()
-    return [case for case in options.cases if case.shape not in leave_out]
+    """All, or quickly some of them, unless they were asked for."""
+    cases = options.cases
+    if options.quick and threads > 1:
+        if not options.shape:
+            cases = [case for case in cases if case.shape not in FOR_ONE_THREAD]
+        if not options.cell:
+            cases = [case for case in cases if case.cell == "GRU"]
+    return cases
 
 
 def shape(text: str) -> tuple[int, ...]:
