@@ -165,8 +165,7 @@ def errors(case):
     def torchs(dtype, onednn=True):
         layer = layer_of(case, torch.nn, dtype)
         layer.load_state_dict({k: torch.tensor(w, dtype=dtype) for k, w in case.weights.items()})
-        with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(torch.backends.mkldnn, "enabled", onednn)
+        with torch.no_grad(), torch.backends.mkldnn.flags(enabled=onednn):
             return layer(torch.tensor(case.x, dtype=dtype))[0].numpy()
 
     exact = torchs(torch.float64)

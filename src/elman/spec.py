@@ -228,8 +228,9 @@ def takes(layer: Any, x: Shape, states: Sequence[Shape], batch: int | None = Non
             return False
         rows = (batch,)
     K = layer.num_layers * (2 if layer.bidirectional else 1)
-    sizes = (layer.proj_size or layer.hidden_size, layer.hidden_size)
-    pairs = zip(states, sizes, strict=False)
+    sizes = (layer.proj_size or layer.hidden_size, layer.hidden_size)[: len(states)]
+    # As many of both: to torch.compile of torch 2.6 every zip is strict.
+    pairs = zip(states, sizes, strict=True)
     return all(tuple(shape) == (K, *rows, size) for shape, size in pairs)
 
 
