@@ -16,7 +16,7 @@ is computed is float32, and so are the state and its gradient.
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -134,24 +134,26 @@ def forward(
     keep: bool = False,
     recompute: bool = False,
     whole: bool = False,
+    empty: Callable[[Shape, bool], Any] = _empty,
 ) -> tuple[Array, Array, Kept | None]:
     """Run a layer.
 
     x is (L, N, D), or (rows, D) packed; h_0 is (directions, N, S), or None for zeros. Returns
     output (L, N, directions*P) or (rows, directions*P), h_n (directions, N, S), and what backward
     needs if `keep`: of the gates nothing with `recompute`. With `whole` output holds every state
-    (L, N, directions*S). Raises ValueError for lengths outside 0..L.
+    (L, N, directions*S). ``empty(shape, is_float64)`` gives the memory of both. Raises ValueError
+    for lengths outside 0..L.
     """
     directions, H, P = weights.directions, weights.hidden_size, weights.output_size
     S = cell.state_size(H, P)
     batch = x.shape[1] if extent.batch_sizes is None else int(extent.batch_sizes[0])
     wide = weights.is_float64
     features = directions * (S if whole else P)
-    output = _empty((*x.shape[:-1], features), wide)
-    h_n = _empty((directions, batch, S), wide)
+    output = empty((*x.shape[:-1], features), wide)
+    h_n = empty((directions, batch, S), wide)
     kept = None
     if keep:
-        rows = output.size // features
+        rows = math.prod(x.shape[:-1])
         gates = cell.kept * H
         kept = Kept(
             _empty((directions, rows, gates), wide) if gates and not recompute else None,
@@ -181,21 +183,23 @@ def backward(
     threads: int,
     need_x: bool = True,
     need_weights: bool = True,
+    empty: Callable[[Shape, bool], Any] = _empty,
 ) -> tuple[Array | None, Array, list[Array | None] | None]:
     """Gradients of sum(output * d_output) + sum(h_n * d_h_n), either of which may be None.
 
     Output may hold every state, as of forward with `whole`.
     `shapes` are the weights', in the order of `pack`, None for an absent one. Returns d_x, d_h_0
-    and the weights' gradients, in their order; what is absent or not needed is None.
+    and the weights' gradients, in their order, in the memory that `empty` gives; what is absent or
+    not needed is None.
     """
     directions, _, S = kept.states.shape
     batch = x.shape[1] if extent.batch_sizes is None else int(extent.batch_sizes[0])
     wide = weights.is_float64
-    d_x = _empty((directions, *x.shape), wide) if need_x else None
-    d_h_0 = _empty((directions, batch, S), wide)
+    d_x = empty((directions, *x.shape), wide) if need_x else None
+    d_h_0 = empty((directions, batch, S), wide)
     d_weights = None
     if need_weights:
-        d_weights = [None if shape is None else _empty(shape, wide) for shape in shapes]
+        d_weights = [None if shape is None else empty(shape, wide) for shape in shapes]
     _engine.backward(
         weights,
         _readable(x),

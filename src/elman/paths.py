@@ -11,6 +11,7 @@ class Paths:
     Attributes
     ----------
     counts : layers run by each path since the program began, or since ``counts.clear()``.
+    required : what :meth:`require` insists on, if anything.
 
     >>> paths = Paths("kernel", "scan")
     >>> with paths.require("kernel"):
@@ -22,13 +23,13 @@ class Paths:
     def __init__(self, *names: str) -> None:
         self.counts: Counter[str] = Counter()
         self._names = names
-        self._required: list[str] = []  # the last one holds; several threads may come and go
+        self.required: list[str] = []  # the last one holds; several threads may come and go
 
     def check(self, path: str, layer: str) -> None:
         """Raise if a call of the class named `layer` takes this path though another is required."""
-        if self._required and self._required[-1] != path:
+        if self.required and self.required[-1] != path:
             raise RuntimeError(
-                f"{layer}: path {self._required[-1]!r} is required, but this call takes {path!r}"
+                f"{layer}: path {self.required[-1]!r} is required, but this call takes {path!r}"
             )
 
     def take(self, path: str, layer: str, layers: int = 1) -> None:
@@ -45,8 +46,8 @@ class Paths:
         if path not in self._names:
             expected = ", ".join(map(repr, self._names))
             raise ValueError(f"require: expected one of {expected}, got {path!r}")
-        self._required.append(path)
+        self.required.append(path)
         try:
             yield
         finally:
-            del self._required[-1 - self._required[::-1].index(path)]
+            del self.required[-1 - self.required[::-1].index(path)]

@@ -6,7 +6,7 @@
 
 from __future__ import annotations  # torch.compile of torch 2.6 cannot read unions
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,22 +16,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._C._functorch import TransformType
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 from torch.fx.proxy import Proxy, TraceError
 from torch.nn.utils.rnn import PackedSequence
 
-from elman import stack
 from elman.spec import (
     CELLS,
     WEIGHTS,
     Cell,
+    Shape,
+    Spec,
     Weights,
     check_lengths,
     check_lengths_lie_within,
     check_reset,
+    check_weights,
     takes,
 )
 from elman.swap import swap
-from elman.torch.operators import HALVES, is_transformed, join, run_kernel, run_scan, split
+from elman.torch import calls
+from elman.torch.operators import HALVES, Call, is_transformed, run_kernel, run_module, run_scan
 from elman.torch.operators import paths as _paths
 
 paths, require = _paths.counts, _paths.require
@@ -87,10 +91,9 @@ def _given(cell: Cell, x: Any, hx: Any) -> Sequence[Tensor] | None:
     return states
 
 
-def _results(state: Tensor, sizes: Sequence[int]) -> Any:
-    """A state as torch's classes give it: h, or (h, c)."""
-    states = split(state, sizes)
-    return states[0] if len(states) == 1 else states
+def _pair(last: Sequence[Tensor]) -> Any:
+    """Final states as torch's classes give them: h, or (h, c)."""
+    return last[0] if len(last) == 1 else tuple(last)
 
 
 def _is_differentiated(*tensors: Tensor | None) -> bool:
@@ -107,14 +110,14 @@ def _needs_loop() -> bool:
 
     Such are forward mode, as the engine has no forward derivatives, and functionalize.
     """
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return False
     return forward_ad._current_level >= 0 or is_transformed(TransformType.Functionalize)  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
 
 
 def _becomes_onnx() -> bool:
     """Whether ``torch.onnx.export`` is tracing."""
-    return torch.compiler.is_compiling() and _exporter_runs()
+    return is_compiling() and _exporter_runs()
 
 
 @torch.compiler.assume_constant_result
@@ -131,9 +134,14 @@ def _tensor(title: str, name: str, values: Any) -> Tensor:
     try:
         if isinstance(values, np.ndarray):  # of any strides and byte order
             values = values.astype(values.dtype.newbyteorder("="), order="C")
-        return torch.tensor(values)
+        return torch.tensor(values, device="cpu")  # whatever the default
     except (TypeError, ValueError, RuntimeError) as e:
         raise RuntimeError(f"{title}: {name} is nothing that torch reads: {e}") from e
+
+
+def _check_shapes(title: str, expected: Mapping[str, Shape], weights: Mapping[str, Any]) -> None:
+    shapes = {name: tuple(w.shape) for name, w in weights.items() if w is not None}
+    check_weights(title, expected, shapes, RuntimeError)
 
 
 def _node(module: Any, input: Any, hx: Any, **extent: Any) -> Any:
@@ -197,21 +205,31 @@ class _Layer(nn.RNNBase):
         """
         if isinstance(input, Proxy):
             return _node(self, input, hx, lengths=lengths, reset=reset)
+        if lengths is not None:
+            lengths = _tensor(type(self).__name__, "lengths", lengths)
+        if reset is not None:
+            reset = _tensor(type(self).__name__, "reset", reset)
+        if not is_compiling():
+            results = calls.run(self.mode, self.__dict__, input, hx, lengths, reset)
+            if results is not None:
+                return results
+        return self._run(input, hx, lengths, reset)
+
+    def _run(self, input: Any, hx: Any, lengths: Tensor | None, reset: Tensor | None) -> Any:
+        """Step by step, whatever is about."""
         extended = lengths is not None or reset is not None
         packed = isinstance(input, PackedSequence)
         if packed and extended:
             name = type(self).__name__
             raise RuntimeError(f"{name}: lengths= and reset= go with padded input, not packed")
         x, batch = (input.data, int(input.batch_sizes[0])) if packed else (input, None)
-        own = self._parameters  # quicker than by attribute
-        weights: list[Any] = [
-            own[name] if name in own else getattr(self, name)
-            for names in self._all_weights
-            for name in names
-        ]
         given = _given(self._cell, x, hx)
-        valid = given is not None and takes(self, x.shape, [s.shape for s in given], batch)
+        valid = given is not None and self._has_options()
+        valid = valid and takes(self, x.shape, [s.shape for s in given], batch)
+        if valid:
+            self._check_weights()
         states = given or ()
+        weights: list[Any] = [w for names in self._all_weights for w in self._named(names)]
         loop = _needs_loop() or self._is_beyond_torch(packed)
         kernel = valid and not loop and (_becomes_onnx() or _served(x, states, *weights))
         if not valid or not (kernel or extended or loop):
@@ -229,20 +247,38 @@ class _Layer(nn.RNNBase):
             _paths.take("scan", type(self).__name__, self.num_layers)
         if packed:
             return self._run_packed(input, hx, weights, kernel)
-        return self._run_padded(x, join(states), weights, kernel, lengths, reset)
+        return self._run_padded(x, states, weights, kernel, lengths, reset)
+
+    def _named(self, names: Sequence[str]) -> list[Any]:
+        own = self._parameters  # quicker than by attribute
+        return [own[name] if name in own else getattr(self, name) for name in names]
+
+    def _has_options(self) -> bool:
+        """Whether its options are such as torch's layer takes; it checks them when it is called."""
+        return all(type(o) is bool for o in (self.bias, self.batch_first, self.bidirectional))
+
+    def _check_weights(self) -> None:
+        """Raise unless the weights are those of the layer's sizes, which anybody may have set."""
+        if is_compiling():
+            return
+        sizes = (self.input_size, self.hidden_size, self.num_layers)
+        options = (self.bias, self.batch_first, 0.0, self.bidirectional, self.proj_size)
+        shapes = Spec(self._cell, *sizes, *options).weight_shapes()
+        names = [name for each in self._all_weights for name in each]
+        given = zip(names, self._named(names), strict=True)
+        _check_shapes(type(self).__name__, shapes, dict(given))
 
     def _run_padded(
         self,
         x: Tensor,
-        h_0: Tensor | None,
+        states: Sequence[Tensor],
         weights: list[Tensor],
         kernel: bool,
-        lengths: Any,
-        reset: Any,
+        lengths: Tensor | None,
+        reset: Tensor | None,
     ) -> tuple[Tensor, Any]:
         batched, name = x.dim() == 3, type(self).__name__
         if lengths is not None:
-            lengths = _tensor(name, "lengths", lengths)
             batch = (x.shape[0 if self.batch_first else 1],) if batched else ()
             integral = not lengths.dtype.is_floating_point and not lengths.dtype.is_complex
             integral = integral and lengths.dtype != torch.bool
@@ -252,40 +288,33 @@ class _Layer(nn.RNNBase):
                 steps = x.shape[1 if batched and self.batch_first else 0]
                 check_lengths_lie_within(name, lengths.tolist(), steps, RuntimeError)
         if reset is not None:
-            reset = _tensor(name, "reset", reset)
             boolean = reset.dtype == torch.bool
             check_reset(name, tuple(reset.shape), boolean, tuple(x.shape[:-1]), RuntimeError)
-            reset = self._time_major(reset.to(x.device), batched)
-        x = self._time_major(x, batched)
+            reset = reset.to(x.device)
         if x.dtype != weights[0].dtype:
             self.check_input(x, None)  # which raises, except under autocast
-        if h_0 is not None and not batched:
-            h_0 = h_0.unsqueeze(1)
-        output, h_n = self._run(x, h_0, weights, kernel, lengths, reset, None)
-        if not batched:
-            output, h_n = output.squeeze(1), h_n.squeeze(1)
-        elif self.batch_first:
-            output = output.transpose(0, 1)
-        return output, _results(h_n, self._sizes)
-
-    def _time_major(self, t: Tensor, batched: bool) -> Tensor:
-        if not batched:
-            return t.unsqueeze(1)
-        return t.transpose(0, 1) if self.batch_first else t
+        output, *last = self._run_layers(
+            x, states, weights, kernel, lengths, reset, is_batched=batched
+        )
+        return output, _pair(last)
 
     def _run_packed(
         self, input: PackedSequence, hx: Any, weights: list[Tensor], kernel: bool
     ) -> tuple[PackedSequence, Any]:
         x, batch_sizes, sorted_indices, unsorted_indices = input
+        states: Sequence[Tensor]
         if hx is None:
-            h_0 = x.new_zeros(len(self._all_weights), int(batch_sizes[0]), sum(self._sizes))
+            K, N = len(self._all_weights), int(batch_sizes[0])
+            states = [x.new_zeros(K, N, size) for size in self._sizes]
         else:
             hx = self.permute_hidden(hx, sorted_indices)
             self.check_forward_args(x, hx, batch_sizes)  # of any order, which may name other rows
-            h_0 = join(_given(self._cell, x, hx) or ())
-        output, h_n = self._run(x, h_0, weights, kernel, None, None, batch_sizes)
+            states = _given(self._cell, x, hx) or ()
+        output, *last = self._run_layers(
+            x, states, weights, kernel, batch_sizes=batch_sizes, batch_first=False
+        )
         packed = PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices)
-        return packed, self.permute_hidden(_results(h_n, self._sizes), unsorted_indices)
+        return packed, self.permute_hidden(_pair(last), unsorted_indices)
 
     def _is_beyond_torch(self, packed: bool) -> bool:
         """Whether torch's layer fails: autocast takes oneDNN, which may lack the type."""
@@ -303,31 +332,39 @@ class _Layer(nn.RNNBase):
         sizes = (self.proj_size or self.hidden_size, self.hidden_size)
         return sizes[: len(self._cell.states)]
 
-    def _run(
-        self, x: Tensor, h_0: Tensor | None, weights: list[Tensor], kernel: bool, *extent: Any
-    ) -> tuple[Tensor, Tensor]:
+    def _run_layers(
+        self,
+        x: Tensor,
+        states: Sequence[Tensor],
+        weights: list[Tensor],
+        kernel: bool,
+        lengths: Tensor | None = None,
+        reset: Tensor | None = None,
+        *,
+        batch_sizes: Tensor | None = None,
+        **axes: bool,
+    ) -> tuple[Tensor, ...]:
         cell, directions = self._cell.name, 2 if self.bidirectional else 1
-        keep = _is_differentiated(x, h_0, *weights)
+        axes = {"batch_first": self.batch_first, **axes}
+        call = Call(cell, self.num_layers, directions, recompute=self.recompute, **axes)
+        keep = _is_differentiated(x, *states, *weights)
         there = (True, True, self.bias, self.bias, self.proj_size > 0)
         given = iter(weights)
         named = [next(given) if is_there else None for _ in self._all_weights for is_there in there]
-        each = directions * len(WEIGHTS)
 
-        def layer(k: int, x: Tensor, h_0: Tensor | None) -> tuple[Tensor, Tensor]:
-            arguments = named[k * each : (k + 1) * each] + [None] * (2 * len(WEIGHTS) - each)
+        def layer(k: int, x: Tensor, h_0: Any, *given: Any) -> tuple[Tensor, Tensor]:
+            if _becomes_onnx():
+                from elman.torch import export
+
+                return export.run_layer(self, weights, *given[-2:], k, x, h_0)
             if not kernel:
-                return run_scan(cell, x, h_0, *arguments, *extent)
-            return _run_kernel(cell, x, h_0, *arguments, *extent, keep, self.recompute)
+                return run_scan(cell, x, h_0, *given, batch_sizes)
+            return _run_kernel(cell, x, h_0, *given, batch_sizes, keep, self.recompute)
 
         between = None
         if self.training and self.dropout > 0:
             between = partial(F.dropout, p=self.dropout, training=True)
-        if _becomes_onnx():
-            from elman.torch import export
-
-            layer = partial(export.run_layer, self, weights, *extent[:2])
-        output, finals = stack.run(self.num_layers, directions, layer, x, h_0, between)
-        return output, finals[0] if len(finals) == 1 else torch.cat(finals)
+        return run_module(call, layer, x, states, named, lengths, reset, between)
 
 
 class RNN(_Layer):
@@ -437,8 +474,15 @@ class LSTM(_Layer):
         self.recompute = recompute
 
 
+_RNN = {"tanh": "rnn_tanh", "relu": "rnn_relu"}  # the cells by their nonlinearity
+
+
 def _step(module: Any, stock: Any, name: str, input: Any, hx: Any) -> Any:
     """One step of a cell, as its torch class `stock` does it."""
+    if not is_compiling():
+        results = calls.run(name, module.__dict__, input, hx)
+        if results is not None:
+            return results
     if isinstance(input, Proxy):
         return _node(module, input, hx)
     cell, H = CELLS[name], module.hidden_size
@@ -448,17 +492,23 @@ def _step(module: Any, stock: Any, name: str, input: Any, hx: Any) -> Any:
     batch, states = input.shape[:-1] if valid else (), given or ()
     valid = valid and all(tuple(s.shape) == (*batch, H) for s in states)
     valid = valid and module.input_size > 0 and H > 0  # torch's cells may be empty
+    bias = weights.b_ih is not None
+    valid = valid and bias == (weights.b_hh is not None)  # torch's may have one alone
+    if valid and not is_compiling():
+        shapes = Spec(cell, module.input_size, H, bias=bias).cell_weight_shapes()
+        names = zip(WEIGHTS, weights, strict=True)
+        _check_shapes(module._get_name(), shapes, dict(names))
     if not valid or _needs_loop() or _becomes_onnx() or not _served(input, states, *weights):
         _paths.take("torch", module._get_name())
         return stock.forward(module, input, hx)
     _paths.check("kernel", module._get_name())
     keep = _is_differentiated(input, *states, *weights)
-    sizes = [H] * len(cell.states)
-    x, h_0 = input.reshape(1, -1, module.input_size), join(states)
-    h_0 = None if h_0 is None else h_0.reshape(1, -1, sum(sizes))
-    nothing = (None,) * 3  # no lengths, reset or batch_sizes
-    _, h_n = _run_kernel(name, x, h_0, *weights, *Weights(None, None), *nothing, keep, False)
-    return _results(h_n.reshape(*batch, sum(sizes)), sizes)
+    call = Call(name, is_cell=True, is_batched=input.dim() == 2)
+
+    def layer(_: int, *arguments: Any) -> tuple[Tensor, Tensor]:
+        return _run_kernel(name, *arguments, None, keep, False)
+
+    return _pair(run_module(call, layer, input, states, weights))
 
 
 class RNNCell(nn.RNNCell):
@@ -473,9 +523,10 @@ class RNNCell(nn.RNNCell):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """One step: input (N, D) or (D), hx (N, H) or (H), zeros by default. Returns h'."""
-        if self.nonlinearity not in ("tanh", "relu"):
+        name = _RNN.get(self.nonlinearity)
+        if name is None:
             return super().forward(input, hx)  # which raises
-        return _step(self, nn.RNNCell, f"rnn_{self.nonlinearity}", input, hx)
+        return _step(self, nn.RNNCell, name, input, hx)
 
 
 class GRUCell(nn.GRUCell):

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch._C._functorch import get_interpreter_stack, is_legacy_batchedtensor
 
-from elman import engine, scan
+from elman import engine, scan, stack
 from elman.engine import Extent, Kept
 from elman.paths import Paths
 from elman.spec import CELLS, Weights
@@ -170,7 +170,12 @@ def _lend_weight(weight: Tensor | None) -> Any:
 
 
 def _tensors(arrays: Sequence[Any]) -> list[Any]:
-    return [None if a is None else torch.from_numpy(a) for a in arrays]
+    return [torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in arrays]
+
+
+def _empty(shape: Any, is_float64: bool) -> Tensor:
+    """Memory for a result, which unlike an array's can be resized."""
+    return torch.empty(shape, dtype=torch.float64 if is_float64 else torch.float32, device="cpu")
 
 
 def _filled(tensors: Sequence[Any], like: Tensor) -> tuple[Tensor, ...]:
@@ -195,8 +200,8 @@ def _one_by_one(
     for m in range(len(arrays[0])):
         member = [a if _is_common(n, a) else a[m] for n, a in enumerate(arrays)]
         results.append(run(cell, member, *options))
-    columns = zip(*results, strict=True)
-    return [None if column[0] is None else np.stack(column) for column in columns]
+    columns = (_tensors(column) for column in zip(*results, strict=True))
+    return [None if column[0] is None else torch.stack(column) for column in columns]
 
 
 def _layer(*arguments: Any) -> tuple[Tensor, ...]:
@@ -209,7 +214,13 @@ def _run_layer(cell: str, *arguments: Any) -> list[Any]:
     try:
         return _tensors(_with_memory(_forward, cell, tensors, keep, recompute))
     except (MemoryError, ValueError) as e:  # ValueError: lengths out of range
-        raise RuntimeError(str(e)) from None
+        raise _error(cell, e) from None
+
+
+def _error(cell: str, e: Exception) -> RuntimeError:
+    """What the engine raised, as PyTorch's layers raise it."""
+    kind, text = CELLS[cell].kind, str(e).removeprefix("elman._engine: ")
+    return RuntimeError(text if text.startswith(kind) else f"{kind}: {text}")
 
 
 def _with_memory(run: Any, cell: str, tensors: Sequence[Any], *options: bool) -> Sequence[Any]:
@@ -225,7 +236,7 @@ def _forward(cell: str, arrays: Sequence[Any], keep: bool, recompute: bool) -> S
         return _one_by_one(_forward, cell, arrays, keep, recompute)
     threads = torch.get_num_threads()
     output, h_n, kept = engine.forward(
-        i.cell, i.packed(), i.x, i.h_0, Extent(*i.extent), threads, keep, recompute
+        i.cell, i.packed(), i.x, i.h_0, Extent(*i.extent), threads, keep, recompute, empty=_empty
     )
     return output, h_n, *(kept or (None, None))
 
@@ -248,7 +259,10 @@ def _layer_backward(*arguments: Any) -> tuple[Tensor, ...]:
 
 def _run_layer_backward(cell: str, *arguments: Any) -> list[Any]:
     *tensors, need_x, need_weights = arguments
-    results = _tensors(_with_memory(_backward, cell, tensors, need_x, need_weights))
+    try:
+        results = _tensors(_with_memory(_backward, cell, tensors, need_x, need_weights))
+    except (MemoryError, ValueError) as e:  # ValueError: a weight's shape changed since forward
+        raise _error(cell, e) from None
     dtype = tensors[_PLACES["w_ih"]].dtype
     if need_weights and dtype in HALVES:
         results[_WEIGHTS] = [d if d is None else d.to(dtype) for d in results[_WEIGHTS]]
@@ -271,6 +285,7 @@ def _backward(cell: str, arrays: Sequence[Any], need_x: bool, need_weights: bool
         torch.get_num_threads(),
         need_x,
         need_weights,
+        _empty,
     )
     results = [d_x, d_h_0, *(d_weights or [])]
     return results + [None] * (len(_FIELDS[_VARIABLES]) - len(results))
@@ -354,6 +369,84 @@ def _differentiate_backward(ctx: Any, *dd: Tensor | None) -> tuple[Any, ...]:
     return _where_needed(ctx, dict(zip(places, [*second, *others], strict=True)))
 
 
+# --- Modules -------------------------------------------------------------------------------------
+
+
+class Call(NamedTuple):
+    """A call of a module, but for its tensors; ``_engine.TensorCall`` has the same attributes.
+
+    x and output are (L, N, features), (N, L, features) with `batch_first`, or (L, features); of a
+    cell (N, features) or (features). The states are (K, N, features) or (K, features); of a cell as
+    x.
+    """
+
+    cell: str
+    num_layers: int = 1
+    directions: int = 1
+    is_cell: bool = False
+    is_batched: bool = True
+    batch_first: bool = False
+    recompute: bool = False
+
+
+def run_module(
+    call: Call,
+    layer: Callable[..., tuple[Tensor, Tensor]],
+    x: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor | None],
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    between: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, ...]:
+    """Every layer. Returns output, if it is no cell, and the last states.
+
+    ``layer(k, x, h_0, *weights, lengths, reset)`` runs layer k on what the operators take: an axis
+    for the time, one for the batch, the states as one, and the weights of two directions. `weights`
+    are those of each layer and direction, one behind the other, None for absent ones.
+    """
+    sizes = [s.shape[-1] for s in states] or _state_sizes(call.cell, weights)
+    h_0 = None if not states else _full(call, join(states))
+    x = _full(call, x, call.batch_first)
+    reset = None if reset is None else _full(call, reset, call.batch_first)
+    each = call.directions * len(Weights._fields)
+    absent = [None] * (2 * len(Weights._fields) - each)
+
+    def run(k: int, x: Tensor, h_0: Tensor | None) -> tuple[Tensor, Tensor]:
+        return layer(k, x, h_0, *weights[k * each : (k + 1) * each], *absent, lengths, reset)
+
+    output, finals = stack.run(call.num_layers, call.directions, run, x, h_0, between)
+    final = finals[0] if len(finals) == 1 else torch.cat(finals)
+    last = split(_short(call, final), sizes)
+    return last if call.is_cell else (_short(call, output, call.batch_first), *last)
+
+
+def _state_sizes(cell: str, weights: Sequence[Tensor | None]) -> list[int]:
+    """The features of each state."""
+    w_hh = weights[1]
+    assert w_hh is not None
+    rows, P = w_hh.shape
+    return [P, rows // len(CELLS[cell].gates)][: len(CELLS[cell].states)]
+
+
+def _full(call: Call, t: Any, batch_first: bool = False) -> Any:
+    """With the axes that the operators have, in their order."""
+    if call.is_cell:
+        t = t.unsqueeze(0)
+    if not call.is_batched:
+        return t.unsqueeze(1)
+    return t.transpose(0, 1) if batch_first else t
+
+
+def _short(call: Call, t: Any, batch_first: bool = False) -> Any:
+    """The way back."""
+    if not call.is_batched:
+        t = t.squeeze(1)
+    elif batch_first:
+        t = t.transpose(0, 1)
+    return t.squeeze(0) if call.is_cell else t
+
+
 # --- States --------------------------------------------------------------------------------------
 
 
@@ -398,9 +491,14 @@ def run_kernel(*arguments: Any) -> Any:
     if is_transformed():
         return _layer_function.apply(*arguments)[:2]
     _, *tensors, keep, _ = arguments
-    if _is_watched(tensors[0]) or _is_one_negated(tensors[_VARIABLES]):
-        return torch.ops.elman.layer(*arguments)[:2]
-    return _DirectLayer.apply(*arguments) if keep else _run_layer(*arguments)[:2]
+    if _is_watched(*tensors[_VARIABLES]) or _is_one_negated(tensors[_VARIABLES]):
+        results = torch.ops.elman.layer(*arguments)[:2]
+    else:
+        results = _DirectLayer.apply(*arguments) if keep else _run_layer(*arguments)[:2]
+    if not keep or torch.compiler.is_compiling():
+        return results
+    # Each a node of its own, so that a hook on one is not called for want of its gradient.
+    return tuple(t.view_as(t) for t in results)
 
 
 def _run_backward(*arguments: Any) -> Sequence[Any]:
@@ -436,7 +534,10 @@ def _is_watched(*tensors: Tensor | None) -> bool:
 
 def _is_odd(t: Tensor | None) -> bool:
     # Of the old batched kind are cotangents of torch.autograd.grad with is_grads_batched=True.
-    return t is not None and (type(t) is not Tensor or is_legacy_batchedtensor(t))
+    return t is not None and (type(t) not in _PLAIN or is_legacy_batchedtensor(t))
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def _is_one_negated(tensors: Sequence[Tensor | None]) -> bool:

@@ -22,21 +22,31 @@ namespace elman {
 
 namespace nb = nanobind;
 
-// DLPack's DLPackExchangeAPI, up to what is used of it. A type of tensors has it in a capsule.
+// DLPack's DLManagedTensorVersioned.
 // https://dmlc.github.io/dlpack/latest/c_api.html
+struct ManagedTensor {
+  std::uint32_t major, minor;
+  void* context;
+  void (*deleter)(ManagedTensor*);
+  std::uint64_t flags;
+  nb::dlpack::dltensor tensor;
+};
+
+// Its DLPackExchangeAPI, up to what is used of it. A type of tensors has it in a capsule. What is
+// not 0 comes with a Python error.
 struct ExchangeApi {
   std::uint32_t major, minor;
   ExchangeApi* previous;
   int (*allocate)();
   int (*take)();
-  int (*give)();
-  int (*lend)(void* object, nb::dlpack::dltensor* tensor);  // not 0: with a Python error
+  int (*give)(ManagedTensor* tensor, void** object);
+  int (*lend)(void* object, nb::dlpack::dltensor* tensor);
 };
 
-// Of an object's type; null where it has none.
-inline const ExchangeApi* exchange_api(nb::handle object) {
+// Of a type of tensors; null where it has none.
+inline const ExchangeApi* exchange_api(nb::handle type) {
   static PyObject* const name = PyUnicode_InternFromString("__dlpack_c_exchange_api__");
-  PyObject* const capsule = PyObject_GetAttr(object.type().ptr(), name);
+  PyObject* const capsule = PyObject_GetAttr(type.ptr(), name);
   const void* const found =
       capsule ? PyCapsule_GetPointer(capsule, "dlpack_exchange_api") : nullptr;
   Py_XDECREF(capsule);
@@ -100,7 +110,7 @@ class Array {
   bool borrow(nb::handle object, std::uint32_t flags, nb::detail::cleanup_list* cleanup) noexcept {
     const bool exchanged =
         !PyObject_CheckBuffer(object.ptr()) && !PyCapsule_CheckExact(object.ptr());
-    const ExchangeApi* const api = exchanged ? exchange_api(object) : nullptr;
+    const ExchangeApi* const api = exchanged ? exchange_api(object.type()) : nullptr;
     if (!api) {
       nb::detail::make_caster<Lent> caster;
       if (!caster.from_python(object, flags, cleanup)) return false;

@@ -7,9 +7,7 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
-#include <pthread.h>
 
-#include <atomic>
 #include <limits>
 #include <memory>
 #include <mutex>
@@ -19,28 +17,14 @@
 
 #include "arithmetic.h"
 #include "arrays.h"
+#include "interpreter.h"
 #include "layer.h"
+#include "tensors.h"
 
 using namespace nanobind::literals;
 
 namespace elman {
 namespace {
-
-// The thread on which Python runs the handlers of signals.
-std::atomic<unsigned long> main_thread;
-
-void find_main_thread() {
-  main_thread = nb::cast<unsigned long>(
-      nb::module_::import_("threading").attr("main_thread")().attr("ident"));
-  pthread_atfork(nullptr, nullptr, [] { main_thread = PyThread_get_thread_ident(); });
-}
-
-// During a long call: Ctrl-C, or what another signal's handler raises.
-void handle_signals() {
-  if (PyThread_get_thread_ident() != main_thread) return;
-  nb::gil_scoped_acquire locked;
-  if (PyErr_CheckSignals() != 0) throw nb::python_error();
-}
 
 void require(bool condition, const char* what) {
   if (!condition) throw std::invalid_argument(std::string("elman._engine: ") + what);
@@ -472,6 +456,7 @@ NB_MODULE(_engine, m) {
   m.def("empty", &empty, "shape"_a, "is_float64"_a,
         "A new array, float64 or float32, in memory that the engine keeps for the next one when it "
         "is freed.");
+  bind_tensor_calls(m);
   m.def("poison_buffers", &poison_buffers, "on"_a,
         "For tests: fill scratch memory with NaN before use.");
 }

@@ -1,0 +1,30 @@
+#include "interpreter.h"
+
+#include <nanobind/nanobind.h>
+#include <pthread.h>
+
+#include <atomic>
+
+namespace nb = nanobind;
+
+namespace elman {
+namespace {
+
+// The thread on which Python runs the handlers of signals.
+std::atomic<unsigned long> main_thread;
+
+}  // namespace
+
+void find_main_thread() {
+  main_thread = nb::cast<unsigned long>(
+      nb::module_::import_("threading").attr("main_thread")().attr("ident"));
+  pthread_atfork(nullptr, nullptr, [] { main_thread = PyThread_get_thread_ident(); });
+}
+
+void handle_signals() {
+  if (PyThread_get_thread_ident() != main_thread) return;
+  nb::gil_scoped_acquire locked;
+  if (PyErr_CheckSignals() != 0) throw nb::python_error();
+}
+
+}  // namespace elman
