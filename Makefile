@@ -46,7 +46,7 @@ ECOSYSTEM := .venv-ecosystem
 ECOSYSTEM_PACKAGES := lightning neuralforecast sb3-contrib skorch torchrl
 
 .PHONY: help setup test test-oneflow test-r test-ecosystem test-torch-oldest test-engine test-arm hashes \
-	sanitize soak accuracy fuzz demo bench bench-quick bench-compare lint format types stubs clean
+	sanitize soak accuracy fuzz demo bench bench-calls bench-quick bench-compare lint format types stubs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-19s%s\n", $$1, $$2 }' Makefile
@@ -119,6 +119,10 @@ demo: $(INSTALLED) ## train and serve on Japanese Vowels; results go to build/de
 
 bench: $(INSTALLED) ## measure Elman and everyone else; tables, JSON and a picture in build/bench
 	$(BIN)/python -m benchmarks.run --picture build/bench/bench.png
+	$(BIN)/python -m benchmarks.calls
+
+bench-calls: $(INSTALLED) ## the calls alone: what a step of a cell or a layer costs
+	$(BIN)/python -m benchmarks.calls
 
 bench-quick: $(INSTALLED) ## nearly the same in fewer turns, in three minutes
 	$(BIN)/python -m benchmarks.run --quick --output build/bench/quick.json

@@ -361,7 +361,7 @@ def test_weights_are_named_in_errors():
         cell(torch.randn(N, D))
     layer = elman.torch.GRU(D, H)
     layer.bidirectional = True
-    with pytest.raises(RuntimeError, match="GRU: weights missing: .*weight_hh_l0_reverse"):
+    with pytest.raises(RuntimeError, match=r"GRU: weights missing: .*weight_hh_l0_reverse"):
         layer(torch.randn(2, N, D))
 
 
@@ -447,7 +447,7 @@ def test_weights_of_another_kind_before_backward(taken, value):
     module = elman.torch.GRU(D, H)
     y = module(torch.randn(2, N, D))[0].sum()
     module.weight_hh_l0.data = value
-    with pytest.raises(RuntimeError, match="^GRU: .*weight"):
+    with pytest.raises(RuntimeError, match=r"^GRU: .*weight"):
         y.backward()
     assert taken == [True]
 

@@ -58,6 +58,16 @@ Sequence<T> columns(Sequence<T> s, index from) {
   return s;
 }
 
+// A row, or zeros where there is none.
+template <class T>
+void copy(Rows<const T> from, index n, index count, T* to) {
+  if (from.data) {
+    std::copy_n(from.at(n), count, to);
+  } else {
+    std::fill_n(to, count, T{0});
+  }
+}
+
 // The states of one layer as the kernels take them, one vector a row: [h | c] in memory of their
 // own, or h where it lies.
 template <class T>
@@ -76,8 +86,8 @@ class Joined {
     if (!has_c_) return from[0].of(first_part_ + d);
     const Rows<T> to = own(d);
     for (index n = 0; n < batch_; ++n) {
-      copy(from[0].of(first_part_ + d), n, sizes_.P, to.at(n));
-      copy(from[1].of(first_part_ + d), n, sizes_.H, to.at(n) + sizes_.P);
+      copy<T>(from[0].of(first_part_ + d), n, sizes_.P, to.at(n));
+      copy<T>(from[1].of(first_part_ + d), n, sizes_.H, to.at(n) + sizes_.P);
     }
     return {to.data, to.row};
   }
@@ -101,14 +111,6 @@ class Joined {
     if (!memory_) memory_.emplace(parts_ * batch_ * S_);
     return {memory_->get() + d * batch_ * S_, S_};
   }
-  static void copy(Rows<const T> from, index n, index count, T* to) {
-    if (from.data) {
-      std::copy_n(from.at(n), count, to);
-    } else {
-      std::fill_n(to, count, T{0});
-    }
-  }
-
   const Sizes sizes_;
   const index parts_, first_part_, batch_;
   const bool has_c_;
@@ -140,9 +142,76 @@ index kept_size(const Kernel<T>& kernel, const Schedule& schedule, const Form& f
   return Kept<T>(kernel, schedule, form, recompute).size;
 }
 
+bool takes_steps(const Schedule& schedule, const Form& form) {
+  const Plan& plan = schedule.plan();
+  const bool all_run = plan.longest == 1 && plan.active[0] == plan.batch;
+  return plan.steps == 1 && plan.batch <= 2 && all_run && !plan.reset && !form.first.projected();
+}
+
+namespace {
+
+// One step of every layer, on this thread.
+template <class T>
+class Steps {
+ public:
+  Steps(const Kernel<T>& kernel, const Schedule& schedule, const LayersForward<T>& f)
+      : kernel_(kernel),
+        f_(f),
+        kept_(kernel, schedule, f.form, f.recompute),
+        batch_(schedule.plan().batch),
+        S_(kernel.state_size(f.form.first)),
+        states_(f.kept ? 0 : 2 * batch_ * S_),
+        outputs_{Buffer<T>(kept_.output_size), Buffer<T>(kept_.output_size)} {}
+
+  void run() {
+    Sequence<const T> x = f_.x;
+    for (index k = 0; k < f_.form.layers; ++k) {
+      Sequence<T> output = f_.output;
+      if (k + 1 < f_.form.layers) {
+        T* const own = f_.kept ? kept_.output(f_.kept, k) : outputs_[k % 2].get();
+        output = {own, 0, f_.form.features(), nullptr};
+      }
+      for (index d = 0; d < f_.form.directions; ++d) step(k, d, x, output);
+      x = read_only(output);
+    }
+  }
+
+ private:
+  void step(index k, index d, const Sequence<const T>& x, const Sequence<T>& output) {
+    const index part = k * f_.form.directions + d;
+    const auto [D, H, P] = f_.form.first;
+    T* const before = f_.kept ? kept_.states(f_.kept, k, d) : states_.get();
+    const T *inputs[2], *befores[2];
+    T* afters[2];
+    for (index n = 0; n < batch_; ++n) {
+      inputs[n] = x.at(0, n);
+      befores[n] = before + n * S_;
+      afters[n] = before + (batch_ + n) * S_;
+      copy<T>(f_.first[0].of(part), n, P, before + n * S_);
+      if (kernel_.has_c) copy<T>(f_.first[1].of(part), n, H, before + n * S_ + P);
+    }
+    kernel_.step(f_.weights[part], f_.form.sizes(k), batch_, inputs, befores, afters,
+                 f_.kept ? kept_.gates(f_.kept, k, d) : nullptr);
+    for (index n = 0; n < batch_; ++n) {
+      std::copy_n(afters[n], P, output.at(0, n) + d * P);
+      std::copy_n(afters[n], P, f_.last[0].of(part).at(n));
+      if (kernel_.has_c) std::copy_n(afters[n] + P, H, f_.last[1].of(part).at(n));
+    }
+  }
+
+  const Kernel<T>& kernel_;
+  const LayersForward<T>& f_;
+  const Kept<T> kept_;
+  const index batch_, S_;
+  Buffer<T> states_, outputs_[2];  // where they are not kept
+};
+
+}  // namespace
+
 template <class T>
 void run_layers(const Kernel<T>& kernel, const Schedule& schedule, const LayersForward<T>& f,
                 index threads, void (*watch)()) {
+  if (!f.panels) return Steps<T>(kernel, schedule, f).run();
   const Form& form = f.form;
   const Plan& plan = schedule.plan();
   const Kept<T> kept(kernel, schedule, form, f.recompute);

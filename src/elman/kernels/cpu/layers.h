@@ -44,7 +44,8 @@ class Panels {
 template <class T>
 struct LayersForward {
   Form form;
-  const Panels<T>* panels;
+  const Panels<T>* panels;  // null: weights are read as they lie, see takes_steps()
+  const Weights* weights;   // which else are not needed
   Sequence<const T> x;
   States<const T> first[2];  // h_0 and c_0, both or neither
   Sequence<T> output;
@@ -66,6 +67,9 @@ struct LayersBackward {
   States<T> d_first[2];
   T* const* d_weights;  // kWeights of each part, as in Backward
 };
+
+// Whether a call is a step so small that packing its weights would take longer than the product.
+bool takes_steps(const Schedule& schedule, const Form& form);
 
 template <class T>
 index kept_size(const Kernel<T>& kernel, const Schedule& schedule, const Form& form,

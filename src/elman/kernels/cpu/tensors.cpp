@@ -713,8 +713,10 @@ class TensorCalls {
     const std::vector<Weights> weights = weights_of(c, tensors);
     nb::gil_scoped_release unlocked;
     const StandardArithmetic standard;
-    const Panels<T> panels(k, c.form, weights.data(), Panels<T>::kForward);
-    f.panels = &panels;
+    std::optional<Panels<T>> panels;
+    if (!takes_steps(schedule, c.form))
+      f.panels = &panels.emplace(k, c.form, weights.data(), Panels<T>::kForward);
+    f.weights = weights.data();
     run_layers(k, schedule, f, threads, handle_signals);
     return results;
   }
