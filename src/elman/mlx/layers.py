@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import mlx.core as mx
@@ -99,56 +100,44 @@ class _Layer(nn.Module):
         """
         weights = [[part._weights() for part in parts] for parts in self._parts]
         lead = self._lead(x, given, weights[0][0][0].shape[1])
-        extent = self._extent(lengths, reset, lead, x.shape[-2])
-        states, cell = _alike(x, list(given.values())), self._cell()
-        flat = [w for layer in weights for direction in layer for w in direction]
-        path = self._path(cell, [x, *(a for a in states if a is not None), *flat], extent)
+        states, cell, extent = list(given.values()), self._cell(), (None, None)
+        if lengths is not None or reset is not None:
+            extent = self._extent(lengths, reset, lead, x.shape[-2])
+        there = [a for a in states if a is not None]
+        if len(states) > 1 and there:
+            states = _alike(x, states)
+        path = self._path(cell, [x, *there, *chain(*chain(*weights))], extent)
         _paths.take(path, type(self).__name__, self.num_layers)
         if path == "mlx":
             every = self._stock.__call__(self, x, *given.values())
             every = every if isinstance(every, tuple) else [every]
             return list(every), [a[..., -1, :] for a in every]
-        if path == "kernel" and not transformed():
-            # No gradient can come: the call is NumPy's, and takes no operation of MLX's.
-            x, *states = (None if a is None else np.asarray(a) for a in (x, *states))
-            layer = self._plain(cell, weights, extent)
-            results = self._laid_out(np, layer, x, states, lead, final)
-            every, ends = ([copied(a) for a in each] for each in results)
-            return every, ends
-        layer = self._traced(path, cell, weights, extent, final)
-        return self._laid_out(mx, layer, x, states, lead, final)
-
-    def _laid_out(
-        self, xp: Any, layer: Any, x: Any, states: list[Any], lead: Shape, final: bool
-    ) -> tuple[list[Any], list[Any]]:
-        """Run all layers with a single axis in front, N, in place of `lead`."""
-        N, (L, D) = math.prod(lead), x.shape[-2:]
-        x = _shaped(x if x.shape[:-2] == lead else xp.broadcast_to(x, (*lead, L, D)), (N, L, D))
-        first = self._first(xp, states, lead, x.dtype)
+        # Where no gradient can come the call is NumPy's, and takes no operation of MLX's.
+        xp: Any = np if path == "kernel" and not transformed() else mx
+        if xp is np:
+            x, states = np.asarray(x), [None if a is None else np.asarray(a) for a in states]
+            layer = _plain(cell, weights, extent)
+        else:
+            layer = self._traced(path, cell, weights, extent, final)
+        L, D = x.shape[-2:]
+        if len(lead) != 1 or x.shape[:-2] != lead:
+            x = xp.broadcast_to(x, (*lead, L, D)).reshape(math.prod(lead), L, D)
+        first = self._first(xp, states, lead, x.dtype) if there else None
+        between = self._between() if self.num_layers > 1 else None
         # What goes from layer to layer is each state at every step, of which h is read.
-        every, finals = stack.run(
-            self.num_layers, self._directions, layer, [x], first, self._between()
-        )
-        every = [_shaped(a, (*lead, L, a.shape[-1])) for a in every]
-        if not final:
-            return every, []
+        every, finals = stack.run(self.num_layers, self._directions, layer, [x], first, between)
+        if len(lead) != 1:
+            every = [a.reshape(*lead, L, a.shape[-1]) for a in every]
+        ends = self._ends(xp, finals, lead, len(states)) if final else []
+        if xp is np:
+            return [copied(a) for a in every], [copied(a) for a in ends]
+        return every, ends
+
+    def _ends(self, xp: Any, finals: list[Any], lead: Shape, states: int) -> list[Any]:
+        """Each of the final states, as the caller has them."""
         end, shape = xp.concatenate(finals), self._state_shape(lead)
-        each = [end] if len(states) == 1 else xp.split(end, len(states), -1)
-        return every, [a.reshape(shape) for a in each]
-
-    def _plain(self, cell: Cell, weights: _Weights, extent: tuple[Any, Any]) -> _Run:
-        """A layer on NumPy's arrays."""
-        top, engine_extent = len(weights) - 1, as_extent(*extent)
-
-        def layer(k: int, below: list[Any], first: Any) -> tuple[list[Any], Any]:
-            x, each = below[0], [[np.asarray(w) for w in one] for one in weights[k]]
-            if first is None:
-                first = zeros(np, cell, x, each)
-            whole = k == top and len(cell.states) > 1
-            every, end, _ = run(cell, x, first, each, engine_extent, whole=whole)
-            return every, end
-
-        return layer
+        each = [end] if states == 1 else xp.split(end, states, -1)
+        return [a.reshape(shape) for a in each]
 
     def _traced(
         self, path: str, cell: Cell, weights: _Weights, extent: tuple[Any, Any], final: bool
@@ -180,12 +169,15 @@ class _Layer(nn.Module):
     def _lead(self, x: Any, given: dict[str, Any], D: int) -> Shape:
         """The axes in front: x's, and for a single state also the states'; all are checked."""
         title = type(self).__name__
-        for name, a in {"x": x, **given}.items():
-            if not isinstance(a, mx.array) and (a is not None or name == "x"):
+        if not isinstance(x, mx.array):
+            raise TypeError(f"{title}: x must be an mx.array, got {type(x).__name__}")
+        for name, a in given.items():
+            if a is not None and not isinstance(a, mx.array):
                 raise TypeError(f"{title}: {name} must be an mx.array, got {type(a).__name__}")
-        if x.ndim < 2 or x.shape[-1] != D or x.shape[-2] == 0:
-            raise ValueError(f"{title}: x must be (..., L, D), L > 0 and D = {D}, got {x.shape}")
-        lead = x.shape[:-2]
+        shape = x.shape
+        if len(shape) < 2 or shape[-1] != D or shape[-2] == 0:
+            raise ValueError(f"{title}: x must be (..., L, D), L > 0 and D = {D}, got {shape}")
+        lead = shape[:-2]
         for name, a in given.items():
             lead = lead if a is None else self._wider(lead, name, a.shape)
         return lead
@@ -206,9 +198,7 @@ class _Layer(nn.Module):
         return (*((states,) if states > 1 else ()), *lead, self.hidden_size)
 
     def _first(self, xp: Any, given: list[Any], lead: Shape, dtype: Any) -> Any:
-        """The states given, side by side (K, N, S), or None if there are none."""
-        if all(a is None for a in given):
-            return None
+        """The states given, side by side (K, N, S), zeros for one that is not."""
         shape = (self.num_layers * self._directions, math.prod(lead), self.hidden_size)
         state = self._state_shape(lead)
         each = [
@@ -225,7 +215,7 @@ class _Layer(nn.Module):
             integral = mx.issubdtype(lengths.dtype, mx.integer)
             check_lengths(title, lengths.shape, integral, lead, ValueError)
             lengths = lengths.reshape(-1)
-            if ready(lengths):
+            if ready([lengths]):
                 check_lengths_lie_within(title, lengths.tolist(), L, ValueError)
         if reset is not None:
             reset = _array(title, "reset", reset)
@@ -234,10 +224,10 @@ class _Layer(nn.Module):
         return lengths, reset
 
     def _path(self, cell: Cell, arrays: list[mx.array], extent: tuple[Any, Any]) -> str:
-        dtype, *others = [a.dtype for a in arrays]
-        served = dtype in (mx.float32, mx.float64) and others.count(dtype) == len(others)
+        dtypes = [a.dtype for a in arrays]
+        served = dtypes[0] in _SERVED and dtypes.count(dtypes[0]) == len(dtypes)
         if served and cell.name in CELLS:
-            return "kernel" if ready(*arrays, *extent) else "scan"
+            return "kernel" if ready(arrays, extent) else "scan"
         plain = "layers" not in self and all(a is None for a in extent)
         return "mlx" if plain else "scan"
 
@@ -499,6 +489,21 @@ class LSTM(_Layer, nn.LSTM):
         return (output, cells, tuple(states)) if return_state else (output, cells)
 
 
+def _plain(cell: Cell, weights: _Weights, extent: tuple[Any, Any]) -> _Run:
+    """A layer on NumPy's arrays."""
+    top = len(weights) - 1 if len(cell.states) > 1 else None
+    whole_extent = as_extent(*extent)
+
+    def layer(k: int, below: list[Any], first: Any) -> tuple[list[Any], Any]:
+        each = [[np.asarray(w) for w in one] for one in weights[k]]
+        if first is None:
+            first = zeros(np, cell, below[0], each)
+        every, end, _ = run(cell, below[0], first, each, whole_extent, whole=k == top)
+        return every, end
+
+    return layer
+
+
 def _array(title: str, name: str, values: Any) -> mx.array:
     """Lengths or resets as an array of MLX's."""
     try:
@@ -516,12 +521,11 @@ def _shaped(a: Any, shape: Shape) -> Any:
 
 def _alike(x: mx.array, states: list[mx.array | None]) -> list[mx.array | None]:
     """States of one type, that of all and of x, which zeros have."""
-    if len(states) == 1 or all(a is None for a in states):
-        return states
     dtype = mx.result_type(*(x if a is None else a for a in states))
     return [None if a is None else a.astype(dtype) for a in states]
 
 
+_SERVED = (mx.float32, mx.float64)
 _NONLINEARITIES = ((nn.tanh, "rnn_tanh"), (mx.tanh, "rnn_tanh"), (nn.relu, "rnn_relu"))
 _OURS = {nn.RNN: RNN, nn.GRU: GRU, nn.LSTM: LSTM}
 

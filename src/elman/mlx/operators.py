@@ -25,10 +25,10 @@ from elman.weights.frameworks import APART
 Arrays = Sequence[mx.array]
 
 
-def ready(*arrays: mx.array | None) -> bool:
-    """Compute the arrays, unless a transformation has yet to bring their values."""
+def ready(*arrays: Any) -> bool:
+    """Compute arrays and lists of such, unless a transformation has yet to bring their values."""
     try:
-        mx.eval([a for a in arrays if a is not None])
+        mx.eval(arrays)
     except ValueError:
         return False
     return True
@@ -105,8 +105,9 @@ def _incomplete(cell: Cell, d: Weights) -> list[Any]:
     """The gradients of MLX's weights among those of the complete ones."""
     if d.b_ih is None:
         return [d.w_ih, d.w_hh]
-    rows = dict(zip(cell.gates, np.split(d.b_hh, len(cell.gates)), strict=True))
-    return [d.w_ih, d.w_hh, d.b_ih, *(rows[gate] for gate in APART.get(cell.kind, ()))]
+    H = len(d.b_hh) // len(cell.gates)
+    starts = [H * cell.gates.index(gate) for gate in APART.get(cell.kind, ())]
+    return [d.w_ih, d.w_hh, d.b_ih, *(d.b_hh[i : i + H] for i in starts)]
 
 
 def run(
@@ -223,11 +224,11 @@ class Function:
 
         def vjp(arrays: Arrays, d: Arrays, _: Any) -> Any:
             run = self._scan_backward
-            if ready(*d, *arrays):
+            if ready(d, arrays):
                 run = _differentiable(backward, run)
             return run(*d, *arrays)
 
-        ready(*arrays)  # all at once, before NumPy asks for one by one
+        ready(arrays)  # all at once, before NumPy asks for one by one
         function = _differentiable(forward, self.scan)
         function.vjp(vjp)
         return function(*arrays)
