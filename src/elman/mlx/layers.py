@@ -112,26 +112,30 @@ class _Layer(nn.Module):
             every = self._stock.__call__(self, x, *given.values())
             every = every if isinstance(every, tuple) else [every]
             return list(every), [a[..., -1, :] for a in every]
-        # Where no gradient can come the call is NumPy's, and takes no operation of MLX's.
-        xp: Any = np if path == "kernel" and not transformed() else mx
-        if xp is np:
-            x, states = np.asarray(x), [None if a is None else np.asarray(a) for a in states]
-            layer = _plain(cell, weights, extent)
-        else:
-            layer = self._traced(path, cell, weights, extent, final)
+        if path == "kernel" and not transformed():
+            # No gradient can come: the call is NumPy's, and takes no operation of MLX's.
+            arrays = [None if a is None else np.asarray(a) for a in (x, *states)]
+            every, ends = self._stacked(np, _plain(cell, weights, extent), arrays, lead, final)
+            return [copied(a) for a in every], [copied(a) for a in ends]
+        layer = self._traced(path, cell, weights, extent, final)
+        return self._stacked(mx, layer, [x, *states], lead, final)
+
+    def _stacked(
+        self, xp: Any, layer: _Run, arrays: list[Any], lead: Shape, final: bool
+    ) -> tuple[list[Any], list[Any]]:
+        """Run all layers on x and the states, arrays of the library xp."""
+        x, *states = arrays
         L, D = x.shape[-2:]
         if len(lead) != 1 or x.shape[:-2] != lead:
             x = xp.broadcast_to(x, (*lead, L, D)).reshape(math.prod(lead), L, D)
-        first = self._first(xp, states, lead, x.dtype) if there else None
+        given = any(a is not None for a in states)
+        first = self._first(xp, states, lead, x.dtype) if given else None
         between = self._between() if self.num_layers > 1 else None
         # What goes from layer to layer is each state at every step, of which h is read.
         every, finals = stack.run(self.num_layers, self._directions, layer, [x], first, between)
         if len(lead) != 1:
             every = [a.reshape(*lead, L, a.shape[-1]) for a in every]
-        ends = self._ends(xp, finals, lead, len(states)) if final else []
-        if xp is np:
-            return [copied(a) for a in every], [copied(a) for a in ends]
-        return every, ends
+        return every, self._ends(xp, finals, lead, len(states)) if final else []
 
     def _ends(self, xp: Any, finals: list[Any], lead: Shape, states: int) -> list[Any]:
         """Each of the final states, as the caller has them."""
@@ -512,11 +516,6 @@ def _array(title: str, name: str, values: Any) -> mx.array:
         return mx.array(values)
     except (TypeError, ValueError, RuntimeError) as e:
         raise ValueError(f"{title}: {name} is nothing that MLX reads: {e}") from e
-
-
-def _shaped(a: Any, shape: Shape) -> Any:
-    """The array reshaped, which would be an operation even where it changes nothing."""
-    return a if a.shape == shape else a.reshape(shape)
 
 
 def _alike(x: mx.array, states: list[mx.array | None]) -> list[mx.array | None]:

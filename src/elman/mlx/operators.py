@@ -114,7 +114,7 @@ def run(
     cell: Cell,
     x: Array,
     h_0: Array,
-    weights: list[Sequence[Array]],
+    weights: Sequence[Sequence[Array]],
     extent: Extent,
     keep: bool = False,
     recompute: bool = False,
@@ -151,7 +151,7 @@ def _every(cell: Cell, output: Any, directions: int, whole: bool) -> list[Any]:
     return [each[:, :, :, i].reshape(N, L, directions * H) for i in range(states)]
 
 
-def zeros(xp: Any, cell: Cell, x: Any, weights: list[Sequence[Any]]) -> Any:
+def zeros(xp: Any, cell: Cell, x: Any, weights: Sequence[Sequence[Any]]) -> Any:
     """The states that nobody gave, (directions, N, S)."""
     S = len(cell.states) * weights[0][1].shape[1]
     return xp.zeros((len(weights), x.shape[0], S), x.dtype)
@@ -233,7 +233,7 @@ class Function:
         function.vjp(vjp)
         return function(*arrays)
 
-    def _parts(self, arrays: Sequence[Any], xp: Any) -> tuple[Any, Any, list[Sequence[Any]]]:
+    def _parts(self, arrays: Sequence[Any], xp: Any) -> tuple[Any, Any, Sequence[Sequence[Any]]]:
         """X, h_0 and the weights of each direction."""
         x, *weights = arrays
         h_0 = weights.pop(0) if self._given else None

@@ -134,7 +134,7 @@ class _Layer:
     ) -> tuple[Tensor, Any]:
         extent = self._extent(input, lengths, reset)
         if path == "kernel":
-            return self._run_engine(input, states, extent)
+            return self._run_engine(input, states, (*extent, None))
         # Of global and lazy tensors the values are not here; the engine looks for itself.
         lengths, reset = extent
         if lengths is not None and not (lengths.is_global or lengths.is_lazy):
@@ -207,26 +207,19 @@ class _Layer:
     def _run_engine(
         self: Any, x: Tensor, states: Sequence[Tensor], extent: Sequence[Tensor | None]
     ) -> tuple[Tensor, Any]:
-        """All layers, on x as it lies, with lengths and reset, or packed with batch_sizes too."""
+        """All layers, on x as it lies, with the extent's lengths, reset and batch_sizes."""
         cell, directions, top = _cell_of(self), self._directions(), self.num_layers - 1
-        axes, packed = tuple(x.shape[:-1]), len(extent) == 3
+        layout, axes = Layout(), tuple(x.shape[:-1])
+        if extent[-1] is None and len(axes) == 1:
+            layout = Layout(ahead=axes, state_ahead=(directions,), axes=(*axes, 1))
         batch_first = self.batch_first and len(axes) == 2
-        N = (
-            int(extent[2][0])
-            if packed
-            else axes[0 if batch_first else 1]
-            if len(axes) == 2
-            else None
-        )
-        ahead = (directions,) if N is None else (directions, N)
-        alone = axes if N is None else None
 
         def layer(k: int, x: Tensor, _: Any) -> tuple[Tensor, list[Tensor]]:
             below = [t if top == 0 else t[k * directions : (k + 1) * directions] for t in states]
-            first, last = batch_first and k == 0, batch_first and k == top
-            layout = Layout(ahead, alone, (axes[0], 1), first, last)
+            swapped = {"batch_first": k == 0, "batch_first_after": k == top} if batch_first else {}
+            lie = layout._replace(**swapped)
             output, *after = run_engine(
-                cell, x, below, self._weights(k), layout, extent, self.recompute
+                cell, x, below, self._weights(k), lie, extent, self.recompute
             )
             return output, after
 
@@ -303,11 +296,12 @@ def _step(module: Any, stock: Any, name: str, input: Tensor, hx: Any) -> Any:
     """One step of a cell, as its OneFlow class `stock` does it."""
     D, H = module.input_size, module.hidden_size
     cell = CELLS.get(name, CELLS["rnn_tanh"])  # OneFlow's class refuses another one itself
-    states = _given(cell, hx)
+    given = _given(cell, hx)
+    states = given or ()
     weights = Weights(module.weight_ih, module.weight_hh, module.bias_ih, module.bias_hh)
     axes = tuple(input.shape[:-1])
-    valid = name in CELLS and states is not None and len(axes) < 2 and input.shape[-1] == D
-    valid = valid and all(tuple(t.shape) == (*axes, H) for t in states or ())
+    valid = name in CELLS and given is not None and len(axes) < 2 and input.shape[-1] == D
+    valid = valid and all(tuple(t.shape) == (*axes, H) for t in states)
     if not (valid and is_served(input, *states, *(w for w in weights if w is not None))):
         _paths.take("oneflow", module._get_name())
         if hx is None:
@@ -315,7 +309,8 @@ def _step(module: Any, stock: Any, name: str, input: Tensor, hx: Any) -> Any:
             hx = zeros if len(cell.states) == 1 else (zeros, zeros)
         return stock.forward(module, input, hx)
     _paths.take("kernel", module._get_name())
-    layout = Layout(axes, axes, (1, axes[0] if axes else 1), output=False)
+    L_and_N = (1, axes[0] if axes else 1)
+    layout = Layout(ahead=axes, state_ahead=axes, axes=L_and_N, output=False)
     after = run_engine(cell, input, states, [weights], layout)
     return after[0] if len(after) == 1 else after
 

@@ -29,20 +29,19 @@ def is_served(*tensors: Tensor) -> bool:
 
 
 class Layout(NamedTuple):
-    """How the tensors lie, where the engine has x (L, N, D) and states (directions, N, S).
+    """How the tensors lie, if not as the engine has them: x (L, N, D), states (directions, N, S).
 
-    ahead : the axes in front of a state's features.
-    alone : the axes in front of x's, where these are not L and N but one of them or none.
-    axes : L and N in their place.
-    batch_first, batch_first_after : N comes first in x, and in output.
+    batch_first, batch_first_after : N comes before L in x, and in output.
+    ahead, state_ahead : the axes in front of x's and of a state's features, where some are missing.
+    axes : L and N there.
     output : output is a result; a cell gives its states alone.
     """
 
-    ahead: tuple[int, ...]
-    alone: tuple[int, ...] | None = None
-    axes: tuple[int, int] = (1, 1)
     batch_first: bool = False
     batch_first_after: bool = False
+    ahead: tuple[int, ...] | None = None
+    state_ahead: tuple[int, ...] = ()
+    axes: tuple[int, int] = (1, 1)
     output: bool = True
 
 
@@ -91,7 +90,7 @@ _FEW = 1 << 16
 def _read(tensors: Sequence[Tensor]) -> list[Array]:
     """The tensors' values. Each reading waits for OneFlow's threads, and they for this one."""
     sizes = [t.numel() for t in tensors]
-    if 0 in sizes or sum(sizes) > _FEW:
+    if len(sizes) == 1 or 0 in sizes or sum(sizes) > _FEW:
         # Detached ones hold the memory, even if a tensor is given another.
         return [t.detach().numpy() for t in tensors]
     with flow.no_grad():
@@ -160,6 +159,7 @@ class _Node:
         if flow.is_grad_enabled():
             raise RuntimeError("elman.oneflow: a gradient cannot be differentiated again")
         layout, arrays, states = self._layout, _read(d), self._states
+        assert self._kept is not None
         d_output = np.zeros(self._shape, self._x.dtype)
         if layout.output:
             d_output = self._inside(arrays.pop(0), layout.batch_first_after)
@@ -185,15 +185,15 @@ class _Node:
         """X, or the gradient of output, as the engine has it."""
         if batch_first:
             return a.swapaxes(0, 1)
-        whole = self._layout.alone is None
+        whole = self._layout.ahead is None
         return a if whole else a.reshape(*self._layout.axes, a.shape[-1])
 
     def _outside(self, a: Array, batch_first: bool) -> Array:
         """Output, or the gradient of x, as OneFlow has it."""
         if batch_first:
             return a.swapaxes(0, 1)
-        alone = self._layout.alone
-        return a if alone is None else a.reshape(*alone, a.shape[-1])
+        ahead = self._layout.ahead
+        return a if ahead is None else a.reshape(*ahead, a.shape[-1])
 
     def _shape_of_states(self) -> tuple[int, ...]:
         """(directions, N, S)."""
@@ -210,11 +210,12 @@ class _Node:
 
     def _apart(self, state: Array) -> list[Array]:
         """The same as OneFlow has them."""
-        state = state.reshape(*self._layout.ahead, state.shape[-1])
+        if self._layout.ahead is not None:
+            state = state.reshape(*self._layout.state_ahead, state.shape[-1])
         P = self._weights[1].shape[1]
         return [state] if len(self._cell.states) == 1 else [state[..., :P], state[..., P:]]
 
-    def _all(self, weights: Sequence[Array]) -> list[Array | None]:
+    def _all(self, weights: Sequence[Array]) -> list[Any]:
         """The weights with None for absent ones."""
         given = iter(weights)
         return [next(given) if is_there else None for is_there in self._there]
