@@ -16,7 +16,16 @@ import mlx.nn as nn
 import numpy as np
 
 from elman import stack
-from elman.mlx.operators import Function, as_extent, copied, ready, run, transformed, zeros
+from elman.mlx.operators import (
+    Function,
+    as_extent,
+    copied,
+    ready,
+    retained,
+    run,
+    transformed,
+    zeros,
+)
 from elman.paths import Paths
 from elman.spec import (
     CELLS,
@@ -100,24 +109,24 @@ class _Layer(nn.Module):
         """
         weights = [[part._weights() for part in parts] for parts in self._parts]
         lead = self._lead(x, given, weights[0][0][0].shape[1])
-        states, cell, extent = list(given.values()), self._cell(), (None, None)
+        states, cell, extent = _alike(x, list(given.values())), self._cell(), (None, None)
         if lengths is not None or reset is not None:
             extent = self._extent(lengths, reset, lead, x.shape[-2])
         there = [a for a in states if a is not None]
-        if len(states) > 1 and there:
-            states = _alike(x, states)
-        path = self._path(cell, [x, *there, *chain(*chain(*weights))], extent)
+        within = transformed()
+        settle = retained if within else ready
+        path = self._path(cell, [x, *there, *chain(*chain(*weights))], extent, settle)
         _paths.take(path, type(self).__name__, self.num_layers)
         if path == "mlx":
             every = self._stock.__call__(self, x, *given.values())
             every = every if isinstance(every, tuple) else [every]
             return list(every), [a[..., -1, :] for a in every]
-        if path == "kernel" and not transformed():
+        if path == "kernel" and within is False:
             # No gradient can come: the call is NumPy's, and takes no operation of MLX's.
             arrays = [None if a is None else np.asarray(a) for a in (x, *states)]
             every, ends = self._stacked(np, _plain(cell, weights, extent), arrays, lead, final)
             return [copied(a) for a in every], [copied(a) for a in ends]
-        layer = self._traced(path, cell, weights, extent, final)
+        layer = self._traced(path, cell, x, weights, extent, final, settle)
         return self._stacked(mx, layer, [x, *states], lead, final)
 
     def _stacked(
@@ -144,7 +153,14 @@ class _Layer(nn.Module):
         return [a.reshape(shape) for a in each]
 
     def _traced(
-        self, path: str, cell: Cell, weights: _Weights, extent: tuple[Any, Any], final: bool
+        self,
+        path: str,
+        cell: Cell,
+        x: mx.array,
+        weights: _Weights,
+        extent: tuple[Any, Any],
+        final: bool,
+        settle: Callable[..., bool],
     ) -> _Run:
         """A layer on MLX's arrays, which may be differentiated."""
         top, options = len(weights) - 1, (self.training, self.recompute)
@@ -152,8 +168,10 @@ class _Layer(nn.Module):
         def layer(k: int, below: list[Any], first: Any) -> tuple[list[Any], Any]:
             given, whole = first is not None, k == top and len(cell.states) > 1
             function = Function(cell, len(weights[k]), *extent, *options, given, whole, final)
-            arrays = [w for one in weights[k] for w in one]
-            every = getattr(function, path)(below[0], *([first] if given else []), *arrays)
+            arrays = [below[0], *([first] if given else []), *chain(*weights[k])]
+            if path == "kernel" and (given or below[0] is not x):
+                settle(arrays)  # which were made since
+            every = getattr(function, path)(*arrays)
             return every, every.pop() if final else None
 
         return layer
@@ -227,11 +245,17 @@ class _Layer(nn.Module):
             reset = reset.reshape(math.prod(lead), L).T
         return lengths, reset
 
-    def _path(self, cell: Cell, arrays: list[mx.array], extent: tuple[Any, Any]) -> str:
+    def _path(
+        self,
+        cell: Cell,
+        arrays: list[mx.array],
+        extent: tuple[Any, Any],
+        settle: Callable[..., bool],
+    ) -> str:
         dtypes = [a.dtype for a in arrays]
         served = dtypes[0] in _SERVED and dtypes.count(dtypes[0]) == len(dtypes)
         if served and cell.name in CELLS:
-            return "kernel" if ready(arrays, extent) else "scan"
+            return "kernel" if settle(arrays, extent) else "scan"
         plain = "layers" not in self and all(a is None for a in extent)
         return "mlx" if plain else "scan"
 
@@ -520,6 +544,8 @@ def _array(title: str, name: str, values: Any) -> mx.array:
 
 def _alike(x: mx.array, states: list[mx.array | None]) -> list[mx.array | None]:
     """States of one type, that of all and of x, which zeros have."""
+    if len(states) == 1 or all(a is None for a in states):
+        return states
     dtype = mx.result_type(*(x if a is None else a for a in states))
     return [None if a is None else a.astype(dtype) for a in states]
 

@@ -34,15 +34,37 @@ def ready(*arrays: Any) -> bool:
     return True
 
 
-def transformed() -> bool:
+def retained(*arrays: Any) -> bool:
+    """The same within a transformation, where the arrays must stay parts of what is differentiated.
+
+    MLX forgets how an array came about when it computes it, but for those that it traces; and an
+    inner gradient ends that for all it meets. In a vjp MLX forgets nothing.
+    """
+    _wanted[:] = arrays
+    try:
+        mx.vjp(_in_vjp, [_zero], [_zero])
+    except ValueError:
+        return False
+    finally:
+        _wanted.clear()
+    return True
+
+
+_zero = mx.array(0.0)
+_wanted: list[Any] = []  # by the main thread, which alone knows of transformations
+_in_vjp = mx.custom_function(lambda a: a)
+_in_vjp.vjp(lambda _, d, __: (mx.eval(_wanted), d)[1])
+
+
+def transformed() -> bool | None:
     """Whether a transformation of MLX's is under way, so that the results may be differentiated.
 
     MLX does not tell. But within a transformation a compiled function runs as it stands if it is
     given a tracer, and is `ready`; elsewhere it gives what the stand-in was that it was compiled
     with. What a thread compiled MLX frees when the thread ends, and the process dies if Python ends
-    at the same moment: other threads than the main one take it that there is one.
+    at the same moment: of threads other than the main one it is not known, None.
     """
-    return current_thread() is not main_thread() or _is_ready(_tracer())
+    return _is_ready(_tracer()) if current_thread() is main_thread() else None
 
 
 @mx.compile
@@ -228,7 +250,6 @@ class Function:
                 run = _differentiable(backward, run)
             return run(*d, *arrays)
 
-        ready(arrays)  # all at once, before NumPy asks for one by one
         function = _differentiable(forward, self.scan)
         function.vjp(vjp)
         return function(*arrays)
