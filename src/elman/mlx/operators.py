@@ -89,7 +89,8 @@ def _tracer() -> mx.array:
 
 def copied(a: Array) -> mx.array:
     """An array of MLX's, of the same type: float32 unless told. Its buffer is read soonest."""
-    return mx.array(a.data, mx.float64 if a.dtype == np.float64 else mx.float32)
+    buffer: Any = a.data
+    return mx.array(buffer, mx.float64 if a.dtype == np.float64 else mx.float32)
 
 
 def _differentiable(run: Callable[..., Any], reference: Callable[..., Any]) -> Any:

@@ -3,6 +3,7 @@
 # pyright: basic, reportMissingImports=false
 # (OneFlow is not typed, and is not there where types are checked)
 
+import weakref
 from collections.abc import Sequence
 from itertools import compress
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from oneflow import Tensor
 from oneflow._oneflow_internal.autograd import AutogradFunctionBase
 
 from elman import engine, scan
-from elman.engine import Array, Extent
+from elman.engine import Array, Extent, Kept
 from elman.spec import Cell, Weights
 
 
@@ -128,19 +129,19 @@ class _Node:
         results = AutogradFunctionBase.apply("elman", self._forward, self._backward, *tensors)
         return (results,) if isinstance(results, Tensor) else results
 
-    def _forward(self, _: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def _forward(self, ctx: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
         x, *others = _read(tensors)
-        self._x = self._inside(x, self._layout.batch_first)
-        self._weights = self._all(others[self._states :])
-        self._state_shape = self._shape_of_states()
+        x = self._inside(x, self._layout.batch_first)
+        weights = self._all(others[self._states :])
+        self._sizes_of_states(x, weights)
         first = np.zeros(self._state_shape, x.dtype)
         if self._states:
             first = self._joined(others[: self._states])
         try:
-            output, h_n, self._kept = engine.forward(
+            output, h_n, kept = engine.forward(
                 self._cell,
-                engine.pack(self._cell, self._weights),
-                self._x,
+                engine.pack(self._cell, weights),
+                x,
                 first,
                 self._extent,
                 engine.get_num_threads(),
@@ -149,25 +150,33 @@ class _Node:
             )
         except ValueError as e:  # lengths out of range
             raise RuntimeError(str(e)) from None
+        if kept is not None:
+            self._hold(ctx, [x, *weights, *kept])
         self._shape = output.shape
         results = self._apart(h_n)
         if self._layout.output:
             results.insert(0, self._outside(output, self._layout.batch_first_after))
         return tuple(flow.from_numpy(a) for a in results)
 
+    def _hold(self, ctx: Any, arrays: list[Array | None]) -> None:
+        """Keep arrays for backward, as tensors that hold them: those OneFlow lets go of in time."""
+        ctx.save_for_backward(*(flow.from_numpy(a) for a in arrays if a is not None))
+        self._held = [None if a is None else weakref.ref(a) for a in arrays]
+
     def _backward(self, _: Any, *d: Tensor) -> tuple[Tensor | None, ...]:
         if flow.is_grad_enabled():
             raise RuntimeError("elman.oneflow: a gradient cannot be differentiated again")
         layout, arrays, states = self._layout, _read(d), self._states
-        assert self._kept is not None
-        d_output = np.zeros(self._shape, self._x.dtype)
+        held: list[Any] = [None if ref is None else ref() for ref in self._held]
+        x, *weights = held[:-2]
+        d_output = np.zeros(self._shape, x.dtype)
         if layout.output:
             d_output = self._inside(arrays.pop(0), layout.batch_first_after)
         d_x, d_h_0, d_weights = engine.backward(
-            engine.pack(self._cell, self._weights),
-            [None if w is None else w.shape for w in self._weights],
-            self._x,
-            self._kept,
+            engine.pack(self._cell, weights),
+            [None if w is None else w.shape for w in weights],
+            x,
+            Kept(*held[-2:]),
             d_output,
             self._joined(arrays),
             self._extent,
@@ -195,13 +204,13 @@ class _Node:
         ahead = self._layout.ahead
         return a if ahead is None else a.reshape(*ahead, a.shape[-1])
 
-    def _shape_of_states(self) -> tuple[int, ...]:
-        """(directions, N, S)."""
-        rows, P = self._weights[1].shape
+    def _sizes_of_states(self, x: Array, weights: Sequence[Any]) -> None:
+        """P, and the states' shape (directions, N, S)."""
+        rows, self._P = weights[1].shape
         batch_sizes = self._extent.batch_sizes
-        N = self._x.shape[1] if batch_sizes is None else int(batch_sizes[0])
-        S = self._cell.state_size(rows // len(self._cell.gates), P)
-        return len(self._there) // len(Weights._fields), N, S
+        N = x.shape[1] if batch_sizes is None else int(batch_sizes[0])
+        S = self._cell.state_size(rows // len(self._cell.gates), self._P)
+        self._state_shape = (len(self._there) // len(Weights._fields), N, S)
 
     def _joined(self, states: list[Array]) -> Array:
         """States, or their gradients, as the engine has them: side by side."""
@@ -212,8 +221,8 @@ class _Node:
         """The same as OneFlow has them."""
         if self._layout.ahead is not None:
             state = state.reshape(*self._layout.state_ahead, state.shape[-1])
-        P = self._weights[1].shape[1]
-        return [state] if len(self._cell.states) == 1 else [state[..., :P], state[..., P:]]
+        one = len(self._cell.states) == 1
+        return [state] if one else [state[..., : self._P], state[..., self._P :]]
 
     def _all(self, weights: Sequence[Array]) -> list[Any]:
         """The weights with None for absent ones."""
