@@ -5,7 +5,7 @@
 
 import weakref
 from collections.abc import Sequence
-from itertools import compress
+from itertools import accumulate, compress
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -95,9 +95,13 @@ def _read(tensors: Sequence[Tensor]) -> list[Array]:
         # Detached ones hold the memory, even if a tensor is given another.
         return [t.detach().numpy() for t in tensors]
     with flow.no_grad():
-        values = flow.cat([t.reshape(-1) for t in tensors], 0).numpy()
-    each = np.split(values, np.cumsum(sizes)[:-1])
-    return [a.reshape(tuple(t.shape)) for a, t in zip(each, tensors, strict=True)]
+        flat = [t if t.ndim == 1 else t.reshape(-1) for t in tensors]
+        values = flow.cat(flat, 0).numpy()
+    ends = accumulate(sizes)
+    return [
+        values[end - size : end].reshape(tuple(t.shape))
+        for t, size, end in zip(tensors, sizes, ends, strict=True)
+    ]
 
 
 class _Node:
