@@ -64,7 +64,8 @@ def transformed() -> bool | None:
     with. What a thread compiled MLX frees when the thread ends, and the process dies if Python ends
     at the same moment: of threads other than the main one it is not known, None.
     """
-    return _is_ready(_tracer()) if current_thread() is main_thread() else None
+    tracer = _tracer() if current_thread() is main_thread() else None
+    return None if tracer is None else _is_ready(tracer)
 
 
 @mx.compile
@@ -73,18 +74,19 @@ def _is_ready(a: mx.array) -> Any:
 
 
 @cache
-def _tracer() -> mx.array:
-    """An array that no transformation returned: it stays a tracer."""
+def _tracer() -> mx.array | None:
+    """An array that no transformation returned: it stays a tracer. None if nothing tells by it."""
     made: list[mx.array] = []
+    told: list[bool] = []
 
     def function(a: mx.array) -> mx.array:
         made.append(a + 1)
         mx.eval(made)
+        told.append(_is_ready(made[0]))
         return a
 
-    zero = mx.array(0.0)
-    mx.vjp(function, [zero], [zero])
-    return made[0]
+    mx.vjp(function, [_zero], [_zero])
+    return made[0] if told[0] else None
 
 
 def copied(a: Array) -> mx.array:
