@@ -1,5 +1,7 @@
 """The MLX package against MLX's own layers: values, gradients, MLX's transformations."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from reference import assert_close, parts
@@ -11,8 +13,10 @@ from mlx.utils import tree_flatten  # noqa: E402
 
 import elman.mlx  # noqa: E402
 from elman.mlx import paths, require  # noqa: E402
+from elman.mlx.operators import transformed  # noqa: E402
 
 STATES = {"RNN": 1, "GRU": 1, "LSTM": 2}
+STOCK = {kind: getattr(nn, kind) for kind in STATES}
 every_kind = pytest.mark.parametrize("kind", STATES)
 L, N, D, H = 6, 3, 4, 5
 
@@ -352,6 +356,140 @@ def test_input_changed_in_place_after_the_call():
 
     ours, stock = twins("GRU")
     assert_close(mx.grad(loss(ours))(normal(N, L, D)), mx.grad(loss(stock))(normal(N, L, D)))
+
+
+# --- Outside transformations ---------------------------------------------------------------------
+
+
+def within(f):
+    """What f gives while MLX traces, though of an array that it has no part in."""
+    found = []
+
+    def traced(a):
+        found[:] = f()
+        return a
+
+    mx.grad(traced)(mx.array(1.0))
+    mx.eval(found)
+    return found
+
+
+def flat(results):
+    return [a for part in results for a in (part if isinstance(part, tuple) else (part,))]
+
+
+@every_kind
+@pytest.mark.parametrize("dtype", [mx.float32, mx.float64])
+@pytest.mark.parametrize("options", [{}, {"num_layers": 3, "bidirectional": True, "dropout": 0.5}])
+@pytest.mark.parametrize("lead", [(), (N,), (2, N), (0,)])
+@pytest.mark.parametrize("given", ["nothing", "states", "extent"])
+def test_outside_a_transformation_the_same_bits(kind, dtype, options, lead, given, monkeypatch):
+    layer = getattr(elman.mlx, kind)(D, H, **options)
+    layer.set_dtype(dtype)
+    x, states, extent = normal(*lead, L, D, dtype=dtype), [], {}
+    if given == "states":
+        shape = (*lead, H) if not options else (6, *lead, H)
+        states = some(kind, *shape, seed=2, dtype=dtype)
+    if given == "extent":
+        rng = np.random.default_rng(3)
+        extent = {"lengths": rng.integers(0, L + 1, lead), "reset": rng.random((*lead, L)) < 0.3}
+
+    def call():
+        mx.random.seed(4)  # the dropout's
+        with require("kernel"):
+            return flat(layer(x, *states, **extent, return_state=True))
+
+    want = within(call)
+    monkeypatch.setattr(elman.mlx.layers, "Function", None)  # which takes MLX's operations
+    got = call()
+    assert len(got) == len(want)
+    for a, b in zip(got, want, strict=True):
+        assert a.dtype == b.dtype == dtype
+        assert np.array_equal(np.asarray(a), np.asarray(b))
+        assert np.array_equal(np.signbit(a), np.signbit(b))
+
+
+@every_kind
+def test_one_state_of_another_type(kind):
+    """MLX's concatenation widens one of two; of one alone MLX's layer makes what it does."""
+    layer = twins(kind)[0]
+    x, (first, *others) = normal(N, L, D), some(kind, N, H, seed=2, dtype=mx.float16)
+    others = [a.astype(mx.float32) for a in others]
+    with require("kernel" if others else "mlx"):
+        got = layer(x, first, *others)
+    assert_close(got, layer(x, first.astype(mx.float32), *others))
+
+
+def test_transformations_are_told():
+    found = []
+
+    def look(a):
+        found.append(transformed())
+        return a
+
+    x = mx.ones(3)
+    look(x)
+    mx.vjp(look, [x], [x])
+    mx.jvp(look, [x], [x])
+    mx.vmap(look)(x)
+    mx.compile(look)(x)
+    with pytest.raises(ZeroDivisionError):
+        mx.grad(lambda a: a / (1 // 0))(x)
+    look(x)
+    assert found == [False, True, True, True, True, False]
+
+
+def test_in_another_thread():
+    layer, stock = twins("GRU")
+    x, d = normal(N, L, D), normal(N, L, H, seed=3)
+    want = run(layer, x, [], [d])
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(transformed).result() is None
+        got = pool.submit(run, layer, x, [], [d]).result()
+        output = pool.submit(lambda: np.array(layer(x))).result()
+    assert np.array_equal(output, want["output"])
+    assert_agree(got, want)
+    assert_agree(got, run(stock, x, [], [d]))
+
+
+def test_where_nothing_is_compiled():
+    """It cannot be told then whether MLX traces."""
+    layer, _ = twins("GRU")
+    x, d = normal(N, L, D), normal(N, L, H, seed=3)
+    want = [layer(x), *run(layer, x, [], [d]).values()]
+    mx.disable_compile()
+    try:
+        got = [layer(x), *run(layer, x, [], [d]).values()]
+    finally:
+        mx.enable_compile()
+    for a, b in zip(got, want, strict=True):
+        assert mx.array_equal(a, b)
+
+
+@every_kind
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2}])
+def test_after_an_inner_gradient(kind, options):
+    """It ends MLX's tracing of the outer arrays that it meets, which still have gradients."""
+    layer = getattr(elman.mlx, kind)(D, H, **options)
+
+    def by_stock(x):
+        for part in layer.layers if options else [layer]:
+            x = h_of(STOCK[kind].__call__(part, x))
+        return x
+
+    x, w = normal(N, L, D), normal(D, D, seed=4)
+
+    def loss(f):
+        def outer(w, state):
+            slope = mx.grad(lambda x: (f(x @ w) ** 2).sum())(x)
+            return (slope**2).sum() + (f(x @ w) * (1 + state)).sum()
+
+        return outer
+
+    state = normal(N, L, H, seed=5)
+    got = mx.grad(loss(lambda x: h_of(layer(x))), (0, 1))(w, state)
+    want = mx.grad(loss(by_stock), (0, 1))(w, state)
+    assert_close(tuple(got), tuple(want))
 
 
 # --- Training ------------------------------------------------------------------------------------

@@ -1,7 +1,9 @@
 """The OneFlow package, on OneFlow itself: ``make test-oneflow`` installs it and runs these."""
 
 import copy
+import gc
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -25,7 +27,8 @@ from test_oneflow_recorded import CELLS, LAYERS, load
 
 import elman
 import elman.oneflow
-from elman.oneflow import accelerate, paths, require
+from elman import engine
+from elman.oneflow import accelerate, operators, paths, require
 
 KINDS = {
     "rnn_tanh": ("RNN", {}),
@@ -392,6 +395,73 @@ def test_recompute(kind, dtype, given):
         with require("kernel"):
             results.append(run(layer, x, h, **extent))
     assert_all_same_bits(*results)
+
+
+@every_kind
+@pytest.mark.parametrize("layout", ["time", "batch", "single"])
+def test_read_at_once_or_one_by_one(kind, layout, monkeypatch):
+    """The same bits, and without gradients too."""
+    name, extra = KINDS[kind]
+    _, ours = twins(name, 5, 7, 2, batch_first=layout == "batch", bidirectional=True, **extra)
+    x = randn(*{"time": (6, 4), "batch": (4, 6), "single": (6,)}[layout], 5)
+    h = state_of(ours, *([] if layout == "single" else [4]))
+    want = run(ours, x, h)
+    with flow.no_grad():
+        plain = results_of(*ours(leaf(x), leaf(h)))
+    assert_all_same_bits(plain, {name: want[name] for name in plain})
+    monkeypatch.setattr(operators, "_FEW", 0)
+    assert_all_same_bits(run(ours, x, h), want)
+
+
+@every_cell
+def test_cells_read_at_once_or_one_by_one(name, monkeypatch):
+    _, ours = twins(name, 5, 7)
+    x, h = leaf(randn(4, 5)), leaf(state_of(ours, 4))
+    results = []
+    for few in (operators._FEW, 0):
+        monkeypatch.setattr(operators, "_FEW", few)
+        after = ours(x, h)
+        for t in (x, *parts(h), *ours.parameters()):
+            t.grad = None
+        loss(parts(after)).backward()
+        results.append({**named(each(flow.Tensor.numpy, after), "n"), **gradients(ours, x, h)})
+    assert_all_same_bits(*results)
+
+
+@pytest.mark.parametrize("few", [0, operators._FEW])
+def test_weights_given_other_memory_before_backward(few, monkeypatch):
+    """Backward has the values that forward had."""
+    monkeypatch.setattr(operators, "_FEW", few)
+    _, ours = twins("GRU", 5, 7)
+    want = run(ours, randn(6, 4, 5))
+    x = leaf(randn(6, 4, 5))
+    total = loss(ours(x))
+    for p in ours.parameters():
+        p.grad = None
+        p.data = flow.zeros(*p.shape)
+    [flow.ones(21, 7).numpy() for _ in range(50)]  # which may get the memory
+    total.backward()
+    np.testing.assert_array_equal(x.grad.numpy(), want["d_x"])
+
+
+@pytest.mark.parametrize("name", ["GRU", "GRUCell"])
+def test_backward_frees_what_forward_kept(name, monkeypatch):
+    kept, forward = [], engine.forward
+
+    def watched(*arguments):
+        results = forward(*arguments)
+        kept.extend(weakref.ref(a) for a in results[2])
+        return results
+
+    monkeypatch.setattr(engine, "forward", watched)
+    _, ours = twins(name, 5, 7)
+    results = parts(ours(flow.tensor(randn(4, 5))))
+    total = loss(results[:1])
+    gc.collect()
+    assert all(ref() is not None for ref in kept)
+    total.backward()
+    gc.collect()
+    assert [ref() for ref in kept] == [None, None]
 
 
 def test_second_derivative_raises():

@@ -10,8 +10,9 @@ A call takes one of three paths; :data:`paths` counts which, and :func:`require`
   ``mx.compile`` and ``mx.vmap``, and where neither the engine nor MLX's layer serves;
 - "mlx": MLX's own layer, for its other dtypes and nonlinearities.
 
-After ``layer.eval()`` the engine keeps nothing for a gradient, and runs forward again if one is
-asked for: faster to serve, slower to train, the same to the bit.
+Outside MLX's transformations no gradient can come, and the engine keeps nothing for one. Within
+them, after ``layer.eval()``, it keeps nothing either, and runs forward again if a gradient is asked
+for: faster to serve, slower to train, the same to the bit.
 """
 
 from elman.mlx.layers import (

@@ -5,9 +5,10 @@
 # (parts of MLX are not typed)
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import mlx.core as mx
@@ -15,7 +16,16 @@ import mlx.nn as nn
 import numpy as np
 
 from elman import stack
-from elman.mlx.operators import Function, ready
+from elman.mlx.operators import (
+    Function,
+    as_extent,
+    copied,
+    ready,
+    retained,
+    run,
+    transformed,
+    zeros,
+)
 from elman.paths import Paths
 from elman.spec import (
     CELLS,
@@ -32,6 +42,10 @@ _paths = Paths("kernel", "scan", "mlx")
 paths, require = _paths.counts, _paths.require
 
 
+_Weights = list[list[list[mx.array]]]  # of each layer, each direction
+_Run = Callable[[int, list[Any], Any], tuple[list[Any], Any]]
+
+
 class _Layer(nn.Module):
     """What all layers share: everything but the constructor, and how states are given."""
 
@@ -45,7 +59,8 @@ class _Layer(nn.Module):
 
     def _weights(self) -> list[Any]:
         """Of one direction, what there is of them."""
-        weights = (getattr(self, name) for name in self._names)
+        # Found at once in the dictionary that a module is; None is an attribute beside it.
+        weights = [self[name] if name in self else getattr(self, name) for name in self._names]
         return [w for w in weights if w is not None]
 
     def _own(self, spec: Spec, *arguments: Any) -> None:
@@ -81,39 +96,110 @@ class _Layer(nn.Module):
         return ", ".join(f"{name}={getattr(self, name)}" for name in names)
 
     def _call(
-        self, x: mx.array, given: dict[str, mx.array | None], lengths: Any, reset: Any
+        self,
+        x: mx.array,
+        given: dict[str, mx.array | None],
+        lengths: Any,
+        reset: Any,
+        final: bool,
     ) -> tuple[list[mx.array], list[mx.array]]:
         """Run the layer from the states given, by MLX's names of them.
 
-        Returns each state at every step, and the final ones.
+        Returns each state at every step, and if `final` those after the last.
         """
-        weights = [[w for part in parts for w in part._weights()] for parts in self._parts]
-        lead = self._lead(x, given, weights[0][0].shape[1])
-        N, (L, D) = math.prod(lead), x.shape[-2:]
-        extent = self._extent(lengths, reset, lead, L)
-        rows = _shaped(mx.broadcast_to(x, (*lead, L, D)) if x.shape[:-2] != lead else x, (N, L, D))
-        first = self._first(given.values(), lead, x.dtype)
-        path = self._path([rows, first, *(w for layer in weights for w in layer)], extent)
+        weights = [[part._weights() for part in parts] for parts in self._parts]
+        lead = self._lead(x, given, weights[0][0][0].shape[1])
+        states, cell, extent = _alike(x, list(given.values())), self._cell(), (None, None)
+        if lengths is not None or reset is not None:
+            extent = self._extent(lengths, reset, lead, x.shape[-2])
+        there = [a for a in states if a is not None]
+        within = transformed()
+        settle = retained if within else ready
+        path = self._path(cell, [x, *there, *chain(*chain(*weights))], extent, settle)
         _paths.take(path, type(self).__name__, self.num_layers)
         if path == "mlx":
             every = self._stock.__call__(self, x, *given.values())
             every = every if isinstance(every, tuple) else [every]
             return list(every), [a[..., -1, :] for a in every]
-        every, finals = self._run(path, rows, first, weights, extent)
-        every = [_shaped(a, (*lead, L, a.shape[-1])) for a in every]
-        final, shape = mx.concatenate(finals), self._state_shape(lead)
-        each = [final] if len(given) == 1 else mx.split(final, len(given), -1)
-        return every, [a.reshape(shape) for a in each]
+        if path == "kernel" and within is False:
+            # No gradient can come: the call is NumPy's, and takes no operation of MLX's.
+            arrays = [None if a is None else np.asarray(a) for a in (x, *states)]
+            every, ends = self._stacked(np, _plain(cell, weights, extent), arrays, lead, final)
+            return [copied(a) for a in every], [copied(a) for a in ends]
+        layer = self._traced(path, cell, x, weights, extent, final, settle)
+        return self._stacked(mx, layer, [x, *states], lead, final)
+
+    def _stacked(
+        self, xp: Any, layer: _Run, arrays: list[Any], lead: Shape, final: bool
+    ) -> tuple[list[Any], list[Any]]:
+        """Run all layers on x and the states, arrays of the library xp."""
+        x, *states = arrays
+        L, D = x.shape[-2:]
+        if len(lead) != 1 or x.shape[:-2] != lead:
+            x = xp.broadcast_to(x, (*lead, L, D)).reshape(math.prod(lead), L, D)
+        given = any(a is not None for a in states)
+        first = self._first(xp, states, lead, x.dtype) if given else None
+        between = self._between() if self.num_layers > 1 else None
+        # What goes from layer to layer is each state at every step, of which h is read.
+        every, finals = stack.run(self.num_layers, self._directions, layer, [x], first, between)
+        if len(lead) != 1:
+            every = [a.reshape(*lead, L, a.shape[-1]) for a in every]
+        return every, self._ends(xp, finals, lead, len(states)) if final else []
+
+    def _ends(self, xp: Any, finals: list[Any], lead: Shape, states: int) -> list[Any]:
+        """Each of the final states, as the caller has them."""
+        end, shape = xp.concatenate(finals), self._state_shape(lead)
+        each = [end] if states == 1 else xp.split(end, states, -1)
+        return [a.reshape(shape) for a in each]
+
+    def _traced(
+        self,
+        path: str,
+        cell: Cell,
+        x: mx.array,
+        weights: _Weights,
+        extent: tuple[Any, Any],
+        final: bool,
+        settle: Callable[..., bool],
+    ) -> _Run:
+        """A layer on MLX's arrays, which may be differentiated."""
+        top, options = len(weights) - 1, (self.training, self.recompute)
+
+        def layer(k: int, below: list[Any], first: Any) -> tuple[list[Any], Any]:
+            given, whole = first is not None, k == top and len(cell.states) > 1
+            function = Function(cell, len(weights[k]), *extent, *options, given, whole, final)
+            arrays = [below[0], *([first] if given else []), *chain(*weights[k])]
+            if path == "kernel" and (given or below[0] is not x):
+                settle(arrays)  # which were made since
+            every = getattr(function, path)(*arrays)
+            return every, every.pop() if final else None
+
+        return layer
+
+    def _between(self) -> Callable[[list[Any]], list[Any]] | None:
+        """The dropout between layers."""
+        if not (self.training and self.dropout > 0):
+            return None
+        dropout = nn.Dropout(self.dropout)
+
+        def drop(below: list[Any]) -> list[Any]:
+            x = below[0]
+            return [dropout(x) if isinstance(x, mx.array) else np.asarray(dropout(copied(x)))]
+
+        return drop
 
     def _lead(self, x: Any, given: dict[str, Any], D: int) -> Shape:
         """The axes in front: x's, and for a single state also the states'; all are checked."""
         title = type(self).__name__
-        for name, a in {"x": x, **given}.items():
-            if not isinstance(a, mx.array) and (a is not None or name == "x"):
+        if not isinstance(x, mx.array):
+            raise TypeError(f"{title}: x must be an mx.array, got {type(x).__name__}")
+        for name, a in given.items():
+            if a is not None and not isinstance(a, mx.array):
                 raise TypeError(f"{title}: {name} must be an mx.array, got {type(a).__name__}")
-        if x.ndim < 2 or x.shape[-1] != D or x.shape[-2] == 0:
-            raise ValueError(f"{title}: x must be (..., L, D), L > 0 and D = {D}, got {x.shape}")
-        lead = x.shape[:-2]
+        shape = x.shape
+        if len(shape) < 2 or shape[-1] != D or shape[-2] == 0:
+            raise ValueError(f"{title}: x must be (..., L, D), L > 0 and D = {D}, got {shape}")
+        lead = shape[:-2]
         for name, a in given.items():
             lead = lead if a is None else self._wider(lead, name, a.shape)
         return lead
@@ -133,17 +219,15 @@ class _Layer(nn.Module):
         states = self.num_layers * self._directions
         return (*((states,) if states > 1 else ()), *lead, self.hidden_size)
 
-    def _first(self, given: Collection[mx.array | None], lead: Shape, dtype: mx.Dtype) -> mx.array:
-        """The states given, side by side (K, N, S), zeros for those that are not."""
+    def _first(self, xp: Any, given: list[Any], lead: Shape, dtype: Any) -> Any:
+        """The states given, side by side (K, N, S), zeros for one that is not."""
         shape = (self.num_layers * self._directions, math.prod(lead), self.hidden_size)
-        if all(a is None for a in given):
-            return _zeros((*shape[:-1], len(given) * shape[-1]), dtype)
         state = self._state_shape(lead)
         each = [
-            _zeros(shape, dtype) if a is None else mx.broadcast_to(a, state).reshape(shape)
+            xp.zeros(shape, dtype) if a is None else xp.broadcast_to(a, state).reshape(shape)
             for a in given
         ]
-        return each[0] if len(each) == 1 else mx.concatenate(each, -1)
+        return each[0] if len(each) == 1 else xp.concatenate(each, -1)
 
     def _extent(self, lengths: Any, reset: Any, lead: Shape, L: int) -> tuple[Any, Any]:
         """Lengths as (N,) and reset as (L, N), after a check of both."""
@@ -153,7 +237,7 @@ class _Layer(nn.Module):
             integral = mx.issubdtype(lengths.dtype, mx.integer)
             check_lengths(title, lengths.shape, integral, lead, ValueError)
             lengths = lengths.reshape(-1)
-            if ready(lengths):
+            if ready([lengths]):
                 check_lengths_lie_within(title, lengths.tolist(), L, ValueError)
         if reset is not None:
             reset = _array(title, "reset", reset)
@@ -161,36 +245,19 @@ class _Layer(nn.Module):
             reset = reset.reshape(math.prod(lead), L).T
         return lengths, reset
 
-    def _path(self, arrays: list[mx.array], extent: tuple[Any, Any]) -> str:
-        dtype = arrays[0].dtype
-        served = dtype in (mx.float32, mx.float64) and all(a.dtype == dtype for a in arrays)
-        if served and self._cell().name in CELLS:
-            return "kernel" if ready(*arrays, *extent) else "scan"
+    def _path(
+        self,
+        cell: Cell,
+        arrays: list[mx.array],
+        extent: tuple[Any, Any],
+        settle: Callable[..., bool],
+    ) -> str:
+        dtypes = [a.dtype for a in arrays]
+        served = dtypes[0] in _SERVED and dtypes.count(dtypes[0]) == len(dtypes)
+        if served and cell.name in CELLS:
+            return "kernel" if settle(arrays, extent) else "scan"
         plain = "layers" not in self and all(a is None for a in extent)
         return "mlx" if plain else "scan"
-
-    def _run(
-        self,
-        path: str,
-        x: mx.array,
-        first: mx.array,
-        weights: list[list[mx.array]],
-        extent: tuple[Any, Any],
-    ) -> tuple[list[mx.array], list[mx.array]]:
-        """Each state of the last layer at every step, and each layer's final states."""
-        cell, top = self._cell(), self.num_layers - 1
-        options = (self.training, self.recompute)  # what to keep for backward
-        every: list[mx.array] = []
-
-        def layer(k: int, x: mx.array, first: mx.array) -> tuple[mx.array, mx.array]:
-            whole = k == top and len(cell.states) > 1
-            function = Function(cell, self._directions, *extent, *options, whole)
-            *every[:], final = getattr(function, path)(x, first, *weights[k])
-            return every[0], final
-
-        between = nn.Dropout(self.dropout) if self.training else None
-        _, finals = stack.run(self.num_layers, self._directions, layer, x, first, between)
-        return every, finals
 
 
 class _OneState(_Layer):
@@ -229,8 +296,8 @@ class _OneState(_Layer):
         ValueError : a shape that is off, no steps, lengths outside 0..L.
         TypeError : x or hidden that is not an ``mx.array``.
         """
-        (output,), (h_n,) = self._call(x, {"hidden": hidden}, lengths, reset)
-        return (output, h_n) if return_state else output
+        (output,), states = self._call(x, {"hidden": hidden}, lengths, reset, return_state)
+        return (output, *states) if return_state else output
 
 
 class RNN(_OneState, nn.RNN):
@@ -445,8 +512,24 @@ class LSTM(_Layer, nn.LSTM):
         ValueError : a shape that is off, no steps, lengths outside 0..L.
         TypeError : x, hidden or cell that is not an ``mx.array``.
         """
-        (output, cells), states = self._call(x, {"hidden": hidden, "cell": cell}, lengths, reset)
+        given = {"hidden": hidden, "cell": cell}
+        (output, cells), states = self._call(x, given, lengths, reset, return_state)
         return (output, cells, tuple(states)) if return_state else (output, cells)
+
+
+def _plain(cell: Cell, weights: _Weights, extent: tuple[Any, Any]) -> _Run:
+    """A layer on NumPy's arrays."""
+    top = len(weights) - 1 if len(cell.states) > 1 else None
+    whole_extent = as_extent(*extent)
+
+    def layer(k: int, below: list[Any], first: Any) -> tuple[list[Any], Any]:
+        each = [[np.asarray(w) for w in one] for one in weights[k]]
+        if first is None:
+            first = zeros(np, cell, below[0], each)
+        every, end, _ = run(cell, below[0], first, each, whole_extent, whole=k == top)
+        return every, end
+
+    return layer
 
 
 def _array(title: str, name: str, values: Any) -> mx.array:
@@ -459,16 +542,15 @@ def _array(title: str, name: str, values: Any) -> mx.array:
         raise ValueError(f"{title}: {name} is nothing that MLX reads: {e}") from e
 
 
-def _shaped(a: mx.array, shape: Shape) -> mx.array:
-    """The array reshaped, which would be an operation even where it changes nothing."""
-    return a if a.shape == shape else a.reshape(shape)
+def _alike(x: mx.array, states: list[mx.array | None]) -> list[mx.array | None]:
+    """States of one type, that of all and of x, which zeros have."""
+    if len(states) == 1 or all(a is None for a in states):
+        return states
+    dtype = mx.result_type(*(x if a is None else a for a in states))
+    return [None if a is None else a.astype(dtype) for a in states]
 
 
-def _zeros(shape: Shape, dtype: mx.Dtype) -> mx.array:
-    """Zeros that are there already: MLX's own wait to be computed."""
-    return mx.array(np.zeros(shape, np.float32), dtype)
-
-
+_SERVED = (mx.float32, mx.float64)
 _NONLINEARITIES = ((nn.tanh, "rnn_tanh"), (mx.tanh, "rnn_tanh"), (nn.relu, "rnn_relu"))
 _OURS = {nn.RNN: RNN, nn.GRU: GRU, nn.LSTM: LSTM}
 

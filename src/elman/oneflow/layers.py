@@ -4,7 +4,6 @@
 # (OneFlow is not typed, and is not there where types are checked)
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from oneflow.nn.utils import rnn
 from oneflow.nn.utils.rnn import PackedSequence
 
 from elman import stack
-from elman.oneflow.operators import is_served, run_engine, run_scan
+from elman.oneflow.operators import Layout, is_served, run_engine, run_scan
 from elman.paths import Paths
 from elman.spec import (
     CELLS,
@@ -57,11 +56,6 @@ def _cat(tensors: Sequence[Tensor], axis: int) -> Tensor:
 def _join(states: Sequence[Tensor]) -> Tensor:
     """States side by side, as the engine has them."""
     return states[0] if len(states) == 1 else _cat(states, -1)
-
-
-def _results(state: Tensor, sizes: Sequence[int]) -> Any:
-    """A state as OneFlow's classes give it: h, or (h, c)."""
-    return state if len(sizes) == 1 else tuple(flow.split(state, list(sizes), -1))
 
 
 class _Layer:
@@ -138,21 +132,39 @@ class _Layer:
     def _run_padded(
         self: Any, path: str, input: Tensor, states: Sequence[Tensor], lengths: Any, reset: Any
     ) -> tuple[Tensor, Any]:
-        batched, x = input.dim() == 3, self._time_major(input)
+        extent = self._extent(input, lengths, reset)
+        if path == "kernel":
+            return self._run_engine(input, states, (*extent, None))
+        # Of global and lazy tensors the values are not here; the engine looks for itself.
+        lengths, reset = extent
+        if lengths is not None and not (lengths.is_global or lengths.is_lazy):
+            L = input.shape[1 if self.batch_first and input.dim() == 3 else 0]
+            check_lengths_lie_within(self._get_name(), lengths.tolist(), L, RuntimeError)
+        return self._run_scan(input, states, lengths, reset)
+
+    def _run_scan(
+        self: Any, input: Tensor, states: Sequence[Tensor], lengths: Any, reset: Any
+    ) -> tuple[Tensor, Any]:
+        batched, x, cell = input.dim() == 3, self._time_major(input), _cell_of(self)
         if not states:
-            h_0 = self._zeros(x, x.shape[1])
+            K = self.num_layers * self._directions()
+            h_0 = x.new_zeros((K, x.shape[1], sum(self._sizes())))
         else:
             h_0 = _join(states) if batched else _join(states).unsqueeze(1)
-        lengths, reset = self._extent(input, lengths, reset)
-        # Of global and lazy tensors the values are not here; the engine looks for itself.
-        if path == "scan" and lengths is not None and not (lengths.is_global or lengths.is_lazy):
-            check_lengths_lie_within(self._get_name(), lengths.tolist(), x.shape[0], RuntimeError)
-        output, h_n = self._run(path, x, h_0, lengths, reset)
+
+        def layer(k: int, x: Tensor, h_0: Tensor) -> tuple[Tensor, Tensor]:
+            return run_scan(cell, x, h_0, self._weights(k), lengths, reset)
+
+        output, finals = stack.run(
+            self.num_layers, self._directions(), layer, x, h_0, self._between()
+        )
+        h_n = finals[0] if len(finals) == 1 else _cat(finals, 0)
         if not batched:
             output, h_n = output.squeeze(1), h_n.squeeze(1)
         elif self.batch_first:
             output = output.transpose(0, 1)
-        return output, _results(h_n, self._sizes())
+        sizes = self._sizes()
+        return output, h_n if len(sizes) == 1 else tuple(flow.split(h_n, list(sizes), -1))
 
     def _extent(self: Any, input: Tensor, lengths: Any, reset: Any) -> tuple[Any, Any]:
         """Lengths as (N,) int64 and reset as (L, N), checked."""
@@ -180,44 +192,54 @@ class _Layer:
         sizes = (self.proj_size or self.hidden_size, self.hidden_size)
         return sizes[: len(_cell_of(self).states)]
 
-    def _zeros(self: Any, x: Tensor, batch: int) -> Tensor:
-        layers = self.num_layers * (2 if self.bidirectional else 1)
-        return x.new_zeros((layers, batch, sum(self._sizes())))
-
     def _run_packed(self: Any, input: PackedSequence, hx: Any) -> tuple[PackedSequence, Any]:
         x, batch_sizes, order = input.data, input.batch_sizes, input.sorted_indices
         hx = None if hx is None else self.permute_hidden(hx, order)
         if self._path(x, hx, batch_sizes, False) == "kernel":
-            states = _given(_cell_of(self), hx)
-            h_0 = _join(states) if states else self._zeros(x, int(batch_sizes[0]))
-            output, h_n = self._run("kernel", x, h_0, None, None, batch_sizes)
-            h_n = _results(h_n, self._sizes())
+            states = _given(_cell_of(self), hx) or ()
+            output, h_n = self._run_engine(x, states, (None, None, batch_sizes))
         else:
             packed, h_n = self._stock.forward(self, PackedSequence(x, batch_sizes), hx)
             output = packed.data
         packed = _packed(output, batch_sizes, order)
         return packed, self.permute_hidden(h_n, packed.unsorted_indices)
 
-    def _run(
-        self: Any, path: str, x: Tensor, h_0: Tensor, *extent: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """All layers, on (L, N, D) with lengths and reset, or on (rows, D) with batch_sizes too."""
-        cell, directions = _cell_of(self), 2 if self.bidirectional else 1
-        run_layer: Any = run_scan
-        if path == "kernel":
-            run_layer = partial(run_engine, recompute=self.recompute)
+    def _run_engine(
+        self: Any, x: Tensor, states: Sequence[Tensor], extent: Sequence[Tensor | None]
+    ) -> tuple[Tensor, Any]:
+        """All layers, on x as it lies, with the extent's lengths, reset and batch_sizes."""
+        cell, directions, top = _cell_of(self), self._directions(), self.num_layers - 1
+        layout, axes = Layout(), tuple(x.shape[:-1])
+        if extent[-1] is None and len(axes) == 1:
+            layout = Layout(ahead=axes, state_ahead=(directions,), axes=(*axes, 1))
+        batch_first = self.batch_first and len(axes) == 2
 
-        def layer(k: int, x: Tensor, h_0: Tensor) -> tuple[Tensor, Tensor]:
-            names = [weight_names(k, direction) for direction in range(directions)]
-            weights = [Weights(*(getattr(self, name, None) for name in each)) for each in names]
-            return run_layer(cell, x, h_0, weights, *extent)
+        def layer(k: int, x: Tensor, _: Any) -> tuple[Tensor, list[Tensor]]:
+            below = [t if top == 0 else t[k * directions : (k + 1) * directions] for t in states]
+            swapped = {"batch_first": k == 0, "batch_first_after": k == top} if batch_first else {}
+            lie = layout._replace(**swapped)
+            output, *after = run_engine(
+                cell, x, below, self._weights(k), lie, extent, self.recompute
+            )
+            return output, after
 
-        def dropout(x: Tensor) -> Tensor:
-            return F.dropout(x, self.dropout, training=True)
+        output, finals = stack.run(self.num_layers, directions, layer, x, None, self._between())
+        each = finals[0] if top == 0 else [_cat(of, 0) for of in zip(*finals, strict=True)]
+        return output, each[0] if len(each) == 1 else tuple(each)
 
-        between = dropout if self.training and self.dropout > 0 else None
-        output, finals = stack.run(self.num_layers, directions, layer, x, h_0, between)
-        return output, finals[0] if len(finals) == 1 else _cat(finals, 0)
+    def _directions(self: Any) -> int:
+        return 2 if self.bidirectional else 1
+
+    def _weights(self: Any, k: int) -> list[Weights]:
+        """Layer k's, of each direction."""
+        names = [weight_names(k, direction) for direction in range(self._directions())]
+        return [Weights(*(getattr(self, name, None) for name in each)) for each in names]
+
+    def _between(self: Any) -> Any:
+        """The dropout between layers."""
+        if self.training and self.dropout > 0:
+            return lambda x: F.dropout(x, self.dropout, training=True)
+        return None
 
 
 def _beside(x: Tensor, values: Any) -> Tensor:
@@ -274,22 +296,23 @@ def _step(module: Any, stock: Any, name: str, input: Tensor, hx: Any) -> Any:
     """One step of a cell, as its OneFlow class `stock` does it."""
     D, H = module.input_size, module.hidden_size
     cell = CELLS.get(name, CELLS["rnn_tanh"])  # OneFlow's class refuses another one itself
-    shape = (*input.shape[:-1], H)
-    if hx is None:
-        zeros = input.new_zeros(shape)
-        hx = zeros if len(cell.states) == 1 else (zeros, zeros)
-    states = _given(cell, hx) or ()
+    given = _given(cell, hx)
+    states = given or ()
     weights = Weights(module.weight_ih, module.weight_hh, module.bias_ih, module.bias_hh)
-    valid = name in CELLS and states and input.dim() in (1, 2) and input.shape[-1] == D
-    valid = valid and all(tuple(t.shape) == shape for t in states)
+    axes = tuple(input.shape[:-1])
+    valid = name in CELLS and given is not None and len(axes) < 2 and input.shape[-1] == D
+    valid = valid and all(tuple(t.shape) == (*axes, H) for t in states)
     if not (valid and is_served(input, *states, *(w for w in weights if w is not None))):
         _paths.take("oneflow", module._get_name())
+        if hx is None:
+            zeros = input.new_zeros((*axes, H))
+            hx = zeros if len(cell.states) == 1 else (zeros, zeros)
         return stock.forward(module, input, hx)
     _paths.take("kernel", module._get_name())
-    rows = input.shape[0] if input.dim() == 2 else 1
-    x, h_0 = input.reshape(1, rows, D), _join(states).reshape(1, rows, len(states) * H)
-    _, h_n = run_engine(cell, x, h_0, [weights])
-    return _results(h_n.reshape(*shape[:-1], len(states) * H), [H] * len(states))
+    L_and_N = (1, axes[0] if axes else 1)
+    layout = Layout(ahead=axes, state_ahead=axes, axes=L_and_N, output=False)
+    after = run_engine(cell, input, states, [weights], layout)
+    return after[0] if len(after) == 1 else after
 
 
 class LSTM(_Layer, nn.LSTM):
