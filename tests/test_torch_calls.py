@@ -258,6 +258,9 @@ UNUSUAL = {
     "jit.trace": traced,
     "vmap": lambda module, x: tree_map(lambda t: t[0], torch.func.vmap(module)(x[None])),
     "func.grad": lambda module, x: torch.func.vjp(module, x)[0],
+    "within vmap": lambda module, x: tree_map(
+        lambda t: t[0], torch.func.vmap(lambda _: module(x))(torch.ones(1))
+    ),
     "jvp": lambda module, x: torch.func.jvp(module, (x,), (torch.ones_like(x),))[0],
     "functionalize": lambda module, x: torch.func.functionalize(module)(x),
     "forward mode": within(dual_level),
@@ -363,6 +366,12 @@ def test_weights_are_named_in_errors():
     layer.bidirectional = True
     with pytest.raises(RuntimeError, match=r"GRU: weights missing: .*weight_hh_l0_reverse"):
         layer(torch.randn(2, N, D))
+
+
+def test_autocast_goes_the_long_way(taken):
+    with torch.autocast("cpu", torch.bfloat16):
+        elman.torch.GRUCell(D, H)(torch.randn(N, D))
+    assert taken == [False]
 
 
 def test_dropout_goes_the_long_way(taken):
