@@ -251,6 +251,66 @@ void add_cases(const char* dtype, std::vector<Case>& cases) {
   }
 }
 
+// Does a step that reads the weights as they lie give the bits of forward?
+template <class T, class W>
+bool step_agrees(int cell, index rows, index D, index H, bool biases) {
+  const Kernel<T>& k = of(kernels(), W{})[cell];
+  const Sizes sizes{D, H, H};
+  const index S = k.state_size(sizes), each = k.gates * H;
+  const index count[] = {each * D, each * H, each, each};
+  std::vector<W> weights[4];
+  for (int i = 0; i < 4; ++i) weights[i] = numbers<W>(kOfWeights + i, count[i], -3);
+  const Weights w{weights[0].data(), weights[1].data(), biases ? weights[2].data() : nullptr,
+                  biases ? weights[3].data() : nullptr, nullptr};
+  std::vector<char> panels(k.forward_panels(sizes));
+  k.pack_forward(w, sizes, panels.data());
+
+  const std::vector<T> x = numbers<T>(kX, rows * D), before = numbers<T>(kH0, rows * S);
+  std::vector<T> output(rows * H), after(rows * S), gates(rows * k.kept * H);
+  Forward<T> f = {};
+  f.sizes = sizes;
+  f.panels = panels.data();
+  f.x = {x.data(), 0, D};
+  f.h_0 = {before.data(), S};
+  f.output = {output.data(), 0, H};
+  f.h_n = {after.data(), S};
+  f.gates = gates.data();
+  run_forward(k, Schedule::dense(1, rows, nullptr, {}), &f, 1, 1, nullptr);
+
+  std::vector<T> step_after(after.size()), step_gates(gates.size());
+  std::vector<const T*> x_rows, before_rows;
+  std::vector<T*> after_rows;
+  for (index r = 0; r < rows; ++r) {
+    x_rows.push_back(x.data() + r * D);
+    before_rows.push_back(before.data() + r * S);
+    after_rows.push_back(step_after.data() + r * S);
+  }
+  k.step(w, sizes, rows, x_rows.data(), before_rows.data(), after_rows.data(), step_gates.data());
+  Digest forward, step;
+  for (const auto* values : {&after, &gates}) forward.add(*values);
+  for (const auto* values : {&step_after, &step_gates}) step.add(*values);
+  return forward.sum() == step.sum();
+}
+
+template <class T, class W>
+int wrong_steps(const char* dtype) {
+  int wrong = 0;
+  for (int cell = 0; cell < kernels().cells; ++cell) {
+    for (const auto& [L, N, D, H] : kSizes) {
+      for (const index rows : {1, 2, 3}) {
+        for (const bool biases : {false, true}) {
+          if (step_agrees<T, W>(cell, rows, D, H, biases)) continue;
+          std::fprintf(stderr, "%s %s %d rows, D %d, H %d: a step differs\n", dtype,
+                       kernels().float32[cell].name, static_cast<int>(rows), static_cast<int>(D),
+                       static_cast<int>(H));
+          ++wrong;
+        }
+      }
+    }
+  }
+  return wrong;
+}
+
 int run() {
   std::vector<Case> cases;
   add_cases<float, float>("float32", cases);
@@ -278,6 +338,10 @@ int run() {
   std::vector<std::thread> callers;
   for (std::size_t first = 0; first < 4; ++first) callers.emplace_back(again, first, 4, 3, true);
   for (std::thread& caller : callers) caller.join();
+  wrong += wrong_steps<float, float>("float32");
+  wrong += wrong_steps<double, double>("float64");
+  wrong += wrong_steps<float, bfloat16>("bfloat16");
+  wrong += wrong_steps<float, float16>("float16");
   return wrong == 0 ? 0 : 1;
 }
 

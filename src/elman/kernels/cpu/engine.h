@@ -145,6 +145,13 @@ template <class T>
 using Recompute = void(const void* forward_panels, const Sizes&, index rows, const T* const* x,
                        const T* const* before, T* gates);
 
+// One step of all units for a row or two, with weights as they lie, not packed; the same bits.
+// x, before and after: by row; before and after are states of S values, [h | c], that lie apart;
+// `gates` (rows, kept * H) as forward keeps them, or null. Without a projection only.
+template <class T>
+using Step = void(const Weights&, const Sizes&, index rows, const T* const* x,
+                  const T* const* before, T* const* after, T* gates);
+
 template <class T>
 struct Backward {
   const Plan* plan;
@@ -202,6 +209,7 @@ struct Kernel {
   void (*pack_backward)(const Weights&, const Sizes&, T* panels);
   void (*forward)(const Forward<T>&, const ForwardScratch<T>&, const Share&);
   Recompute<T>* recompute;
+  Step<T>* step;
   void (*backward)(const Backward<T>&, const BackwardScratch<T>&, const Share&);
 
   index padded(index n) const { return (n + lanes - 1) / lanes * lanes; }

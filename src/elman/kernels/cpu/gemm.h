@@ -74,23 +74,31 @@ struct Totals {
 
 inline constexpr index kChain = 64;
 
-// acc[r][v] = sum over k < terms.
-template <class T, int R, int V, class A, class B>
-ELMAN_INLINE void sum(Vector<T> (&acc)[R][V], index terms, A a, B b) {
+// acc[r][v] = sum over k < terms, where add(part, from, to) chains the terms from .. to-1 to
+// `part`.
+template <class T, int R, int V, class Add>
+ELMAN_INLINE void sum_chains(Vector<T> (&acc)[R][V], index terms, Add add) {
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 16
     for (int v = 0; v < V; ++v) acc[r][v] = Vector<T>{};
   }
-  chain<T>(acc, 0, terms < kChain ? terms : kChain, a, b);
+  add(acc, 0, terms < kChain ? terms : kChain);
   if (terms <= kChain) return;
   Totals<T, R, V> totals(acc);
   for (index k = kChain; k < terms; k += kChain) {
     Vector<T> part[R][V] = {};
-    chain<T>(part, k, terms - k < kChain ? terms : k + kChain, a, b);
+    add(part, k, terms - k < kChain ? terms : k + kChain);
     totals.add(part);
   }
   totals.get(acc);
+}
+
+template <class T, int R, int V, class A, class B>
+ELMAN_INLINE void sum(Vector<T> (&acc)[R][V], index terms, A a, B b) {
+  sum_chains<T>(acc, terms, [&](auto& part, index from, index to) __attribute__((always_inline)) {
+    chain<T>(part, from, to, a, b);
+  });
 }
 
 // acc[r][p * G + g] = rows[r][k] * panel p, gate g, over k < terms: gates that share their input.

@@ -1,6 +1,7 @@
 // Compiled once for each instruction set, with ELMAN_ISA naming it.
 #include "backward.h"
 #include "forward.h"
+#include "step.h"
 
 #define ELMAN_STRING_(x) #x
 #define ELMAN_STRING(x) ELMAN_STRING_(x)
@@ -23,6 +24,7 @@ constexpr Kernel<T> kernel_of() {
           pack_backward<C, T, W>,
           forward<C, T, W>,
           recompute<C, T, W>,
+          step<C, T, W>,
           backward<C, T>};
 }
 

@@ -69,6 +69,24 @@ void pack_units(const W* w, index K, index H, W* to) {
   }
 }
 
+// What is added to W_ih x of each gate, and to W_hh h of the last gate, of a vector of units.
+template <class C, class T, class W>
+struct Biases {
+  Vector<T> x[C::gates] = {}, h = {};
+
+  ELMAN_INLINE Biases(const Weights& w, index H, index unit) {
+    if (!w.b_ih) return;
+    const W* const b_ih = static_cast<const W*>(w.b_ih);
+    const W* const b_hh = static_cast<const W*>(w.b_hh);
+    const index count = smaller(kLanes<T>, H - unit);
+    for (int g = 0; g < C::gates; ++g) {
+      x[g] = load_part(b_ih + g * H + unit, count);
+      h = load_part(b_hh + g * H + unit, count);
+      if (C::sums_biases[g]) x[g] += h;
+    }
+  }
+};
+
 template <class C, class T, class W>
 void pack_forward(const Weights& w, const Sizes& s, void* packed) {
   constexpr index L = kLanes<T>;
@@ -77,21 +95,10 @@ void pack_forward(const Weights& w, const Sizes& s, void* packed) {
   pack_units<C::gates, T>(static_cast<const W*>(w.w_ih), s.D, H, to.w_ih);
   pack_units<C::gates, T>(static_cast<const W*>(w.w_hh), s.P, H, to.w_hh);
   if (s.projected()) pack_units<1, T>(static_cast<const W*>(w.w_hr), H, s.P, to.w_hr);
-  const W* b_ih = static_cast<const W*>(w.b_ih);
-  const W* b_hh = static_cast<const W*>(w.b_hh);
   for (index unit = 0; unit < H; unit += L) {
-    const index count = smaller(L, H - unit);
-    Vector<T> h_bias = {};
-    for (int g = 0; g < C::gates; ++g) {
-      Vector<T> x_bias = {};
-      if (b_ih) {
-        x_bias = load_part(b_ih + g * H + unit, count);
-        h_bias = load_part(b_hh + g * H + unit, count);
-        if (C::sums_biases[g]) x_bias += h_bias;
-      }
-      store<T>(to.x_bias + unit * C::gates + g * L, x_bias);
-    }
-    store<T>(to.h_bias + unit, h_bias);
+    const Biases<C, T, W> biases(w, H, unit);
+    for (int g = 0; g < C::gates; ++g) store<T>(to.x_bias + unit * C::gates + g * L, biases.x[g]);
+    store<T>(to.h_bias + unit, biases.h);
   }
 }
 

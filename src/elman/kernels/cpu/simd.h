@@ -1,7 +1,7 @@
 // The vector of one instruction set, and exp, tanh and sigmoid on it.
 //
-// This header and those above it (cells.h, gemm.h, panels.h, forward.h, backward.h) are compiled
-// once for each instruction set, each time in a namespace of its own named by ELMAN_ISA. They call
+// This header and those above it (cells.h, gemm.h, panels.h, forward.h, step.h, backward.h) are
+// compiled once for each instruction set, each time in a namespace named by ELMAN_ISA. They call
 // no function that lives outside that namespace: an inline function of the standard library,
 // compiled here for AVX-512, could be the copy that the linker keeps for everyone.
 //
@@ -296,29 +296,97 @@ ELMAN_EMULATED Vector<double> fma(Vector<double> a, Vector<double> b, Vector<dou
 #endif
 }
 
-// The lanes of the lower (or upper) halves of a and b in turn: a0 b0 a1 b1 ...
-template <class T, int From, int... I>
+// The lanes of the lower (or upper) halves of a and b in turn: a0 b0 a1 b1 ... in each N lanes.
+template <class T, int N, int From, int... I>
 ELMAN_INLINE Vector<T> riffle(Vector<T> a, Vector<T> b, std::integer_sequence<int, I...>) {
-  return __builtin_shufflevector(a, b, (From + I / 2 + I % 2 * kLanes<T>)...);
+  return __builtin_shufflevector(a, b, (I / N * N + From + I % N / 2 + I % 2 * kLanes<T>)...);
 }
 
-// Rows become columns: after log2(lanes) riffles of the first half of the rows with the second.
-template <class T>
-ELMAN_INLINE void transpose(Vector<T> (&rows)[kLanes<T>]) {
-  constexpr int lanes = kLanes<T>;
-  constexpr auto all = std::make_integer_sequence<int, lanes>();
+// Rows become columns, in each N lanes of N vectors: after log2(N) riffles of the first half of the
+// rows with the second.
+template <class T, int N>
+ELMAN_INLINE void transpose(Vector<T> (&rows)[N]) {
+  constexpr auto all = std::make_integer_sequence<int, kLanes<T>>();
 #pragma GCC unroll 4
-  for (int round = 1; round < lanes; round *= 2) {
-    Vector<T> next[lanes];
+  for (int round = 1; round < N; round *= 2) {
+    Vector<T> next[N];
 #pragma GCC unroll 16
-    for (int i = 0; i < lanes / 2; ++i) {
-      next[2 * i] = riffle<T, 0>(rows[i], rows[i + lanes / 2], all);
-      next[2 * i + 1] = riffle<T, lanes / 2>(rows[i], rows[i + lanes / 2], all);
+    for (int i = 0; i < N / 2; ++i) {
+      next[2 * i] = riffle<T, N, 0>(rows[i], rows[i + N / 2], all);
+      next[2 * i + 1] = riffle<T, N, N / 2>(rows[i], rows[i + N / 2], all);
     }
 #pragma GCC unroll 16
-    for (int i = 0; i < lanes; ++i) rows[i] = next[i];
+    for (int i = 0; i < N; ++i) rows[i] = next[i];
   }
 }
+
+// Rows in memory are turned into columns, so many at a time: row(i) is where row i begins, and only
+// its first `count` values are read. AVX2 brings pieces of 16 bytes together while it loads them,
+// which spares it most of the shuffles of a whole square.
+#if defined(__AVX2__) && !defined(__AVX512F__)
+template <class T>
+inline constexpr int kTurned = 16 / static_cast<int>(sizeof(T));
+
+template <class T>
+ELMAN_INLINE Vector<T> load_pieces(const T* low, const T* high) {
+  const auto piece = [](const T* from) {
+    return _mm_loadu_ps(static_cast<const float*>(static_cast<const void*>(from)));
+  };
+  return (Vector<T>)_mm256_insertf128_ps(_mm256_castps128_ps256(piece(low)), piece(high), 1);
+}
+
+template <class Half>
+  requires requires(Half h) { h.bits; }
+ELMAN_INLINE Vector<float> load_pieces(const Half* low, const Half* high) {
+  long long piece[2];
+  __builtin_memcpy(&piece[0], low, sizeof piece[0]);
+  __builtin_memcpy(&piece[1], high, sizeof piece[1]);
+  return widen((Halves)_mm_set_epi64x(piece[1], piece[0]), Half{});
+}
+
+template <class T, class Row>
+ELMAN_INLINE Vector<T> load_column(T, Row row, index k) {
+  Vector<T> column;
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes<T>; ++i) column[i] = row(i)[k];
+  return column;
+}
+
+template <class Half, class Row>
+  requires requires(Half h) { h.bits; }
+ELMAN_INLINE Vector<float> load_column(Half, Row row, index k) {
+  Halves column;
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes<float>; ++i) column[i] = row(i)[k].bits;
+  return widen(column, Half{});
+}
+
+template <class T, class W, class Row>
+ELMAN_INLINE void load_columns(Vector<T> (&to)[kTurned<T>], Row row, index count) {
+  if (count == kTurned<T>) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kTurned<T>; ++i) to[i] = load_pieces(row(i), row(i + kTurned<T>));
+    transpose<T>(to);
+  } else {
+#pragma GCC unroll 16
+    for (int k = 0; k < kTurned<T>; ++k) {
+      if (k < count) to[k] = load_column(W{}, row, k);
+    }
+  }
+}
+#else
+template <class T>
+inline constexpr int kTurned = kLanes<T>;
+
+template <class T, class W, class Row>
+ELMAN_INLINE void load_columns(Vector<T> (&to)[kTurned<T>], Row row, index count) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kTurned<T>; ++i) {
+    to[i] = count == kTurned<T> ? load<T>(row(i)) : load_part(row(i), count);
+  }
+  transpose<T>(to);
+}
+#endif
 
 template <class T>
 struct ScaledExpm1 {

@@ -1,0 +1,138 @@
+// One time step of a row or two. To pack the weights for it would cost more than the product, so
+// they are read as they lie and turned in registers, and summed in the same order.
+#pragma once
+
+#include "panels.h"
+
+namespace elman::ELMAN_ISA {
+
+// The rows of weights (G * H, K) of the P panels of units that begin at `unit`. They are whole, or
+// it is one panel that ends early and reads its last row for those it lacks.
+template <class T, class W, int P, int G, bool Whole>
+struct UnitRows {
+  static constexpr index L = kLanes<T>;
+
+  const W* w;
+  index K, H, unit;
+
+  // Of gate v % G of panel v / G, where the panels begin at u.
+  ELMAN_INLINE const W* first(int v, index u) const { return w + (v % G * H + u + v / G * L) * K; }
+  ELMAN_INLINE index offset(int i) const { return (Whole ? i : smaller(i, H - 1 - unit)) * K; }
+
+  // acc[r][v] = sum over k < K of x[r][k] * column k.
+  template <int R>
+  ELMAN_INLINE void multiply(Vector<T> (&acc)[R][P * G], const T* const (&x)[R]) const {
+    sum_chains<T>(acc, K, [&](auto& part, index from, index to) __attribute__((always_inline)) {
+      chain(part, x, from, to);
+    });
+  }
+
+  // Square by square. As much of the panels that come next is fetched, as one piece of memory: the
+  // processor cannot foresee so many rows. It takes long over addresses that are nobody's.
+  template <int R>
+  ELMAN_INLINE void chain(Vector<T> (&acc)[R][P * G], const T* const (&x)[R], index k,
+                          index to) const {
+    constexpr index N = kTurned<T>;
+    for (; k + L <= to; k += L) {
+#pragma GCC unroll 16
+      for (int v = 0; v < P * G; ++v) {
+        if constexpr (Whole) {
+          const W* const next = first(v, smaller(unit + P * L, H - P * L)) + k * L;
+#pragma GCC unroll 16
+          for (index i = 0; i < L * L; i += 64 / sizeof(W)) __builtin_prefetch(next + i);
+        }
+        const W* rows = first(v, unit) + k;
+        // Else rows and numbers of x that serve again are kept, more than there are registers.
+        asm volatile("" : "+r"(rows) : : "memory");
+#pragma GCC unroll 16
+        for (index i = 0; i < L; i += N) turn(acc, x, v, rows + i, k + i, N);
+      }
+    }
+    for (; k < to; k += N) {
+#pragma GCC unroll 16
+      for (int v = 0; v < P * G; ++v) turn(acc, x, v, first(v, unit) + k, k, smaller(N, to - k));
+    }
+  }
+
+  template <int R>
+  ELMAN_INLINE void turn(Vector<T> (&acc)[R][P * G], const T* const (&x)[R], int v, const W* rows,
+                         index k, index count) const {
+    Vector<T> column[kTurned<T>];
+    load_columns<T, W>(column, [&](int i) { return rows + offset(i); }, count);
+#pragma GCC unroll 16
+    for (int i = 0; i < kTurned<T>; ++i) {
+      if (i >= count) break;
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) acc[r][v] = fma(broadcast(x[r][k + i]), column[i], acc[r][v]);
+    }
+  }
+};
+
+template <class C, class T, class W>
+struct StepLoop {
+  static constexpr index L = kLanes<T>;
+  static constexpr int G = C::gates;
+
+  const Weights& weights;
+  const Sizes& sizes;
+  const T* const* x;
+  const T* const* before;
+  T* const* after;
+  T* gates;
+  const index H = sizes.H;
+
+  template <int R>
+  void run(index row, index rows) const {
+    const index whole = H / L;
+    constexpr int panels = G == 1 ? 2 : 1;  // sums enough that none waits for itself
+    for_panels<R, panels>(row, rows, 0, whole, [&]<int, int P>(index row, index panel) {
+      tile<R, P, true>(row, panel * L);
+    });
+    for (; whole * L < H && row < rows; row += R) tile<R, 1, false>(row, whole * L);
+  }
+
+  template <int R, int P, bool Whole>
+  void tile(index row, index unit) const {
+    using Units = UnitRows<T, W, P, G, Whole>;
+    const T *input[R], *h[R];
+    for (int r = 0; r < R; ++r) {
+      input[r] = x[row + r];
+      h[r] = before[row + r];
+    }
+    Vector<T> x_gates[R][P * G], u[R][P * G];
+    Units{static_cast<const W*>(weights.w_ih), sizes.D, H, unit}.multiply(x_gates, input);
+    Units{static_cast<const W*>(weights.w_hh), H, H, unit}.multiply(u, h);
+    for (int p = 0; p < P; ++p) {
+      const Biases<C, T, W> biases(weights, H, unit + p * L);
+      for (int r = 0; r < R; ++r) {
+        finish(row + r, unit + p * L, biases, x_gates[r] + p * G, u[r] + p * G);
+      }
+    }
+  }
+
+  ELMAN_INLINE void finish(index row, index unit, const Biases<C, T, W>& biases, Vector<T>* x_gates,
+                           Vector<T>* u) const {
+    const index count = H - unit;
+    const index own = unit + (C::has_c ? H : 0);
+    for (int g = 0; g < G; ++g) x_gates[g] += biases.x[g];
+    C::template finish<T>(x_gates, biases.h, u);
+    Vector<T> state = load_units(before[row] + own, count);
+    Kept<C, T> kept;
+    store_units(after[row] + unit, C::template forward<T>(x_gates, u, state, kept.values), count);
+    if (C::has_c) store_units(after[row] + own, state, count);
+    if (!gates) return;
+    T* const to = gates + row * C::kept * H + unit;
+    for (int i = 0; i < C::kept; ++i) store_units(to + i * H, kept.values[i], count);
+  }
+};
+
+template <class C, class T, class W>
+void step(const Weights& w, const Sizes& s, index rows, const T* const* x, const T* const* before,
+          T* const* after, T* gates) {
+  const StepLoop<C, T, W> loop{w, s, x, before, after, gates};
+  const index pairs = rows / 2 * 2;
+  loop.template run<2>(0, pairs);
+  loop.template run<1>(pairs, rows);
+}
+
+}  // namespace elman::ELMAN_ISA
