@@ -53,8 +53,8 @@ help: ## list the targets
 
 setup: $(INSTALLED) ## create .venv and install Elman into it, in place
 
-test: $(INSTALLED) ## run every test and every documented example
-	$(BIN)/python -m pytest
+test: $(INSTALLED) ## run every test and every documented example, on every processor
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 test-oneflow: $(ONEFLOW)/installed ## run the OneFlow package's tests on OneFlow itself; needs Python 3.10
 	LD_LIBRARY_PATH=$(NVIDIA)/cudnn/lib:$(NVIDIA)/cublas/lib \

@@ -127,6 +127,24 @@ def test_cells(taken, name, dtype):
         assert_same_both_ways(taken, module, torch.randn(*shape, D, dtype=dtype), hx)
 
 
+@every_dtype
+@pytest.mark.parametrize("name", LAYERS)
+def test_one_step_of_a_row_or_two(taken, name, dtype):
+    """There weights are read as they lie; the long way packs them."""
+    torch.manual_seed(0)
+    for layers, both, recompute, rows in itertools.product((1, 3), (0, 1), (0, 1), (1, 2)):
+        options = {"bidirectional": bool(both), "dtype": dtype}
+        module = getattr(elman.torch, name)(33, 70, layers, **options)
+        module.recompute = bool(recompute)
+        h = torch.randn(layers * (1 + both), rows, 70, dtype=dtype)
+        hx = (h, torch.randn_like(h)) if name == "LSTM" else h
+        x = torch.randn(1, rows, 33, dtype=dtype)
+        assert_same_both_ways(taken, module, x, hx)
+        assert_same_both_ways(taken, module, x, None)
+        assert_same_both_ways(taken, module, x, hx, lengths=torch.tensor([1, 0][:rows]))
+        assert_same_both_ways(taken, module, x, hx, reset=torch.ones(1, rows, dtype=torch.bool))
+
+
 STRIDED = {
     "transposed": lambda t: t.mT.contiguous().mT,
     "every other": lambda t: torch.stack([t, t], -1)[..., 0],

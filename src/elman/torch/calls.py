@@ -37,7 +37,7 @@ def _make_calls() -> Any:
                     torch._C._are_functorch_transforms_active,
                     torch._C._is_any_autocast_enabled,
                     torch._C._is_tracing,
-                    torch.autograd._profiler_enabled,
+                    torch._C._autograd._profiler_enabled,
                 ],
                 "forward_ad": forward_ad,
                 **{

@@ -224,8 +224,7 @@ class _Layer(nn.RNNBase):
             raise RuntimeError(f"{name}: lengths= and reset= go with padded input, not packed")
         x, batch = (input.data, int(input.batch_sizes[0])) if packed else (input, None)
         given = _given(self._cell, x, hx)
-        valid = given is not None and self._has_options()
-        valid = valid and takes(self, x.shape, [s.shape for s in given], batch)
+        valid = given is not None and takes(self, x.shape, [s.shape for s in given], batch)
         if valid:
             self._check_weights()
         states = given or ()
@@ -253,12 +252,8 @@ class _Layer(nn.RNNBase):
         own = self._parameters  # quicker than by attribute
         return [own[name] if name in own else getattr(self, name) for name in names]
 
-    def _has_options(self) -> bool:
-        """Whether its options are such as torch's layer takes; it checks them when it is called."""
-        return all(type(o) is bool for o in (self.bias, self.batch_first, self.bidirectional))
-
     def _check_weights(self) -> None:
-        """Raise unless the weights are those of the layer's sizes, which anybody may have set."""
+        """Raise unless the weights are those of its sizes and options, which anybody may set."""
         if is_compiling():
             return
         sizes = (self.input_size, self.hidden_size, self.num_layers)
@@ -356,7 +351,7 @@ class _Layer(nn.RNNBase):
             if _becomes_onnx():
                 from elman.torch import export
 
-                return export.run_layer(self, weights, *given[-2:], k, x, h_0)
+                return export.run_layer(self, weights, given[-2], given[-1], k, x, h_0)
             if not kernel:
                 return run_scan(cell, x, h_0, *given, batch_sizes)
             return _run_kernel(cell, x, h_0, *given, batch_sizes, keep, self.recompute)
