@@ -225,10 +225,15 @@ class _Layer(nn.RNNBase):
         x, batch = (input.data, int(input.batch_sizes[0])) if packed else (input, None)
         given = _given(self._cell, x, hx)
         valid = given is not None and takes(self, x.shape, [s.shape for s in given], batch)
-        if valid:
-            self._check_weights()
         states = given or ()
-        weights: list[Any] = [w for names in self._all_weights for w in self._named(names)]
+        own = self._parameters  # quicker than by attribute
+        weights: list[Any] = [
+            own[name] if name in own else getattr(self, name)
+            for names in self._all_weights
+            for name in names
+        ]
+        if valid:
+            self._check_weights(weights)
         loop = _needs_loop() or self._is_beyond_torch(packed)
         kernel = valid and not loop and (_becomes_onnx() or _served(x, states, *weights))
         if not valid or not (kernel or extended or loop):
@@ -248,11 +253,7 @@ class _Layer(nn.RNNBase):
             return self._run_packed(input, hx, weights, kernel)
         return self._run_padded(x, states, weights, kernel, lengths, reset)
 
-    def _named(self, names: Sequence[str]) -> list[Any]:
-        own = self._parameters  # quicker than by attribute
-        return [own[name] if name in own else getattr(self, name) for name in names]
-
-    def _check_weights(self) -> None:
+    def _check_weights(self, weights: Sequence[Any]) -> None:
         """Raise unless the weights are those of its sizes and options, which anybody may set."""
         if is_compiling():
             return
@@ -260,8 +261,8 @@ class _Layer(nn.RNNBase):
         options = (self.bias, self.batch_first, 0.0, self.bidirectional, self.proj_size)
         shapes = Spec(self._cell, *sizes, *options).weight_shapes()
         names = [name for each in self._all_weights for name in each]
-        given = zip(names, self._named(names), strict=True)
-        _check_shapes(type(self).__name__, shapes, dict(given))
+        given = dict(zip(names, weights, strict=True))
+        _check_shapes(type(self).__name__, shapes, given)
 
     def _run_padded(
         self,
