@@ -127,17 +127,33 @@ struct BackwardLoop {
     share.wait();
   }
 
+  // The gradients of gates through the weights of V panels of columns: packed, or as they lie.
+  template <int R, int V>
+  ELMAN_INLINE void multiply_gates_back(Vector<T> (&acc)[R][V], const T* const (&rows)[R],
+                                        const T* panels, const T* w, index columns,
+                                        const int (&gate)[G], index panel) const {
+    if (f.panels) {
+      multiply_gates<T, R, V, G>(acc, rows, panels + panel * packed.panel, packed.panel, H);
+    } else {
+      multiply_gates_unpacked<T, R, V, G>(acc, rows, w, columns, panel * L, gate, H);
+    }
+  }
+
   // The gradient that arrives at h after step s, for one tile: that of step s + 1 through W_hh, and
   // the carry where h is the cell's own state. Rows that take no step s + 1 have d_h_n alone;
   // nothing comes back across a reset.
-  template <int R, int V>
+  template <int R, int V, bool AtTheEnd = false>
   ELMAN_INLINE void arriving(Vector<T> (&acc)[R][V], index s, index row, index panel,
                              bool continues, const Chunk& after) const {
     if (continues) {
       const T* rows[R];
       for (int r = 0; r < R; ++r)
         rows[r] = d_gates(after, s + 1, share.position(row + r)) + (kGates - G) * H;
-      multiply_gates<T, R, V, G>(acc, rows, packed.w_hh + panel * packed.panel, packed.panel, H);
+      if constexpr (AtTheEnd) {
+        multiply_gates_back(acc, rows, packed.w_hh, f.w_hh, P, C::hidden_gate, panel);
+      } else {  // not the only step, and so with packed weights
+        multiply_gates<T, R, V, G>(acc, rows, packed.w_hh + panel * packed.panel, packed.panel, H);
+      }
     }
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
@@ -289,7 +305,7 @@ struct BackwardLoop {
     for_tiles<1>(to - from, first_h, last_h, [&]<int R, int V>(index row, index panel) {
       share.look();
       Vector<T> acc[R][V];
-      arriving<R, V>(acc, -1, from + row, panel, continues, first);
+      arriving<R, V, true>(acc, -1, from + row, panel, continues, first);
       for (int r = 0; r < R; ++r) {
         T* to_row = f.d_h_0.at(plan.order[share.position(from + row + r)]);
         for (int v = 0; v < V; ++v) {
@@ -339,8 +355,7 @@ struct BackwardLoop {
         const T* d_rows[R];
         for (int r = 0; r < R; ++r) d_rows[r] = chunk.d_gates + (begin + row + r) * row_size;
         Vector<T> acc[R][V];
-        multiply_gates<T, R, V, G>(acc, d_rows, packed.w_ih + panel * packed.panel, packed.panel,
-                                   H);
+        multiply_gates_back(acc, d_rows, packed.w_ih, f.w_ih, D, C::input_gate, panel);
         for (int r = 0; r < R; ++r) {
           for (int v = 0; v < V; ++v) {
             const index column = (panel + v) * L;

@@ -157,8 +157,9 @@ struct Backward {
   const Plan* plan;
   Sizes sizes;
   bool reverse;
-  const T* panels;             // packed weights
-  const void* forward_panels;  // likewise, as forward has them: where gates are not kept
+  const T* panels;             // packed weights; null, of one step: they are read as they lie
+  const T *w_ih, *w_hh;        // there
+  const void* forward_panels;  // packed, as forward has them: where gates are not kept
   Sequence<const T> x;
   const T* gates;  // null: to be computed again
   const T* states;

@@ -14,6 +14,16 @@
 
 namespace elman::ELMAN_ISA {
 
+// What a product's second factor is given by: where it lies, or itself.
+template <class T, class W>
+ELMAN_INLINE Vector<T> vector_at(const W* from) {
+  return load<T>(from);
+}
+template <class T>
+ELMAN_INLINE Vector<T> vector_at(Vector<T> itself) {
+  return itself;
+}
+
 // acc[r][v] += a(r, v, k) * b(v, k) over k = from .. to-1.
 template <class T, int R, int V, class A, class B>
 ELMAN_INLINE void chain(Vector<T> (&acc)[R][V], index from, index to, A a, B b) {
@@ -22,14 +32,14 @@ ELMAN_INLINE void chain(Vector<T> (&acc)[R][V], index from, index to, A a, B b) 
     if constexpr (R < V) {
 #pragma GCC unroll 16
       for (int v = 0; v < V; ++v) {
-        const Vector<T> column = load<T>(b(v, k));
+        const Vector<T> column = vector_at<T>(b(v, k));
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r) acc[r][v] = fma(broadcast(*a(r, v, k)), column, acc[r][v]);
       }
     } else {
       Vector<T> column[V];
 #pragma GCC unroll 16
-      for (int v = 0; v < V; ++v) column[v] = load<T>(b(v, k));
+      for (int v = 0; v < V; ++v) column[v] = vector_at<T>(b(v, k));
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 16
@@ -140,6 +150,28 @@ ELMAN_INLINE void multiply_gates(Vector<T> (&acc)[R][P], const T* const (&rows)[
     }
     totals.get(acc);
   }
+}
+
+// The same with weights (gates * terms, columns) that are not packed but lie as they are, their
+// gates taken in the given order.
+template <class T, int R, int P, int G>
+ELMAN_INLINE void multiply_gates_unpacked(Vector<T> (&acc)[R][P], const T* const (&rows)[R],
+                                          const T* w, index columns, index column,
+                                          const int (&gate)[G], index terms) {
+  constexpr index lanes = kLanes<T>;
+  Vector<T> part[R][P] = {};
+  Totals<T, R, P> totals(part);
+  for (int g = 0; g < G; ++g) {
+    const T* const from = w + gate[g] * terms * columns + column;
+    sum<T>(
+        part, terms, [&](int r, int, index k) { return rows[r] + g * terms + k; },
+        [&](int v, index k) {
+          const index count = columns - column - v * lanes;
+          return load_part(from + k * columns + v * lanes, count < lanes ? count : lanes);
+        });
+    totals.add(part);
+  }
+  totals.get(acc);
 }
 
 // acc[r][p] += sum over k < terms of a[k * a_step + r] * panel p: the outer products of a weight

@@ -283,7 +283,12 @@ void run_layers_backward(const Kernel<T>& kernel, const Schedule& schedule,
       const index part = k * form.directions + d;
       each[d].sizes = sizes;
       each[d].reverse = d == 1;
-      each[d].panels = static_cast<const T*>((*b.panels)[part]);
+      if (b.panels) {
+        each[d].panels = static_cast<const T*>((*b.panels)[part]);
+      } else {
+        each[d].w_ih = static_cast<const T*>(b.weights[part].w_ih);
+        each[d].w_hh = static_cast<const T*>(b.weights[part].w_hh);
+      }
       if (b.forward_panels) each[d].forward_panels = (*b.forward_panels)[part];
       each[d].x =
           k == 0 ? b.x : laid_out<const T>(kept.output(b.kept, k - 1), plan, form.features());

@@ -57,7 +57,8 @@ struct LayersForward {
 template <class T>
 struct LayersBackward {
   Form form;
-  const Panels<T>* panels;
+  const Panels<T>* panels;  // null, and weights: as in LayersForward
+  const Weights* weights;
   const Panels<T>* forward_panels;  // where gates were not kept
   Sequence<const T> x;
   const T* kept;

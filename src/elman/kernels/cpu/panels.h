@@ -124,11 +124,12 @@ void pack_columns(const W* w, index K, index H, const int (&gate)[G], T* to) {
 // Where the parts of the packed backward weights begin: panels of the columns of each matrix.
 template <class C, class T>
 struct BackwardPanels {
-  index panel, projection_panel;  // sizes of a panel
-  T *w_hh, *w_ih;                 // (panels of P or D, H, G, lanes)
-  T* w_hr;                        // (panels of H, P, lanes)
+  index panel, projection_panel;       // sizes of a panel
+  T *w_hh = nullptr, *w_ih = nullptr;  // (panels of P or D, H, G, lanes)
+  T* w_hr = nullptr;                   // (panels of H, P, lanes)
 
   BackwardPanels(T* packed, const Sizes& s) {
+    if (!packed) return;
     panel = s.H * C::gates * kLanes<T>;
     projection_panel = s.P * kLanes<T>;
     w_hh = packed;

@@ -770,9 +770,10 @@ class TensorCalls {
     const std::vector<Weights> weights = weights_of(c, tensors);
     nb::gil_scoped_release unlocked;
     const StandardArithmetic standard;
-    const Panels<T> panels(k, c.form, weights.data(), Panels<T>::kBackward);
-    b.panels = &panels;
-    std::optional<Panels<T>> forward_panels;
+    std::optional<Panels<T>> panels, forward_panels;
+    if (!takes_steps(schedule, c.form))
+      b.panels = &panels.emplace(k, c.form, weights.data(), Panels<T>::kBackward);
+    b.weights = weights.data();
     if (c.recompute && k.kept > 0)
       b.forward_panels = &forward_panels.emplace(k, c.form, weights.data(), Panels<T>::kForward);
     run_layers_backward(k, schedule, b, threads, handle_signals);
