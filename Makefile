@@ -151,13 +151,13 @@ clean: ## remove all that was built, .venv included
 $(INSTALLED): pyproject.toml CMakeLists.txt $(NATIVE)
 	test -x $(BIN)/python || python3 -m venv $(VENV)
 	$(BIN)/python $(PIP) torch==2.13.0
-	$(BIN)/python $(PIP) scikit-build-core nanobind cmake ninja
+	$(BIN)/python $(PIP) numpy scikit-build-core nanobind cmake ninja
 	$(BIN)/python $(PIP) --no-build-isolation --editable '.[dev]'
 	touch $@
 
 $(OLDEST)/installed: pyproject.toml CMakeLists.txt $(NATIVE)
 	test -x $(OLDEST)/bin/python || python3 -m venv $(OLDEST)
-	$(OLDEST)/bin/python $(PIP) torch==2.6.0 scikit-build-core nanobind cmake ninja
+	$(OLDEST)/bin/python $(PIP) torch==2.6.0 numpy scikit-build-core nanobind cmake ninja
 	$(OLDEST)/bin/python $(PIP) --no-build-isolation --config-settings=build-dir=build/oldest \
 		--editable '.[demo,test]'
 	touch $@
@@ -166,7 +166,7 @@ $(ECOSYSTEM)/installed: pyproject.toml CMakeLists.txt $(NATIVE)
 	test -x $(ECOSYSTEM)/bin/python || python3 -m venv $(ECOSYSTEM)
 	$(ECOSYSTEM)/bin/python $(PIP) torch==2.13.0
 	$(ECOSYSTEM)/bin/python $(PIP) --no-deps resemblyzer
-	$(ECOSYSTEM)/bin/python $(PIP) torch==2.13.0 $(ECOSYSTEM_PACKAGES) scikit-build-core nanobind cmake ninja
+	$(ECOSYSTEM)/bin/python $(PIP) torch==2.13.0 $(ECOSYSTEM_PACKAGES) numpy scikit-build-core nanobind cmake ninja
 	$(ECOSYSTEM)/bin/python $(PIP) --no-build-isolation --config-settings=build-dir=build/ecosystem \
 		--editable '.[test]'
 	touch $@

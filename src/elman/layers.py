@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from elman import engine, stack
+from elman import _engine, engine, stack
 from elman.engine import Array, Extent
 from elman.spec import (
     CELLS,
@@ -41,6 +41,8 @@ class _Parameters:
     state_dtype: np.dtype[Any]  # of h and c
     _shapes: dict[str, tuple[int, ...]]
     _weights: dict[str, Array]
+    _module: _engine.Module  # the packed weights
+    _plain: Callable[..., Any]  # a call in one call, or None where it is not for the engine alone
 
     def _initialise(
         self, spec: Spec, shapes: dict[str, tuple[int, ...]], seed: int | None, dtype: DTypeLike
@@ -113,7 +115,8 @@ class _Parameters:
         return f"{self._title}({', '.join(parts)})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k != "_packed"}
+        packed = ("_packed", "_module", "_plain")
+        return {k: v for k, v in self.__dict__.items() if k not in packed}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -133,6 +136,10 @@ class _Layer(_Parameters):
             engine.pack(self.spec.cell, [self._weights.get(name) for name in self._names(k)])
             for k in range(self.spec.num_layers)
         ]
+        spec = self.spec
+        drops_out = spec.num_layers > 1 and spec.dropout > 0
+        self._module = _engine.Module(self._packed, spec.batch_first, drops_out, False)
+        self._plain = self._module.call
 
     def _names(self, layer: int) -> list[str]:
         """A layer's weights, all of each direction, absent ones too."""
@@ -274,6 +281,9 @@ class _OneState(_Layer):
         ValueError : a shape that is off, lengths outside 0..L.
         TypeError : another dtype.
         """
+        plain = self._plain(x, h_0, engine.get_num_threads(), lengths, reset, self.training)
+        if plain is not None:
+            return plain
         output, (h_n,) = self._run(x, None if h_0 is None else (h_0,), lengths, reset)
         return output, h_n
 
@@ -506,6 +516,9 @@ class LSTM(_Layer):
         ValueError : a shape that is off, lengths outside 0..L.
         TypeError : another dtype, or states that are no pair.
         """
+        plain = self._plain(x, states, engine.get_num_threads(), lengths, reset, self.training)
+        if plain is not None:
+            return plain
         output, (h_n, c_n) = self._run(x, states, lengths, reset)
         return output, (h_n, c_n)
 
@@ -540,6 +553,8 @@ class _CellLayer(_Parameters):
 
     def _pack(self) -> None:
         self._packed = engine.pack(self.spec.cell, [self._weights.get(name) for name in WEIGHTS])
+        self._module = _engine.Module([self._packed], False, False, True)
+        self._plain = self._module.call
 
     def _step(self, x: Any, states: Any) -> States:
         """One step from the states, or None: what they are after it."""
@@ -577,6 +592,9 @@ class _OneStateCell(_CellLayer):
 
         Raises ValueError for a shape that is off, TypeError for another dtype.
         """
+        plain = self._plain(x, h, engine.get_num_threads())
+        if plain is not None:
+            return plain
         (after,) = self._step(x, None if h is None else (h,))
         return after
 
@@ -664,6 +682,9 @@ class LSTMCell(_CellLayer):
         Returns (h', c'). Raises ValueError for a shape that is off, TypeError for another dtype, or
         states that are no pair.
         """
+        plain = self._plain(x, states, engine.get_num_threads())
+        if plain is not None:
+            return plain
         h, c = self._step(x, states)
         return h, c
 

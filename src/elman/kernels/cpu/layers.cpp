@@ -120,12 +120,13 @@ class Joined {
 
 template <class T>
 Panels<T>::Panels(const Kernel<T>& kernel, const Form& form, const Weights* weights, Pass pass) {
-  each_.reserve(form.parts());
+  own_.reserve(form.parts());
   for (index p = 0; p < form.parts(); ++p) {
     const Sizes sizes = form.sizes(p / form.directions);
     const index bytes =
         pass == kForward ? kernel.forward_panels(sizes) : kernel.backward_panels(sizes);
-    void* const to = each_.emplace_back((bytes + 7) / 8).get();
+    void* const to = own_.emplace_back((bytes + 7) / 8).get();
+    each_.push_back(to);
     if (pass == kForward) {
       kernel.pack_forward(weights[p], sizes, to);
     } else {

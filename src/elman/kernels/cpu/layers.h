@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "layer.h"
@@ -35,10 +36,13 @@ class Panels {
  public:
   enum Pass { kForward, kBackward };
   Panels(const Kernel<T>& kernel, const Form& form, const Weights* weights, Pass pass);
-  const void* operator[](index part) const { return each_[part].get(); }
+  // Of such as were packed elsewhere, and stay there.
+  explicit Panels(std::vector<const void*> each) : each_(std::move(each)) {}
+  const void* operator[](index part) const { return each_[part]; }
 
  private:
-  std::vector<Buffer<double>> each_;
+  std::vector<const void*> each_;
+  std::vector<Buffer<double>> own_;
 };
 
 template <class T>
