@@ -16,7 +16,7 @@ PYTHON310 ?= $(shell for p in python3.10 $$HOME/.pyenv/versions/3.10.*/bin/pytho
 	"$$p" -c '' 2> /dev/null && echo "$$p" && break; done)
 
 # The engine's own tests, which need no Python, and the instruction sets that run here.
-ENGINE_TESTS := engine_hashes engine_threads
+ENGINE_TESTS := engine_hashes engine_steps engine_threads
 CXX_NAME := $(notdir $(CXX))
 ISAS := portable $(shell grep -qsw avx2 /proc/cpuinfo && echo avx2) $(shell grep -qsw avx512vl /proc/cpuinfo && echo avx512)
 ARM_PACKAGES := g++-aarch64-linux-gnu qemu-user
@@ -181,7 +181,7 @@ $(ONEFLOW)/installed: pyproject.toml CMakeLists.txt $(NATIVE)
 define run-engine-tests
 	for isa in $(or $3,$(ISAS)); do \
 		ELMAN_ISA=$$isa $2 $1/engine_hashes > $1/hashes.txt && diff tests/engine/hashes.txt $1/hashes.txt && \
-		ELMAN_ISA=$$isa $2 $1/engine_threads && echo "$1 $$isa: passed" || exit 1; \
+		ELMAN_ISA=$$isa $2 $1/engine_steps && ELMAN_ISA=$$isa $2 $1/engine_threads && echo "$1 $$isa: passed" || exit 1; \
 	done
 endef
 

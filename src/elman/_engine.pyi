@@ -57,6 +57,23 @@ class Module:
         call(x, states, threads, lengths, reset, training), of a cell the first three: its results, or None where the call is not for the engine alone.
         """
 
+class Stream:
+    """A Module's steps, of layers of one direction, from zeros."""
+
+    def __init__(self, module: object, rows: int, threads: int) -> None: ...
+
+    @property
+    def step(self) -> Callable[..., Any]:
+        """
+        step(x, out): of x (rows, D) the output (rows, P), or of one row (D) and (P), in `out` unless that is None; or None where the step is not for the engine alone.
+        """
+
+    @property
+    def states(self) -> Any:
+        """
+        Every layer's state (layers, rows, S): the stream's own memory, until its next step.
+        """
+
 class TensorCall:
     """A call of one of PyTorch's modules, as its node has it."""
 

@@ -18,12 +18,14 @@
 #include <optional>
 #include <tuple>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "arithmetic.h"
 #include "builtin.h"
 #include "interpreter.h"
 #include "layers.h"
+#include "steps.h"
 #include "weights.h"
 
 using namespace nanobind::literals;
@@ -151,16 +153,12 @@ class Module {
   }
 
   const Form& form() const { return form_; }
+  bool is_half() const { return layers_[0]->is_half(); }
   bool is_float64() const { return layers_[0]->is_float64(); }
   bool has_c() const { return layers_[0]->any_kernel().has_c; }
   template <class T>
   const Kernel<T>& kernel() const {
     return layers_[0]->kernel<T>();
-  }
-  template <class T>
-  const void* panels(index part) const {
-    return layers_[part / form_.directions]->forward_panels<T>(
-        static_cast<int>(part % form_.directions));
   }
   bool is_worth_unlocking(index rows) const {
     double work = 0;
@@ -171,11 +169,24 @@ class Module {
     return work >= kWorthUnlocking;
   }
 
+  // Packed when first asked for.
+  template <class T>
+  const Panels<T>& panels() {
+    std::optional<Panels<T>>& packed = std::get<std::optional<Panels<T>>>(packed_);
+    std::call_once(packed_once_, [&] {
+      std::vector<const void*> each;
+      for (LayerWeights* w : layers_) {
+        for (int d = 0; d < form_.directions; ++d) each.push_back(w->forward_panels<T>(d));
+      }
+      packed.emplace(std::move(each));
+    });
+    return *packed;
+  }
+
   // Of x, states, the number of threads, and for layers lengths, reset and whether it is training.
   nb::object call(Arguments given, Py_ssize_t count) {
     require(count == (is_cell_ ? 3 : 6), "call takes other arguments");
-    if (layers_[0]->is_half() || (!is_cell_ && (given[3] != Py_None || given[4] != Py_None)))
-      return nb::none();
+    if (is_half() || (!is_cell_ && (given[3] != Py_None || given[4] != Py_None))) return nb::none();
     if (drops_out_ && given[5] != Py_False) return nb::none();
     const index threads = nb::cast<index>(nb::handle(given[2]));
     try {
@@ -259,19 +270,8 @@ class Module {
     std::optional<nb::gil_scoped_release> unlocked;
     if (is_worth_unlocking(schedule.rows())) unlocked.emplace();
     const StandardArithmetic standard;
-    f.panels = &all_panels<T>();
+    f.panels = &panels<T>();
     run_layers(kernel<T>(), schedule, f, threads, handle_signals);
-  }
-
-  template <class T>
-  const Panels<T>& all_panels() {
-    std::optional<Panels<T>>& packed = std::get<std::optional<Panels<T>>>(packed_);
-    std::call_once(packed_once_, [&] {
-      std::vector<const void*> each;
-      for (index p = 0; p < form_.parts(); ++p) each.push_back(panels<T>(p));
-      packed.emplace(std::move(each));
-    });
-    return *packed;
   }
 
   const std::vector<nb::object> objects_;
@@ -284,6 +284,94 @@ class Module {
 
 nb::object call_module(Module& module, Arguments given, Py_ssize_t count) {
   return module.call(given, count);
+}
+
+// --- Streams -------------------------------------------------------------------------------------
+
+// Whether a value of one would be where one of the other is; or may be, which is enough.
+template <class T>
+bool overlap(const View<T>& a, const View<T>& b) {
+  const auto edges = [](const View<T>& view) {
+    const index to_last_row = view.axes() == 1 ? 0 : (view.size(0) - 1) * view.stride(0);
+    T* const data = view.data();
+    return std::pair(data + std::min<index>(to_last_row, 0),
+                     data + std::max<index>(to_last_row, 0) + view.size(view.axes() - 1));
+  };
+  const auto [a_begins, a_ends] = edges(a);
+  const auto [b_begins, b_ends] = edges(b);
+  return a_begins < b_ends && b_begins < a_ends;
+}
+
+// A layer of the NumPy package, run step by step.
+class Stream {
+ public:
+  Stream(nb::object module, index rows, index threads)
+      : object_(std::move(module)),
+        module_(nb::cast<Module&>(object_)),
+        is_worth_unlocking_(module_.is_worth_unlocking(rows)) {
+    require(module_.form().directions == 1 && rows > 0, "a stream has rows of one direction");
+    if (module_.is_float64()) {
+      steps_.emplace<Steps<double>>(module_.kernel<double>(), module_.form(),
+                                    module_.panels<double>(), rows, threads);
+    } else {
+      steps_.emplace<Steps<float>>(module_.kernel<float>(), module_.form(), module_.panels<float>(),
+                                   rows, threads);
+    }
+  }
+
+  // Of x, and what the output is written to, or None.
+  nb::object step(Arguments given, Py_ssize_t count) {
+    require(count == 2, "step takes two arguments");
+    if (module_.is_half()) return nb::none();
+    return module_.is_float64() ? step_as<double>(given[0], given[1])
+                                : step_as<float>(given[0], given[1]);
+  }
+
+  nb::object states(nb::handle self) const {
+    return module_.is_float64() ? states_as<double>(self) : states_as<float>(self);
+  }
+
+ private:
+  template <class T>
+  nb::object step_as(PyObject* x_object, PyObject* output_object) {
+    Steps<T>& steps = std::get<Steps<T>>(steps_);
+    const Sizes& sizes = module_.form().first;
+    const View<T> x(x_object);
+    if (!x || x.axes() > 2) return nb::none();
+    const bool is_row = x.axes() == 1;
+    if (x.size(is_row ? 0 : 1) != sizes.D || (is_row ? 1 : x.size(0)) != steps.rows())
+      return nb::none();
+    const Shape shape = is_row ? Shape{1, {sizes.P}} : Shape{2, {steps.rows(), sizes.P}};
+    const bool is_given = output_object != Py_None;
+    const nb::object output = is_given ? nb::borrow(output_object) : result_of<T>(shape);
+    const View<T> to(output.ptr());
+    if (!to || !to.has_shape(shape)) return nb::none();
+    if (is_given && (!to.is_writeable() || overlap(x, to))) return nb::none();
+    std::optional<nb::gil_scoped_release> unlocked;
+    if (is_worth_unlocking_) unlocked.emplace();
+    const StandardArithmetic standard;
+    steps.step({x.data(), is_row ? 0 : x.stride(0)}, {to.data(), is_row ? 0 : to.stride(0)},
+               handle_signals);
+    return output;
+  }
+
+  template <class T>
+  nb::object states_as(nb::handle self) const {
+    const Steps<T>& steps = std::get<Steps<T>>(steps_);
+    const Form& form = module_.form();
+    const index S = module_.kernel<T>().state_size(form.first);
+    const npy_intp sizes[] = {form.layers, steps.rows(), S};
+    return array_on(steps.states(), 3, sizes, nb::borrow(self));
+  }
+
+  const nb::object object_;
+  Module& module_;
+  const bool is_worth_unlocking_;
+  std::variant<std::monostate, Steps<float>, Steps<double>> steps_;
+};
+
+nb::object step_of_stream(Stream& stream, Arguments given, Py_ssize_t count) {
+  return stream.step(given, count);
 }
 
 }  // namespace
@@ -302,6 +390,17 @@ void bind_modules(nb::module_& m) {
                    nb::for_getter(nb::sig("def call(self) -> typing.Callable[..., typing.Any]")),
                    "call(x, states, threads, lengths, reset, training), of a cell the first three: "
                    "its results, or None where the call is not for the engine alone.");
+  nb::class_<Stream>(m, "Stream", "A Module's steps, of layers of one direction, from zeros.")
+      .def(nb::init<nb::object, index, index>(), "module"_a, "rows"_a, "threads"_a)
+      .def_prop_ro(
+          "step", builtin<Stream, step_of_stream>,
+          nb::for_getter(nb::sig("def step(self) -> typing.Callable[..., typing.Any]")),
+          "step(x, out): of x (rows, D) the output (rows, P), or of one row (D) and (P), in `out` "
+          "unless that is None; or None where the step is not for the engine alone.")
+      .def_prop_ro(
+          "states", [](nb::handle self) { return nb::cast<Stream&>(self).states(self); },
+          nb::for_getter(nb::sig("def states(self) -> typing.Any")),
+          "Every layer's state (layers, rows, S): the stream's own memory, until its next step.");
 }
 
 }  // namespace elman
