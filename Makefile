@@ -16,7 +16,7 @@ PYTHON310 ?= $(shell for p in python3.10 $$HOME/.pyenv/versions/3.10.*/bin/pytho
 	"$$p" -c '' 2> /dev/null && echo "$$p" && break; done)
 
 # The engine's own tests, which need no Python, and the instruction sets that run here.
-ENGINE_TESTS := engine_hashes engine_threads
+ENGINE_TESTS := engine_hashes engine_steps engine_threads
 CXX_NAME := $(notdir $(CXX))
 ISAS := portable $(shell grep -qsw avx2 /proc/cpuinfo && echo avx2) $(shell grep -qsw avx512vl /proc/cpuinfo && echo avx512)
 ARM_PACKAGES := g++-aarch64-linux-gnu qemu-user
@@ -155,13 +155,13 @@ clean: ## remove all that was built, .venv included
 $(INSTALLED): pyproject.toml CMakeLists.txt $(NATIVE)
 	test -x $(BIN)/python || python3 -m venv $(VENV)
 	$(BIN)/python $(PIP) torch==2.13.0
-	$(BIN)/python $(PIP) scikit-build-core nanobind cmake ninja
+	$(BIN)/python $(PIP) numpy scikit-build-core nanobind cmake ninja
 	$(BIN)/python $(PIP) --no-build-isolation --editable '.[dev]'
 	touch $@
 
 $(OLDEST)/installed: pyproject.toml CMakeLists.txt $(NATIVE)
 	test -x $(OLDEST)/bin/python || python3 -m venv $(OLDEST)
-	$(OLDEST)/bin/python $(PIP) torch==2.6.0 scikit-build-core nanobind cmake ninja
+	$(OLDEST)/bin/python $(PIP) torch==2.6.0 numpy scikit-build-core nanobind cmake ninja
 	$(OLDEST)/bin/python $(PIP) --no-build-isolation --config-settings=build-dir=build/oldest \
 		--editable '.[demo,test]'
 	touch $@
@@ -170,7 +170,7 @@ $(ECOSYSTEM)/installed: pyproject.toml CMakeLists.txt $(NATIVE)
 	test -x $(ECOSYSTEM)/bin/python || python3 -m venv $(ECOSYSTEM)
 	$(ECOSYSTEM)/bin/python $(PIP) torch==2.13.0
 	$(ECOSYSTEM)/bin/python $(PIP) --no-deps resemblyzer
-	$(ECOSYSTEM)/bin/python $(PIP) torch==2.13.0 $(ECOSYSTEM_PACKAGES) scikit-build-core nanobind cmake ninja
+	$(ECOSYSTEM)/bin/python $(PIP) torch==2.13.0 $(ECOSYSTEM_PACKAGES) numpy scikit-build-core nanobind cmake ninja
 	$(ECOSYSTEM)/bin/python $(PIP) --no-build-isolation --config-settings=build-dir=build/ecosystem \
 		--editable '.[test]'
 	touch $@
@@ -185,7 +185,7 @@ $(ONEFLOW)/installed: pyproject.toml CMakeLists.txt $(NATIVE)
 define run-engine-tests
 	for isa in $(or $3,$(ISAS)); do \
 		ELMAN_ISA=$$isa $2 $1/engine_hashes > $1/hashes.txt && diff tests/engine/hashes.txt $1/hashes.txt && \
-		ELMAN_ISA=$$isa $2 $1/engine_threads && echo "$1 $$isa: passed" || exit 1; \
+		ELMAN_ISA=$$isa $2 $1/engine_steps && ELMAN_ISA=$$isa $2 $1/engine_threads && echo "$1 $$isa: passed" || exit 1; \
 	done
 endef
 

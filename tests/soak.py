@@ -35,6 +35,20 @@ def stream_numpy():
     return step
 
 
+def stream_steps():
+    """The same through a stream, a block now and then."""
+    stream = elman.LSTM(16, 64, num_layers=2, seed=0).stream(2)
+    x, block = np.ones((2, 16), "float32"), np.ones((3, 2, 16), "float32")
+    out = np.empty((2, 64), "float32")
+
+    def step():
+        stream.step(x, out)
+        stream.run(block)
+        stream.reset([True, False])
+
+    return step
+
+
 def stream_torch():
     """A step at a time through the PyTorch package."""
     import torch
@@ -146,6 +160,7 @@ def growth(work, steps):
 
 SOAK = {
     stream_numpy: 1_000_000,
+    stream_steps: 1_000_000,
     stream_torch: 200_000,
     train_numpy: 10_000,
     train_lstm: 10_000,

@@ -444,3 +444,113 @@ def test_the_caller_may_change_what_it_gave_before_vjp_is_called():
     for array in given.values():
         array[:] = 0
     assert_all_same_bits(vjp(d_output, None), expected)
+
+
+# Calls in one call
+
+
+def nothing_but_plain(layer, monkeypatch):
+    """From now on a call of the layer that is not for the engine alone is an error."""
+
+    def other(*_):
+        raise AssertionError("another way was taken")
+
+    monkeypatch.setattr(layer, "_step" if type(layer) in CELLS else "_run", other)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_call_in_one_call_has_the_bits_of_vjp(kind, options, batch_first, dtype, monkeypatch):
+    """Whose layers are run one by one."""
+    layer = kind(5, 7, batch_first=batch_first, dropout=0.5, dtype=dtype, seed=0, **options)
+    nothing_but_plain(layer, monkeypatch)
+    for batch in ((3,), (), (40,)):  # the last has a result in the engine's memory
+        shape = (*batch, 60, 5) if batch_first else (60, *batch, 5)
+        x = normal(*shape, dtype=dtype)
+        for state in (None, normal_state(layer, *batch, dtype=dtype)):
+            output, final = layer(x, state)
+            want_output, want_final, _ = layer.vjp(x, state)
+            assert_same_bits(output, want_output)
+            assert output.strides == want_output.strides
+            for got, want in zip(parts(final), parts(want_final), strict=True):
+                assert_same_bits(got, want)
+
+
+def test_a_projection_in_one_call(monkeypatch):
+    layer = elman.LSTM(5, 7, 2, bidirectional=True, proj_size=3, seed=0)
+    nothing_but_plain(layer, monkeypatch)
+    x, state = normal(6, 3, 5), normal_state(layer, 3)
+    output, final = layer(x, state)
+    want_output, want_final, _ = layer.vjp(x, state)
+    for got, want in zip((output, *final), (want_output, *want_final), strict=True):
+        assert_same_bits(got, want)
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_a_cell_in_one_call(kind, monkeypatch):
+    cell = kind(5, 7, seed=0)
+    wants = {}
+    for batch in ((), (1,), (3,)):
+        x = normal(*batch, 5)
+        for is_given in (False, True):
+            state = [normal(*batch, 7, seed=s) for s in range(len(cell.spec.cell.states))]
+            state = (state[0] if len(state) == 1 else tuple(state)) if is_given else None
+            # Features that lie apart take the other way.
+            wants[batch, is_given] = x, state, cell(x[..., None].repeat(2, -1)[..., 0], state)
+    nothing_but_plain(cell, monkeypatch)
+    for x, state, want in wants.values():
+        for got, expected in zip(parts(cell(x, state)), parts(want), strict=True):
+            assert_same_bits(got, expected)
+
+
+def unusual(layer):
+    """Calls that are not for the engine alone, and the same call otherwise."""
+    x, (h_0,) = normal(5, 2, 3), parts(normal_state(layer, 2))
+    apart = normal(5, 2, 6)[:, :, ::2]
+    unaligned = np.zeros(x.nbytes + 1, np.uint8)[1:].view("float32").reshape(x.shape)
+    unaligned[:] = x
+    return {
+        "a list of rows": ((list(x), h_0), (x, h_0)),
+        "features apart": ((apart, h_0), (apart.copy(), h_0)),
+        "a state's features apart": ((x, np.repeat(h_0, 2, -1)[..., ::2]), (x, h_0)),
+        "unaligned": ((unaligned, h_0), (x, h_0)),
+        "full lengths": ((x, h_0, [5, 5]), (x, h_0)),
+        "no reset": ((x, h_0, None, np.zeros((5, 2), bool)), (x, h_0)),
+    }
+
+
+@pytest.mark.parametrize("case", unusual(elman.GRU(3, 4, 2)))
+def test_what_is_not_for_one_call(case):
+    layer = elman.GRU(3, 4, 2, seed=0)
+    other, plain = unusual(layer)[case]
+    assert layer._plain(*other[:2], 1, *(*other[2:], None, None)[:2], False) is None
+    for got, want in zip(layer(*other), layer(*plain), strict=True):
+        assert_same_bits(got, want)
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 3), (5, 0, 3), (0, 3)])
+def test_no_steps_and_no_rows(shape):
+    layer = elman.LSTM(3, 4, seed=0)
+    output, (h_n, c_n) = layer(np.zeros(shape, "float32"))
+    assert output.shape == (*shape[:-1], 4)
+    assert h_n.shape == c_n.shape == (1, *shape[1:-1], 4)
+    assert not h_n.any()
+
+
+def test_dropout_of_a_layer_that_trains_is_not_for_one_call():
+    layer = elman.GRU(3, 4, 2, dropout=0.5, seed=0)
+    x = normal(5, 2, 3)
+    want = layer(x)[0]
+    assert np.any(layer.train()(x)[0] != want)
+    assert_same_bits(layer.eval()(x)[0], want)
+
+
+def test_copies_take_the_weights_that_they_were_given():
+    layer, other = elman.GRU(3, 4, seed=0), elman.GRU(3, 4, seed=1)
+    x = normal(5, 2, 3)
+    twin = copy.deepcopy(layer)
+    layer.load_state_dict(other.state_dict())
+    assert_same_bits(layer(x)[0], other(x)[0])
+    assert np.any(twin(x)[0] != other(x)[0])

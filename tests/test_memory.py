@@ -13,6 +13,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /pro
 
 STEPS = {
     soak.stream_numpy: 20_000,
+    soak.stream_steps: 10_000,
     soak.stream_torch: 5_000,
     soak.train_numpy: 500,
     soak.train_lstm: 500,

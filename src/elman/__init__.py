@@ -14,6 +14,7 @@ for those frameworks' own layers, and ``elman.weights`` carries weights from one
 
 from elman.engine import get_num_threads, set_num_threads
 from elman.layers import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell, load
+from elman.streams import Stream
 
 __version__ = "0.1.0"
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "GRUCell",
     "LSTMCell",
     "RNNCell",
+    "Stream",
     "get_num_threads",
     "load",
     "set_num_threads",

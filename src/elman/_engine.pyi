@@ -2,10 +2,8 @@
 The compiled engine: one layer of one or two directions, forward and backward, on the CPU.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
-
-from numpy.typing import NDArray
 
 
 def isa() -> str:
@@ -41,10 +39,95 @@ def backward(weights: Weights, x: Any, gates: Any | None, states: Any, d_output:
     Fills d_x (directions, *x.shape), d_h_0 (directions, N, S) and d_weights, arrays as the weights are.
     """
 
-def empty(shape: Sequence[int], is_float64: bool) -> NDArray:
+LARGE: int = 16384
+
+def empty(shape: Sequence[int], is_float64: bool) -> object:
     """
-    A new array, float64 or float32, in memory that the engine keeps for the next one when it is freed.
+    A new array, float64 or float32, in memory that the engine keeps for the next one when it is freed: for a result of LARGE values and more.
     """
+
+class Module:
+    """A layer or cell of the NumPy package, from each layer's Weights."""
+
+    def __init__(self, layers: Sequence[object], batch_first: bool, drops_out: bool, is_cell: bool) -> None: ...
+
+    @property
+    def call(self) -> Callable[..., Any]:
+        """
+        call(x, states, threads, lengths, reset, training), of a cell the first three: its results, or None where the call is not for the engine alone.
+        """
+
+class Stream:
+    """A Module's steps, of layers of one direction, from zeros."""
+
+    def __init__(self, module: object, rows: int, threads: int) -> None: ...
+
+    @property
+    def step(self) -> Callable[..., Any]:
+        """
+        step(x, out): of x (rows, D) the output (rows, P), or of one row (D) and (P), in `out` unless that is None; or None where the step is not for the engine alone.
+        """
+
+    @property
+    def states(self) -> Any:
+        """
+        Every layer's state (layers, rows, S): the stream's own memory, until its next step.
+        """
+
+class TensorCall:
+    """A call of one of PyTorch's modules, as its node has it."""
+
+    @property
+    def cell(self) -> str: ...
+
+    @property
+    def num_layers(self) -> int: ...
+
+    @property
+    def directions(self) -> int: ...
+
+    def spread(self, tensors: list) -> list:
+        """
+        x, h_0, c_0, lengths, reset and five weights a part, None where absent, from the node's tensors.
+        """
+
+    @property
+    def is_cell(self) -> bool: ...
+
+    @property
+    def is_batched(self) -> bool: ...
+
+    @property
+    def batch_first(self) -> bool: ...
+
+    @property
+    def recompute(self) -> bool: ...
+
+class TensorCalls:
+    """Calls of PyTorch's modules, from what is used of PyTorch, by name."""
+
+    def __init__(self, torch: dict) -> None: ...
+
+    @property
+    def apply(self) -> object:
+        """Of the node whose forward and backward these are."""
+
+    @apply.setter
+    def apply(self, arg: object | None, /) -> None: ...
+
+    @property
+    def run(self) -> object:
+        """
+        run(mode, attributes, x, hx, lengths=None, reset=None): the module's results, or None where the call is not for the engine alone.
+        """
+
+    @property
+    def forward(self) -> object:
+        """forward(ctx, call, *tensors): the node's."""
+
+    @property
+    def backward(self) -> object:
+        """backward(ctx, gradients): those of forward's arguments, or None."""
 
 def poison_buffers(on: bool) -> None:
     """For tests: fill scratch memory with NaN before use."""

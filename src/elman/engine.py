@@ -113,13 +113,9 @@ def _readable(a: Any) -> Any:
     return a if a.flags.aligned else np.array(a, order="C")
 
 
-# Values of a result from which it lies in the engine's memory. For fewer NumPy is quicker.
-_LARGE = 1 << 14
-
-
 def _empty(shape: Shape, is_float64: bool) -> Array:
     """A new array for a result."""
-    if math.prod(shape) < _LARGE:
+    if math.prod(shape) < _engine.LARGE:
         return np.empty(shape, _FLOAT64 if is_float64 else _FLOAT32)
     return cast(Array, _engine.empty(shape, is_float64))
 

@@ -8,12 +8,12 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from elman import engine, stack
+from elman import _engine, engine, stack
 from elman.engine import Array, Extent
 from elman.spec import (
     CELLS,
@@ -24,8 +24,10 @@ from elman.spec import (
     check_reset,
     check_state,
     check_weights,
+    each_of,
     weight_names,
 )
+from elman.streams import Stream
 from elman.weights.files import bfloat16, read_safetensors, write_safetensors
 
 DTypeLike = npt.DTypeLike
@@ -41,6 +43,8 @@ class _Parameters:
     state_dtype: np.dtype[Any]  # of h and c
     _shapes: dict[str, tuple[int, ...]]
     _weights: dict[str, Array]
+    module: _engine.Module  # the packed weights
+    _plain: Callable[..., Any]  # a call in one call, or None where it is not for the engine alone
 
     def _initialise(
         self, spec: Spec, shapes: dict[str, tuple[int, ...]], seed: int | None, dtype: DTypeLike
@@ -113,7 +117,8 @@ class _Parameters:
         return f"{self._title}({', '.join(parts)})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k != "_packed"}
+        packed = ("_packed", "module", "_plain")
+        return {k: v for k, v in self.__dict__.items() if k not in packed}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -133,6 +138,10 @@ class _Layer(_Parameters):
             engine.pack(self.spec.cell, [self._weights.get(name) for name in self._names(k)])
             for k in range(self.spec.num_layers)
         ]
+        spec = self.spec
+        drops_out = spec.num_layers > 1 and spec.dropout > 0
+        self.module = _engine.Module(self._packed, spec.batch_first, drops_out, False)
+        self._plain = self.module.call
 
     def _names(self, layer: int) -> list[str]:
         """A layer's weights, all of each direction, absent ones too."""
@@ -234,6 +243,22 @@ class _Layer(_Parameters):
 
         return dropout
 
+    def stream(self, rows: int = 1) -> Stream:
+        """A stream of steps through the layer, of so many rows, from zeros: see :class:`Stream`.
+
+        >>> import elman, numpy as np
+        >>> stream = elman.GRU(4, 8, seed=0).stream()
+        >>> for x_t in np.ones((3, 4), "float32"):
+        ...     h = stream.step(x_t)
+        >>> h.shape
+        (8,)
+
+        Raises ValueError for a bidirectional layer, which would have to begin at the end.
+        """
+        frozen = object.__new__(type(self))  # load_state_dict gives the layer others, not this
+        frozen.__dict__ = {**self.__dict__, "training": False}
+        return Stream(frozen, rows)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the layer to a safetensors file, which appears whole or not at all.
 
@@ -274,6 +299,9 @@ class _OneState(_Layer):
         ValueError : a shape that is off, lengths outside 0..L.
         TypeError : another dtype.
         """
+        plain = self._plain(x, h_0, engine.get_num_threads(), lengths, reset, self.training)
+        if plain is not None:
+            return plain
         output, (h_n,) = self._run(x, None if h_0 is None else (h_0,), lengths, reset)
         return output, h_n
 
@@ -506,6 +534,9 @@ class LSTM(_Layer):
         ValueError : a shape that is off, lengths outside 0..L.
         TypeError : another dtype, or states that are no pair.
         """
+        plain = self._plain(x, states, engine.get_num_threads(), lengths, reset, self.training)
+        if plain is not None:
+            return plain
         output, (h_n, c_n) = self._run(x, states, lengths, reset)
         return output, (h_n, c_n)
 
@@ -540,6 +571,8 @@ class _CellLayer(_Parameters):
 
     def _pack(self) -> None:
         self._packed = engine.pack(self.spec.cell, [self._weights.get(name) for name in WEIGHTS])
+        self.module = _engine.Module([self._packed], False, False, True)
+        self._plain = self.module.call
 
     def _step(self, x: Any, states: Any) -> States:
         """One step from the states, or None: what they are after it."""
@@ -553,7 +586,7 @@ class _CellLayer(_Parameters):
             arrays = [
                 self._checked(name, a, shape)
                 for name, a in zip(
-                    cell.states, _given(self._title, cell.states, states), strict=True
+                    cell.states, each_of(self._title, cell.states, states), strict=True
                 )
             ]
             state = _join(arrays).reshape(1, -1, len(arrays) * shape[-1])
@@ -577,6 +610,9 @@ class _OneStateCell(_CellLayer):
 
         Raises ValueError for a shape that is off, TypeError for another dtype.
         """
+        plain = self._plain(x, h, engine.get_num_threads())
+        if plain is not None:
+            return plain
         (after,) = self._step(x, None if h is None else (h,))
         return after
 
@@ -664,6 +700,9 @@ class LSTMCell(_CellLayer):
         Returns (h', c'). Raises ValueError for a shape that is off, TypeError for another dtype, or
         states that are no pair.
         """
+        plain = self._plain(x, states, engine.get_num_threads())
+        if plain is not None:
+            return plain
         h, c = self._step(x, states)
         return h, c
 
@@ -714,7 +753,7 @@ class _Call:
         self.state = None
         if states is not None:
             names = [f"{name}_0" for name in spec.cell.states]
-            arrays = list(map(layer.state, names, _given(title, names, states)))
+            arrays = list(map(layer.state, names, each_of(title, names, states)))
             for name, a in zip(spec.cell.states, arrays, strict=True):
                 check_state(spec, name, a.shape, batch, ValueError)
             self.state = self._add_batch(_join(arrays))
@@ -765,7 +804,7 @@ class _Call:
         """The caller's gradients of the final states, as the engine takes them."""
         spec, layer = self._layer.spec, self._layer
         names = [f"d_{name}_n" for name in spec.cell.states]
-        given = [None] * len(names) if d is None else _given(spec.title, names, d)
+        given = [None] * len(names) if d is None else each_of(spec.title, names, d)
         if all(a is None for a in given):
             return None
         shapes = [self._state_shape(size) for size in spec.state_sizes.values()]
@@ -785,16 +824,6 @@ class _Call:
             title = self._layer.spec.title
             raise ValueError(f"{title}: {name} must have shape {shape}, got {d.shape}")
         return d
-
-
-def _given(title: str, names: Sequence[str], values: Any) -> Sequence[Any]:
-    """One value a name, as a tuple or a list."""
-    given = cast(Sequence[Any], values)
-    is_sequence = isinstance(values, (tuple, list))
-    if not is_sequence or len(given) != len(names):
-        got = f"{len(given)} of them" if is_sequence else type(given)
-        raise TypeError(f"{title}: expected ({', '.join(names)}), got {got}")
-    return given
 
 
 def _join(states: Sequence[Array]) -> Array:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from elman import cells
 
@@ -208,6 +208,16 @@ def check_state(spec: Spec, name: str, shape: Shape, batch: Shape, error: type[E
     expected = (spec.num_layers * spec.directions, *batch, spec.state_sizes[name])
     if shape != expected:
         raise error(f"{spec}: {name}_0 must have shape {expected}, got {shape}")
+
+
+def each_of(title: str, names: Sequence[str], values: Any) -> Sequence[Any]:
+    """One value a name, as a tuple or a list."""
+    given = cast(Sequence[Any], values)
+    is_sequence = isinstance(values, (tuple, list))
+    if not is_sequence or len(given) != len(names):
+        got = f"{len(given)} of them" if is_sequence else type(given)
+        raise TypeError(f"{title}: expected ({', '.join(names)}), got {got}")
+    return given
 
 
 def takes(layer: Any, x: Shape, states: Sequence[Shape], batch: int | None = None) -> bool:

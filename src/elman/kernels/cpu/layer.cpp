@@ -144,11 +144,15 @@ const Kernels& kernels() {
   return chosen;
 }
 
+// No row takes more than `steps` steps.
+Schedule::Schedule(index steps, index batch)
+    : batch_(batch), memory_(2 * (batch + (batch > 0 ? steps : 0) + 1)) {
+  std::iota(order(), order() + batch, 0);
+}
+
 Schedule Schedule::dense(index steps, index batch, const index* lengths, Reset reset) {
-  Schedule s;
-  s.order_.resize(batch);
-  std::iota(s.order_.begin(), s.order_.end(), 0);
-  s.length_.assign(batch, steps);
+  Schedule s(steps, batch);
+  std::fill_n(s.length(), batch, steps);
   if (lengths) {
     for (index n = 0; n < batch; ++n) {
       if (lengths[n] < 0 || lengths[n] > steps) {
@@ -157,9 +161,9 @@ Schedule Schedule::dense(index steps, index batch, const index* lengths, Reset r
                                     std::to_string(n));
       }
     }
-    std::stable_sort(s.order_.begin(), s.order_.end(),
+    std::stable_sort(s.order(), s.order() + batch,
                      [&](index a, index b) { return lengths[a] > lengths[b]; });
-    for (index p = 0; p < batch; ++p) s.length_[p] = lengths[s.order_[p]];
+    for (index p = 0; p < batch; ++p) s.length()[p] = lengths[s.order()[p]];
   }
   s.finish(steps, reset, true);
   return s;
@@ -172,64 +176,74 @@ Schedule Schedule::packed(index steps, const index* batch_sizes) {
                                   std::to_string(batch_sizes[t]) + " at step " + std::to_string(t));
     }
   }
-  Schedule s;
-  const index batch = steps > 0 ? batch_sizes[0] : 0;
-  s.order_.resize(batch);
-  std::iota(s.order_.begin(), s.order_.end(), 0);
-  s.length_.resize(batch);
+  Schedule s(steps, steps > 0 ? batch_sizes[0] : 0);
   for (index t = 0; t < steps; ++t) {
     const index next = t + 1 < steps ? batch_sizes[t + 1] : 0;
-    for (index n = next; n < batch_sizes[t]; ++n) s.length_[n] = t + 1;
+    for (index n = next; n < batch_sizes[t]; ++n) s.length()[n] = t + 1;
   }
   s.finish(steps, {}, false);
   return s;
 }
 
 void Schedule::finish(index steps, Reset reset, bool padded) {
-  const index batch = static_cast<index>(order_.size());
-  const index longest = batch > 0 ? length_[0] : 0;
-  active_.resize(longest + 1);
-  first_.resize(longest + 1);
-  index running = batch, total = 0;
+  const index longest = batch_ > 0 ? length()[0] : 0;
+  index* const active = length() + batch_;
+  index* const first = active + longest + 1;
+  index running = batch_, total = 0;
   for (index s = 0; s <= longest; ++s) {
-    while (running > 0 && length_[running - 1] <= s) --running;
-    active_[s] = running;
-    first_[s] = total;
+    while (running > 0 && length()[running - 1] <= s) --running;
+    active[s] = running;
+    first[s] = total;
     total += running;
   }
-  plan_ = {steps,         batch,      longest,    order_.data(), length_.data(), active_.data(),
-           first_.data(), reset.data, reset.step, reset.row,     padded};
+  plan_ = {steps, batch_,     longest,    order(),   length(), active,
+           first, reset.data, reset.step, reset.row, padded};
+}
+
+template <class T>
+ForwardPass<T>::ForwardPass(const Kernel<T>& kernel, const Schedule& schedule, const Sizes& s,
+                            int directions, index threads)
+    : kernel_(kernel),
+      plan_(schedule.plan()),
+      sizes_(s),
+      directions_(directions),
+      threads_(worthwhile_threads(kernel, schedule, s, directions, 1, threads)) {
+  const index H = kernel.padded(s.H), P = kernel.padded(s.P);
+  const index active = plan_.longest > 0 ? plan_.active[0] : 0;
+  chunk_rows_ = std::min(schedule.rows(), std::max(active, kInputGates / (kernel.gates * H)));
+  const auto whole_lines = [](index values) { return (values + 15) / 16 * 16; };
+  const index row = 2 * P + (kernel.has_c ? H : 0) + (s.projected() ? H : 0);
+  states_size_ = whole_lines(plan_.batch * row);
+  x_gates_size_ = whole_lines(chunk_rows_ * kernel.gates * H);
+  values_ = Buffer<T>(directions * states_size_ + threads_ * x_gates_size_);
+  x_rows_ = std::make_unique_for_overwrite<const T*[]>(threads_ * chunk_rows_);
+}
+
+template <class T>
+void ForwardPass<T>::run(Forward<T>* directions, void (*watch)()) {
+  const index H = kernel_.padded(sizes_.H), P = kernel_.padded(sizes_.P);
+  for (int d = 0; d < directions_; ++d) {
+    directions[d].plan = &plan_;
+    directions[d].h = values_.get() + d * states_size_;
+    T* const behind = directions[d].h + plan_.batch * 2 * P;
+    if (kernel_.has_c) directions[d].c = behind;
+    if (sizes_.projected()) directions[d].hidden = behind + plan_.batch * H;
+  }
+  T* const x_gates = values_.get() + directions_ * states_size_;
+  Team team(threads_, watch);
+  run_directions(kernel_, plan_, sizes_, directions_, team, [&](int d, const Share& share) {
+    const int thread = team.size() < 2 ? 0 : share.member * directions_ + d;
+    kernel_.forward(
+        directions[d],
+        {x_gates + thread * x_gates_size_, x_rows_.get() + thread * chunk_rows_, chunk_rows_},
+        share);
+  });
 }
 
 template <class T>
 void run_forward(const Kernel<T>& kernel, const Schedule& schedule, Forward<T>* directions,
                  int count, index threads, void (*watch)()) {
-  const Plan& plan = schedule.plan();
-  const Sizes& s = directions[0].sizes;
-  const index H = kernel.padded(s.H), P = kernel.padded(s.P);
-  Team team(worthwhile_threads(kernel, schedule, s, count, 1, threads), watch);
-  const index active = plan.longest > 0 ? plan.active[0] : 0;
-  const index chunk_rows =
-      std::min(schedule.rows(), std::max(active, kInputGates / (kernel.gates * H)));
-  const index row = 2 * P + (kernel.has_c ? H : 0) + (s.projected() ? H : 0);
-  Buffer<T> states(plan.batch * row * count);
-  std::vector<Buffer<T>> x_gates;
-  std::vector<Buffer<const T*>> x_rows;
-  for (int m = 0; m < team.size(); ++m) {
-    x_gates.emplace_back(chunk_rows * kernel.gates * H);
-    x_rows.emplace_back(chunk_rows);
-  }
-  for (int d = 0; d < count; ++d) {
-    directions[d].plan = &plan;
-    directions[d].h = states.get() + d * plan.batch * row;
-    T* const behind = directions[d].h + plan.batch * 2 * P;
-    if (kernel.has_c) directions[d].c = behind;
-    if (s.projected()) directions[d].hidden = behind + plan.batch * H;
-  }
-  run_directions(kernel, plan, s, count, team, [&](int d, const Share& share) {
-    const int thread = team.size() < 2 ? 0 : share.member * count + d;
-    kernel.forward(directions[d], {x_gates[thread].get(), x_rows[thread].get(), chunk_rows}, share);
-  });
+  ForwardPass<T>(kernel, schedule, directions[0].sizes, count, threads).run(directions, watch);
 }
 
 template <class T>
@@ -276,6 +290,8 @@ void run_backward(const Kernel<T>& kernel, const Schedule& schedule, Backward<T>
   });
 }
 
+template class ForwardPass<float>;
+template class ForwardPass<double>;
 template void run_forward(const Kernel<float>&, const Schedule&, Forward<float>*, int, index,
                           void (*)());
 template void run_forward(const Kernel<double>&, const Schedule&, Forward<double>*, int, index,

@@ -1,6 +1,7 @@
 // One layer of one or two directions: who runs when, on how many threads, in what memory.
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "engine.h"
@@ -27,12 +28,36 @@ class Schedule {
   static Schedule packed(index steps, const index* batch_sizes);
 
   const Plan& plan() const { return plan_; }
-  index rows() const { return first_.back(); }
+  index rows() const { return plan_.first[plan_.longest]; }
 
  private:
+  Schedule(index steps, index batch);
+  index* order() { return memory_.data(); }
+  index* length() { return order() + batch_; }
   void finish(index steps, Reset reset, bool padded);
-  std::vector<index> order_, length_, active_, first_;
-  Plan plan_;
+
+  index batch_;
+  std::vector<index> memory_;  // of all that the plan points to
+  Plan plan_{};
+};
+
+// The forward pass of one layer, in memory that is taken once, to be run again and again.
+template <class T>
+class ForwardPass {
+ public:
+  ForwardPass(const Kernel<T>& kernel, const Schedule& schedule, const Sizes& sizes, int directions,
+              index threads);
+  // As run_forward.
+  void run(Forward<T>* directions, void (*watch)());
+
+ private:
+  const Kernel<T>& kernel_;
+  const Plan plan_;
+  const Sizes sizes_;
+  const int directions_, threads_;
+  index chunk_rows_, states_size_, x_gates_size_;
+  Buffer<T> values_;
+  std::unique_ptr<const T*[]> x_rows_;
 };
 
 // The directions run side by side; they share the plan, which is that of `schedule`. During a long

@@ -122,12 +122,13 @@ class Joined {
 
 template <class T>
 Panels<T>::Panels(const Kernel<T>& kernel, const Form& form, const Weights* weights, Pass pass) {
-  each_.reserve(form.parts());
+  own_.reserve(form.parts());
   for (index p = 0; p < form.parts(); ++p) {
     const Sizes sizes = form.sizes(p / form.directions);
     const index bytes =
         pass == kForward ? kernel.forward_panels(sizes) : kernel.backward_panels(sizes);
-    void* const to = each_.emplace_back((bytes + 7) / 8).get();
+    void* const to = own_.emplace_back((bytes + 7) / 8).get();
+    each_.push_back(to);
     if (pass == kForward) {
       kernel.pack_forward(weights[p], sizes, to);
     } else {
@@ -142,7 +143,7 @@ index kept_size(const Kernel<T>& kernel, const Schedule& schedule, const Form& f
   return Kept<T>(kernel, schedule, form, recompute).size;
 }
 
-bool takes_steps(const Schedule& schedule, const Form& form) {
+bool reads_weights_as_they_lie(const Schedule& schedule, const Form& form) {
   const Plan& plan = schedule.plan();
   const bool all_run = plan.longest == 1 && plan.active[0] == plan.batch;
   return plan.steps == 1 && plan.batch <= 2 && all_run && !plan.reset && !form.first.projected();
@@ -152,9 +153,9 @@ namespace {
 
 // One step of every layer, on this thread.
 template <class T>
-class Steps {
+class SmallStep {
  public:
-  Steps(const Kernel<T>& kernel, const Schedule& schedule, const LayersForward<T>& f)
+  SmallStep(const Kernel<T>& kernel, const Schedule& schedule, const LayersForward<T>& f)
       : kernel_(kernel),
         f_(f),
         kept_(kernel, schedule, f.form, f.recompute),
@@ -211,7 +212,7 @@ class Steps {
 template <class T>
 void run_layers(const Kernel<T>& kernel, const Schedule& schedule, const LayersForward<T>& f,
                 index threads, void (*watch)()) {
-  if (!f.panels) return Steps<T>(kernel, schedule, f).run();
+  if (!f.panels) return SmallStep<T>(kernel, schedule, f).run();
   const Form& form = f.form;
   const Plan& plan = schedule.plan();
   const Kept<T> kept(kernel, schedule, form, f.recompute);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "layer.h"
@@ -35,16 +36,19 @@ class Panels {
  public:
   enum Pass { kForward, kBackward };
   Panels(const Kernel<T>& kernel, const Form& form, const Weights* weights, Pass pass);
-  const void* operator[](index part) const { return each_[part].get(); }
+  // Of such as were packed elsewhere, and stay there.
+  explicit Panels(std::vector<const void*> each) : each_(std::move(each)) {}
+  const void* operator[](index part) const { return each_[part]; }
 
  private:
-  std::vector<Buffer<double>> each_;
+  std::vector<const void*> each_;
+  std::vector<Buffer<double>> own_;
 };
 
 template <class T>
 struct LayersForward {
   Form form;
-  const Panels<T>* panels;  // null: weights are read as they lie, see takes_steps()
+  const Panels<T>* panels;  // null: weights are read as they lie, see reads_weights_as_they_lie()
   const Weights* weights;   // which else are not needed
   Sequence<const T> x;
   States<const T> first[2];  // h_0 and c_0, both or neither
@@ -70,7 +74,7 @@ struct LayersBackward {
 };
 
 // Whether a call is a step so small that packing its weights would take longer than the product.
-bool takes_steps(const Schedule& schedule, const Form& form);
+bool reads_weights_as_they_lie(const Schedule& schedule, const Form& form);
 
 template <class T>
 index kept_size(const Kernel<T>& kernel, const Schedule& schedule, const Form& form,

@@ -714,7 +714,7 @@ class TensorCalls {
     nb::gil_scoped_release unlocked;
     const StandardArithmetic standard;
     std::optional<Panels<T>> panels;
-    if (!takes_steps(schedule, c.form))
+    if (!reads_weights_as_they_lie(schedule, c.form))
       f.panels = &panels.emplace(k, c.form, weights.data(), Panels<T>::kForward);
     f.weights = weights.data();
     run_layers(k, schedule, f, threads, handle_signals);
@@ -771,7 +771,7 @@ class TensorCalls {
     nb::gil_scoped_release unlocked;
     const StandardArithmetic standard;
     std::optional<Panels<T>> panels, forward_panels;
-    if (!takes_steps(schedule, c.form))
+    if (!reads_weights_as_they_lie(schedule, c.form))
       b.panels = &panels.emplace(k, c.form, weights.data(), Panels<T>::kBackward);
     b.weights = weights.data();
     if (c.recompute && k.kept > 0)
