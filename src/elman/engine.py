@@ -16,7 +16,8 @@ is computed is float32, and so are the state and its gradient.
 
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -62,6 +63,15 @@ def set_num_threads(n: int) -> None:
 def get_num_threads() -> int:
     """The number of threads that a call of the NumPy package may use."""
     return _threads
+
+
+@contextmanager
+def memory_for(title: str, what: str) -> Generator[None]:
+    """Where memory is not to be had, the error says for what."""
+    try:
+        yield
+    except MemoryError as e:
+        raise MemoryError(f"{title}: not enough memory for {what}") from e
 
 
 class Extent(NamedTuple):

@@ -4,9 +4,11 @@
 # (methods of arrays of any dtype are partly untyped)
 
 import json
+import math
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import fields
 from typing import Any
 
@@ -21,6 +23,7 @@ from elman.spec import (
     Spec,
     check_input,
     check_lengths,
+    check_lengths_lie_within,
     check_reset,
     check_state,
     check_weights,
@@ -55,7 +58,11 @@ class _Parameters:
         self._shapes = shapes
         self._rng = np.random.default_rng(seed)
         bound = spec.bound()
-        self._set({k: self._rng.uniform(-bound, bound, shape) for k, shape in shapes.items()})
+        count = sum(map(math.prod, shapes.values()))
+        with engine.memory_for(self._title, f"{count} weights"):
+            if count > sys.maxsize // 8:  # bytes that NumPy has another error for
+                raise MemoryError
+            self._set({k: self._rng.uniform(-bound, bound, shape) for k, shape in shapes.items()})
 
     @property
     def _title(self) -> str:
@@ -166,10 +173,12 @@ class _Layer(_Parameters):
             )
             return output, final
 
-        output, finals = stack.run(
-            self.spec.num_layers, self.spec.directions, layer, call.x, call.state, self._dropout([])
-        )
-        return call.output(output), call.states(finals)
+        spec, dropout = self.spec, self._dropout([])
+        with call.memory():
+            output, finals = stack.run(
+                spec.num_layers, spec.directions, layer, call.x, call.state, dropout
+            )
+            return call.output(output), call.states(finals)
 
     def _run_vjp(
         self, x: Any, states: Any, lengths: Any, reset: Any
@@ -192,9 +201,10 @@ class _Layer(_Parameters):
             kept.append(keep)
             return output, final
 
-        output, finals = stack.run(
-            spec.num_layers, spec.directions, layer, call.x, call.state, self._dropout(masks)
-        )
+        with call.memory():
+            output, finals = stack.run(
+                spec.num_layers, spec.directions, layer, call.x, call.state, self._dropout(masks)
+            )
 
         def vjp(d_output: Any, d_states: Any) -> dict[str, Array]:
             gradients: dict[str, Array] = {}
@@ -216,14 +226,15 @@ class _Layer(_Parameters):
                 gradients.update({name: d for name, d in pairs if d is not None})
                 return d_x, d_first
 
-            d_x, firsts = stack.run_backward(
-                spec.num_layers,
-                spec.directions,
-                layer,
-                call.d_output(d_output),
-                call.d_state(d_states),
-                (lambda k, d: d * masks[k]) if masks else None,
-            )
+            with call.memory():
+                d_x, firsts = stack.run_backward(
+                    spec.num_layers,
+                    spec.directions,
+                    layer,
+                    call.d_output(d_output),
+                    call.d_state(d_states),
+                    (lambda k, d: d * masks[k]) if masks else None,
+                )
             by_name = {name: gradients[name] for name in self._shapes}
             d_firsts = zip(spec.cell.states, call.states(firsts), strict=True)
             return {"x": call.output(d_x), **{f"{name}_0": d for name, d in d_firsts}, **by_name}
@@ -590,9 +601,10 @@ class _CellLayer(_Parameters):
                 )
             ]
             state = _join(arrays).reshape(1, -1, len(arrays) * shape[-1])
-        _, final, _ = engine.forward(
-            cell, self._packed, x.reshape(1, -1, D), state, Extent(), engine.get_num_threads()
-        )
+        with engine.memory_for(self._title, f"a call with x of shape {x.shape}"):
+            _, final, _ = engine.forward(
+                cell, self._packed, x.reshape(1, -1, D), state, Extent(), engine.get_num_threads()
+            )
         return tuple(a.reshape(shape) for a in _split(self.spec, final))
 
     def _checked(self, name: str, a: Any, shape: tuple[int, ...]) -> Array:
@@ -759,13 +771,24 @@ class _Call:
             self.state = self._add_batch(_join(arrays))
         if lengths is not None:
             lengths = _read(title, "lengths", lengths)
-            check_lengths(title, lengths.shape, lengths.dtype.kind in "iu", batch, ValueError)
+            dtype = lengths.dtype
+            check_lengths(title, lengths.shape, dtype.kind in "iu", batch, ValueError, dtype)
+            if dtype == np.uint64:  # of which int64 does not have all
+                within = lengths.reshape(-1).tolist()
+                check_lengths_lie_within(title, within, len(self.x), ValueError)
             lengths = np.array(lengths.reshape(-1), np.int64)
         if reset is not None:
             reset = _read(title, "reset", reset)
-            check_reset(title, reset.shape, reset.dtype == bool, x.shape[:-1], ValueError)
+            check_reset(
+                title, reset.shape, reset.dtype == bool, x.shape[:-1], ValueError, reset.dtype
+            )
             reset = self._time_major(reset.copy())
         self.extent = Extent(lengths, reset)
+
+    def memory(self) -> AbstractContextManager[None]:
+        """For what the call takes: where there is not enough, an error that says so."""
+        shape = self.output(self.x).shape
+        return engine.memory_for(self._layer.spec.title, f"a call with x of shape {shape}")
 
     def _time_major(self, a: Array) -> Array:
         if not self._batched:
@@ -853,6 +876,11 @@ def _dtype(title: str, dtype: DTypeLike) -> np.dtype[Any]:
 
 
 def _read(title: str, name: str, values: Any) -> Array:
+    if isinstance(values, np.ma.MaskedArray):
+        raise TypeError(
+            f"{title}: {name} is a masked array, and its mask would be lost: "
+            f"say by lengths where rows end, or give {name}.filled()"
+        )
     try:
         return np.asarray(values)
     except (TypeError, ValueError, RuntimeError) as e:

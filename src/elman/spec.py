@@ -245,11 +245,16 @@ def takes(layer: Any, x: Shape, states: Sequence[Shape], batch: int | None = Non
 
 
 def check_lengths(
-    title: str, shape: Shape, integral: bool, batch: Shape, error: type[Exception]
+    title: str,
+    shape: Shape,
+    integral: bool,
+    batch: Shape,
+    error: type[Exception],
+    dtype: Any = "another type",
 ) -> None:
     """Lengths must be integers shaped as the batch: (N,), or () without one."""
     if shape != batch or not integral:
-        kind = "integers" if integral else "another type"
+        kind = "integers" if integral else dtype
         raise error(f"{title}: lengths must be integers of shape {batch}, got {kind} of {shape}")
 
 
@@ -265,9 +270,14 @@ def check_lengths_lie_within(
 
 
 def check_reset(
-    title: str, shape: Shape, boolean: bool, expected: Shape, error: type[Exception]
+    title: str,
+    shape: Shape,
+    boolean: bool,
+    expected: Shape,
+    error: type[Exception],
+    dtype: Any = "another type",
 ) -> None:
     """Reset must be booleans shaped as x's time and batch axes."""
     if shape != expected or not boolean:
-        kind = "booleans" if boolean else "another type"
+        kind = "booleans" if boolean else dtype
         raise error(f"{title}: reset must be booleans of shape {expected}, got {kind} of {shape}")

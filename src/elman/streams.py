@@ -58,7 +58,8 @@ class Stream:
         if spec.bidirectional:
             raise ValueError(f"{spec}: a stream has one direction, got bidirectional=True")
         self._layer, self._spec, self._rows = layer, spec, rows
-        self._stream = _engine.Stream(layer.module, rows, engine.get_num_threads())
+        with engine.memory_for(spec.title, f"a stream of {rows} rows"):
+            self._stream = _engine.Stream(layer.module, rows, engine.get_num_threads())
         self._step = self._stream.step
 
     def step(self, x: Any, out: Array | None = None) -> Array:

@@ -8,11 +8,11 @@ template <class T>
 Steps<T>::Steps(const Kernel<T>& kernel, const Form& form, const Panels<T>& panels, index rows,
                 index threads)
     : form_(form),
-      schedule_(Schedule::dense(1, rows, nullptr, {})),
       S_(kernel.state_size(form.first)),
       states_size_(form.layers * rows * S_),
       states_(2 * states_size_),
       between_((form.layers - 1) * rows * form.first.P),
+      schedule_(Schedule::dense(1, rows, nullptr, {})),
       each_(form.layers) {
   std::fill_n(states(), states_size_, T{0});
   passes_.reserve(form.layers);

@@ -24,9 +24,9 @@ class Steps {
 
  private:
   const Form form_;
-  const Schedule schedule_;  // of one step
   const index S_, states_size_;
   Buffer<T> states_, between_;  // the states twice, before a step and after; what layers hand on
+  const Schedule schedule_;     // of one step
   int newest_ = 0;
   std::vector<ForwardPass<T>> passes_;
   std::vector<Forward<T>> each_;
