@@ -18,6 +18,7 @@
 
 #include "arithmetic.h"
 #include "arrays.h"
+#include "builtin.h"
 #include "interpreter.h"
 #include "layers.h"
 
@@ -786,15 +787,13 @@ class TensorCalls {
 
 // --- Python's side -------------------------------------------------------------------------------
 
-using Arguments = PyObject* const*;
-
-nb::object run(const TensorCalls& calls, Arguments given, Py_ssize_t count) {
+nb::object run(TensorCalls& calls, Arguments given, Py_ssize_t count) {
   return calls.run(given, count);
 }
-nb::object forward(const TensorCalls& calls, Arguments given, Py_ssize_t count) {
+nb::object forward(TensorCalls& calls, Arguments given, Py_ssize_t count) {
   return calls.forward(given, count);
 }
-nb::object backward(const TensorCalls& calls, Arguments given, Py_ssize_t) {
+nb::object backward(TensorCalls& calls, Arguments given, Py_ssize_t) {
   return calls.backward(given[0], given[1]);
 }
 
@@ -803,28 +802,6 @@ nb::list spread(const TensorCall& c, const nb::list& tensors) {
   for (index i = 0; i < kFirstWeight + kWeights * c.form.parts(); ++i) all.append(nb::none());
   for (std::size_t i = 0; i < c.places.size(); ++i) all[c.places[i]] = tensors[i];
   return all;
-}
-
-// A method as a function of the interpreter's own kind, which costs less to call than nanobind's.
-template <nb::object (*method)(const TensorCalls&, Arguments, Py_ssize_t)>
-nb::object builtin(nb::handle self) {
-  static PyMethodDef definition = {
-      "call",
-      reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(
-          +[](PyObject* self, Arguments given, Py_ssize_t count) -> PyObject* {
-            try {
-              return method(*nb::inst_ptr<TensorCalls>(self), given, count).release().ptr();
-            } catch (nb::python_error& e) {
-              e.restore();
-            } catch (const std::bad_alloc&) {
-              PyErr_NoMemory();
-            } catch (const std::exception& e) {
-              PyErr_SetString(PyExc_RuntimeError, e.what());
-            }
-            return nullptr;
-          })),
-      METH_FASTCALL, nullptr};
-  return nb::steal(PyCFunction_New(&definition, self.ptr()));
 }
 
 }  // namespace
@@ -847,11 +824,12 @@ void bind_tensor_calls(nb::module_& m) {
       .def(nb::init<nb::dict>(), "torch"_a)
       .def_rw("apply", &TensorCalls::apply, "Of the node whose forward and backward these are.",
               nb::arg().none())
-      .def_prop_ro("run", builtin<run>,
+      .def_prop_ro("run", builtin<TensorCalls, run>,
                    "run(mode, attributes, x, hx, lengths=None, reset=None): the module's results, "
                    "or None where the call is not for the engine alone.")
-      .def_prop_ro("forward", builtin<forward>, "forward(ctx, call, *tensors): the node's.")
-      .def_prop_ro("backward", builtin<backward>,
+      .def_prop_ro("forward", builtin<TensorCalls, forward>,
+                   "forward(ctx, call, *tensors): the node's.")
+      .def_prop_ro("backward", builtin<TensorCalls, backward>,
                    "backward(ctx, gradients): those of forward's arguments, or None.");
 }
 
