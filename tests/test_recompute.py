@@ -245,8 +245,8 @@ def test_torch_func_keeps_no_gates(cell, monkeypatch):
     kept = []
     forward = engine.forward
 
-    def note(*arguments):
-        results = forward(*arguments)
+    def note(*arguments, **options):
+        results = forward(*arguments, **options)
         kept.append(results[2].gates)
         return results
 
