@@ -9,7 +9,6 @@ Example:
 
 import argparse
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -47,10 +46,7 @@ class Timer:
 
     def seconds(self, repeats: int) -> float:
         """Seconds a call, over so many in a row."""
-        start = time.perf_counter()
-        for _ in range(repeats):
-            self.call()
-        return (time.perf_counter() - start) / repeats
+        return measure.in_a_row(self.call, repeats)
 
 
 def main() -> None:

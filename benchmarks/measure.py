@@ -8,6 +8,7 @@ import gc
 import os
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any
@@ -119,10 +120,15 @@ class Timer:
 
     def seconds(self, repeats: int) -> float:
         """Seconds a call, over so many in a row."""
-        start = time.perf_counter()
-        for _ in range(repeats):
-            self.call()
-        return (time.perf_counter() - start) / repeats
+        return in_a_row(self.call, repeats)
+
+
+def in_a_row(call: Callable[[], Any], repeats: int) -> float:
+    """Seconds a call, over so many."""
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - start) / repeats
 
 
 def new_result(case: Case, mode: str, threads: int) -> Result:
