@@ -320,6 +320,7 @@ REFUSED = {
     "float64": lambda x: x.double(),
     "integers": lambda x: x.long(),
     "complex": lambda x: x.to(torch.complex64),
+    "four bits": lambda x: torch.empty(x.shape, dtype=torch.uint4),
     "an array": lambda x: x.numpy(),
     "None": lambda x: None,
     "features": lambda x: x[..., 1:],

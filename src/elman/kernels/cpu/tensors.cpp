@@ -110,7 +110,8 @@ struct Tensor {
     return true;
   }
   bool is_aligned() const {
-    return reinterpret_cast<std::uintptr_t>(t.data) % (t.dtype.bits / 8) == 0;
+    const unsigned bytes = t.dtype.bits / 8;  // none, of the smallest types
+    return bytes > 0 && reinterpret_cast<std::uintptr_t>(t.data) % bytes == 0;
   }
 };
 
