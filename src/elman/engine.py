@@ -1,6 +1,6 @@
 """The CPU engine: one layer of one or two directions, forward and backward.
 
-Every package that computes on the CPU comes through here. It reads NumPy arrays, and tensors that
+Packages come through here, but for calls that the extension does in one. It reads NumPy arrays, and tensors that
 their framework lends by DLPack's exchange functions, in place, whatever their strides, as long as
 the features of a row lie side by side; and gives NumPy arrays.
 
