@@ -1,8 +1,8 @@
 """The CPU engine: one layer of one or two directions, forward and backward.
 
-Packages come through here, but for calls that the extension does in one. It reads NumPy arrays, and tensors that
-their framework lends by DLPack's exchange functions, in place, whatever their strides, as long as
-the features of a row lie side by side; and gives NumPy arrays.
+Packages come through here, but for calls that the extension does in one. It reads NumPy arrays, and
+tensors that their framework lends by DLPack's exchange functions, in place, whatever their strides,
+as long as the features of a row lie side by side; and gives NumPy arrays.
 
 A state is one vector a row: h, or an LSTM's [h | c], of S features. The letters are those of
 ``spec.Spec``.
