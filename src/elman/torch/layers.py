@@ -412,8 +412,8 @@ class GRU(_Layer):
         h' = (1 - z) * n + z * h
 
     With ``reset_after=False``, keyword only, the reset gate is applied before the recurrent
-    product, the second form: a layer that torch has not, whose weights look the same. What the engine does
-    not take goes to the loop on tensors then, and not to torch's layer.
+    product, the second form: a layer that torch has not, whose weights look the same. What the
+    engine does not take goes to the loop on tensors then, and not to torch's layer.
 
     With ``recompute=True``, keyword only, forward keeps the states alone for backward, which
     computes the gates from them once more: a fifth of the memory for up to 1.4 times the time of
