@@ -252,14 +252,14 @@ void add_cases(const char* dtype, std::vector<Case>& cases) {
 }
 
 // Does a step that reads the weights as they lie give the bits of forward?
-template <class T, class W>
+template <class T>
 bool step_agrees(int cell, index rows, index D, index H, bool biases) {
-  const Kernel<T>& k = of(kernels(), W{})[cell];
+  const Kernel<T>& k = of(kernels(), T{})[cell];
   const Sizes sizes{D, H, H};
   const index S = k.state_size(sizes), each = k.gates * H;
   const index count[] = {each * D, each * H, each, each};
-  std::vector<W> weights[4];
-  for (int i = 0; i < 4; ++i) weights[i] = numbers<W>(kOfWeights + i, count[i], -3);
+  std::vector<T> weights[4];
+  for (int i = 0; i < 4; ++i) weights[i] = numbers<T>(kOfWeights + i, count[i], -3);
   const Weights w{weights[0].data(), weights[1].data(), biases ? weights[2].data() : nullptr,
                   biases ? weights[3].data() : nullptr, nullptr};
   std::vector<char> panels(k.forward_panels(sizes));
@@ -292,14 +292,14 @@ bool step_agrees(int cell, index rows, index D, index H, bool biases) {
   return forward.sum() == step.sum();
 }
 
-template <class T, class W>
+template <class T>
 int wrong_steps(const char* dtype) {
   int wrong = 0;
   for (int cell = 0; cell < kernels().cells; ++cell) {
     for (const auto& [L, N, D, H] : kSizes) {
       for (const index rows : {1, 2, 3}) {
         for (const bool biases : {false, true}) {
-          if (step_agrees<T, W>(cell, rows, D, H, biases)) continue;
+          if (step_agrees<T>(cell, rows, D, H, biases)) continue;
           std::fprintf(stderr, "%s %s %d rows, D %d, H %d: a step differs\n", dtype,
                        kernels().float32[cell].name, static_cast<int>(rows), static_cast<int>(D),
                        static_cast<int>(H));
@@ -338,10 +338,8 @@ int run() {
   std::vector<std::thread> callers;
   for (std::size_t first = 0; first < 4; ++first) callers.emplace_back(again, first, 4, 3, true);
   for (std::thread& caller : callers) caller.join();
-  wrong += wrong_steps<float, float>("float32");
-  wrong += wrong_steps<double, double>("float64");
-  wrong += wrong_steps<float, bfloat16>("bfloat16");
-  wrong += wrong_steps<float, float16>("float16");
+  wrong += wrong_steps<float>("float32");
+  wrong += wrong_steps<double>("float64");
   return wrong == 0 ? 0 : 1;
 }
 

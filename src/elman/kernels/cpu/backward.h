@@ -5,6 +5,93 @@
 
 namespace elman::ELMAN_ISA {
 
+// Some gates' weights as backward reads them: packed, or as they lie.
+template <class T>
+struct GateWeights {
+  const T* panels;  // null: not packed
+  index panel;      // the size of a panel
+  const T* w;       // (.., columns), of its blocks of rows the gates'
+  index columns;
+  const int* gates;
+
+  // The gradients of G gates, each of H values a row, through V panels of columns.
+  template <int G, int R, int V>
+  ELMAN_INLINE void multiply(Vector<T> (&acc)[R][V], const T* const (&rows)[R], index at,
+                             index H) const {
+    if constexpr (R <= 2) {  // no more have weights that are not packed
+      if (!panels) {
+        multiply_gates_unpacked<T, R, V, G>(acc, rows, w, columns, at * kLanes<T>, gates, H);
+        return;
+      }
+    }
+    multiply_gates<T, R, V, G>(acc, rows, panels + at * panel, panel, H);
+  }
+};
+
+// d_x of some rows from the gradients of their G gates, for every cell that has as many.
+template <int G, class T>
+void multiply_inputs_back(const Share& share, const GateWeights<T>& w, index H, index rows,
+                          const T* d_gates, index row_size, T* const* d_x) {
+  constexpr index L = kLanes<T>;
+  for_tiles<1>(rows, 0, panels_of<T>(w.columns), [&]<int R, int V>(index row, index panel) {
+    share.look();
+    const T* d_rows[R];
+    for (int r = 0; r < R; ++r) d_rows[r] = d_gates + (row + r) * row_size;
+    Vector<T> acc[R][V];
+    w.template multiply<G>(acc, d_rows, panel, H);
+    for (int r = 0; r < R; ++r) {
+      for (int v = 0; v < V; ++v) {
+        const index column = (panel + v) * L;
+        store_part(d_x[row + r] + column, acc[r][v], smaller(L, w.columns - column));
+      }
+    }
+  });
+}
+
+// What a weight gradient is summed from, over `rows` rows.
+template <class T>
+struct OuterProduct {
+  const T* tiles;  // gradients of units, kTallest at a time, row behind row
+  index tile_size;
+  const T* block;  // what they met, as panels of `block_rows` rows
+  index block_rows, rows;
+  bool first;  // of the sum, which finds nothing there yet
+};
+
+// d_w[unit][column] += sum over rows of the packed d[unit][row] * block[row][column], for units
+// from .. to-1. The columns go by in groups that stay in the cache.
+template <class T>
+void add_outer(const Share& share, const OuterProduct<T>& of, index columns, T* d_w, index from,
+               index to) {
+  constexpr index L = kLanes<T>, kGroup = 24;
+  const index panels = panels_of<T>(columns);
+  for (index group = 0; group < panels; group += kGroup) {
+    const T* tile = of.tiles;
+    for (index begin = from; begin < to; begin += kTallest<1>, tile += of.tile_size) {
+      for_tiles<1>(smaller(kTallest<1>, to - begin), group, smaller(group + kGroup, panels),
+                   [&]<int R, int P>(index unit, index panel) {
+                     share.look();
+                     T* to_w = d_w + (begin + unit) * columns + panel * L;
+                     for (int r = 0; r < R; ++r) {
+                       for (int p = 0; p < P; ++p) __builtin_prefetch(to_w + r * columns + p * L);
+                     }
+                     Vector<T> acc[R][P] = {};
+                     multiply_outer<T, R, P>(acc, tile + unit, kTallest<1>,
+                                             of.block + panel * of.block_rows * L,
+                                             of.block_rows * L, of.rows);
+                     for (int r = 0; r < R; ++r, to_w += columns) {
+                       for (int p = 0; p < P; ++p) {
+                         const index count = smaller(L, columns - (panel + p) * L);
+                         const Vector<T> sum =
+                             of.first ? Vector<T>{} : load_part(to_w + p * L, count);
+                         store_part(to_w + p * L, sum + acc[r][p], count);
+                       }
+                     }
+                   });
+    }
+  }
+}
+
 template <class C, class T>
 struct BackwardLoop {
   static constexpr index L = kLanes<T>;
@@ -22,6 +109,9 @@ struct BackwardLoop {
   const index padded = panels_of<T>(H) * L;
   const index row_size = f.d_gates_row;
   const BackwardPanels<C, const T> packed{f.panels, sizes};
+  const GateWeights<T> w_ih{packed.w_ih, packed.input_panel, f.w_ih, D, C::input_gate};
+  const GateWeights<T> w_hh{packed.w_hh, packed.hidden_panel, f.w_hh, P, C::hidden_gate + C::late};
+  const GateWeights<T> w_late{packed.w_late, packed.late_panel, f.w_hh, P, C::hidden_gate};
   // This share's panels of h: those of its units, unless a projection makes it.
   const index first_h = projected ? share.part_of_units(panels_of<T>(P), 0) : share.first_panel;
   const index last_h = projected ? share.part_of_units(panels_of<T>(P), 1) : share.last_panel;
@@ -61,9 +151,11 @@ struct BackwardLoop {
       if (C::kept > 0 && !f.gates) recompute_gates(chunk);
       for (index s = chunk.to - 1; s >= chunk.from; --s) {
         const Chunk& after = s + 1 < chunk.to ? chunk : next;
-        if (projected) {
-          gather_d_h(s, chunk, after);
-          share.wait_if_units_are_split();
+        if constexpr (C::has_c) {
+          if (projected) {
+            gather_d_h(s, chunk, after);
+            share.wait_if_units_are_split();
+          }
         }
         step(s, chunk, after);
         share.wait_if_units_are_split();
@@ -131,18 +223,6 @@ struct BackwardLoop {
     share.wait();
   }
 
-  // The gradients of some gates through the weights of V panels of columns: packed, or as they lie.
-  template <int N, int R, int V>
-  ELMAN_INLINE void multiply_gates_back(Vector<T> (&acc)[R][V], const T* const (&rows)[R],
-                                        const T* panels, index panel_size, const T* w,
-                                        index columns, const int* gate, index panel) const {
-    if (f.panels) {
-      multiply_gates<T, R, V, N>(acc, rows, panels + panel * panel_size, panel_size, H);
-    } else {
-      multiply_gates_unpacked<T, R, V, N>(acc, rows, w, columns, panel * L, gate, H);
-    }
-  }
-
   // The gradient that arrives at h after step s, for one tile: that of step s + 1 through W_hh, and
   // the carry where h is the cell's own state. Rows that take no step s + 1 have d_h_n alone;
   // nothing comes back across a reset.
@@ -154,8 +234,7 @@ struct BackwardLoop {
       for (int r = 0; r < R; ++r)
         rows[r] = d_gates(after, s + 1, share.position(row + r)) + H * (kGates - kPrompt<C>);
       if constexpr (AtTheEnd) {
-        multiply_gates_back<kPrompt<C>>(acc, rows, packed.w_hh, packed.hidden_panel, f.w_hh, P,
-                                        C::hidden_gate + C::late, panel);
+        w_hh.template multiply<kPrompt<C>>(acc, rows, panel, H);
       } else {  // not the only step, and so with packed weights
         multiply_gates<T, R, V, kPrompt<C>>(acc, rows, packed.w_hh + panel * packed.hidden_panel,
                                             packed.hidden_panel, H);
@@ -234,13 +313,13 @@ struct BackwardLoop {
             for (int r = 0; far_away && r < R; ++r)
               fetch<V>(row_at(s, share.position(from + row + r), continues, chunk), panel * L);
             Vector<T> acc[R][V];
-            if (projected) {
+            if (!projected) {
+              arriving<R, V>(acc, s, from + row, panel, continues, after);
+            } else if constexpr (C::has_c) {
               const T* d_rows[R];
               for (int r = 0; r < R; ++r) d_rows[r] = d_h(chunk, s, share.position(from + row + r));
               multiply<T, R, V, 1>(acc, d_rows, packed.w_hr + panel * packed.projection_panel,
                                    packed.projection_panel, P);
-            } else {
-              arriving<R, V>(acc, s, from + row, panel, continues, after);
             }
             for (int r = 0; r < R; ++r) {
               const Row at = row_at(s, share.position(from + row + r), continues, chunk);
@@ -303,8 +382,7 @@ struct BackwardLoop {
                    for (int r = 0; r < R; ++r)
                      d_rows[r] = d_gates(chunk, s, share.position(row + r));
                    Vector<T> acc[R][V];
-                   multiply_gates_back<C::late>(acc, d_rows, packed.w_late, packed.late_panel,
-                                                f.w_hh, P, C::hidden_gate, panel);
+                   w_late.template multiply<C::late>(acc, d_rows, panel, H);
                    for (int r = 0; r < R; ++r) {
                      const Row at = row_at(s, share.position(row + r), false, chunk);
                      for (int v = 0; v < V; ++v) emit_gated(at, (panel + v) * L, acc[r][v]);
@@ -384,20 +462,8 @@ struct BackwardLoop {
       for_chunk_rows(chunk, begin, begin + rows, [&](index row, index s, index p) {
         d_x[row - begin] = f.d_x.at(plan.time(s, p, f.reverse), plan.order[p]);
       });
-      for_tiles<1>(rows, 0, panels_of<T>(D), [&]<int R, int V>(index row, index panel) {
-        share.look();
-        const T* d_rows[R];
-        for (int r = 0; r < R; ++r) d_rows[r] = chunk.d_gates + (begin + row + r) * row_size;
-        Vector<T> acc[R][V];
-        multiply_gates_back<G>(acc, d_rows, packed.w_ih, packed.input_panel, f.w_ih, D,
-                               C::input_gate, panel);
-        for (int r = 0; r < R; ++r) {
-          for (int v = 0; v < V; ++v) {
-            const index column = (panel + v) * L;
-            store_part(d_x[row + r] + column, acc[r][v], smaller(L, D - column));
-          }
-        }
-      });
+      multiply_inputs_back<G>(share, w_ih, H, rows, chunk.d_gates + begin * row_size, row_size,
+                              d_x);
     }
   }
 
@@ -417,15 +483,20 @@ struct BackwardLoop {
         if constexpr (C::late > 0)
           pack_row(gates(chunk, s, p) + C::kept_gated * H, H, hidden_block, row - begin);
       });
+      const auto outer = [&](const T* block) {
+        return OuterProduct<T>{scratch.tiles, tile_size, block, f.block_rows, rows, first};
+      };
       for (int i = 0; i < kGates; ++i) {
         pack_tiles(d_rows + i * H + from, rows, to - from);
         const int g = i - (kGates - G);
         if (i < G)
-          add_outer(rows, scratch.block, D, f.d_w_ih + C::input_gate[i] * H * D, from, to, first);
+          add_outer(share, outer(scratch.block), D, f.d_w_ih + C::input_gate[i] * H * D, from, to);
         const T* const met = i < C::late ? hidden_block : h_block;
-        if (g >= 0) add_outer(rows, met, P, f.d_w_hh + C::hidden_gate[g] * H * P, from, to, first);
+        if (g >= 0) add_outer(share, outer(met), P, f.d_w_hh + C::hidden_gate[g] * H * P, from, to);
       }
-      if (projected) add_projection_gradient(chunk, begin, rows, hidden_block, first);
+      if constexpr (C::has_c) {
+        if (projected) add_projection_gradient(chunk, begin, rows, hidden_block, first);
+      }
       if (f.d_b_ih) add_bias_gradients(d_rows, rows, from, to, first);
     }
   }
@@ -436,20 +507,19 @@ struct BackwardLoop {
   // d_w_hr, from the gradients of h and what was projected.
   void add_projection_gradient(const Chunk& chunk, index begin, index rows, T* block,
                                bool first) const {
-    if constexpr (C::has_c) {
-      for_chunk_rows(chunk, begin, begin + rows, [&](index row, index s, index p) {
-        for (index unit = 0; unit < H; unit += L) {
-          const index count = smaller(L, H - unit);
-          const Kept<C, T> kept = load_kept(gates(chunk, s, p) + unit, count);
-          const Vector<T> after = load_part(state_after(s, p) + own + unit, count);
-          store<T>(block + unit * f.block_rows + (row - begin) * L,
-                   C::template output<T>(after, kept.values));
-        }
-      });
-      const index from = part(P, 0), to = part(P, 1);
-      pack_tiles(chunk.d_gates + begin * row_size + kGates * H + from, rows, to - from);
-      add_outer(rows, block, H, f.d_w_hr, from, to, first);
-    }
+    for_chunk_rows(chunk, begin, begin + rows, [&](index row, index s, index p) {
+      for (index unit = 0; unit < H; unit += L) {
+        const index count = smaller(L, H - unit);
+        const Kept<C, T> kept = load_kept(gates(chunk, s, p) + unit, count);
+        const Vector<T> after = load_part(state_after(s, p) + own + unit, count);
+        store<T>(block + unit * f.block_rows + (row - begin) * L,
+                 C::template output<T>(after, kept.values));
+      }
+    });
+    const index from = part(P, 0), to = part(P, 1);
+    pack_tiles(chunk.d_gates + begin * row_size + kGates * H + from, rows, to - from);
+    const OuterProduct<T> of{scratch.tiles, tile_size, block, f.block_rows, rows, first};
+    add_outer(share, of, H, f.d_w_hr, from, to);
   }
 
   ELMAN_INLINE void pack_row(const T* from, index columns, T* block, index row) const {
@@ -468,38 +538,6 @@ struct BackwardLoop {
         } else {
           for (index i = 0; u + i < units; ++i) to[i] = d[u + i];
         }
-      }
-    }
-  }
-
-  // d_w[unit][column] += sum over rows of the packed d[unit][row] * block[row][column]; `first`
-  // finds nothing there yet. The columns go by in groups that stay in the cache.
-  void add_outer(index rows, const T* block, index columns, T* d_w, index from, index to,
-                 bool first) const {
-    constexpr index kGroup = 24;
-    const index panels = (columns + L - 1) / L;
-    for (index group = 0; group < panels; group += kGroup) {
-      const T* tile = scratch.tiles;
-      for (index begin = from; begin < to; begin += kTallest<1>, tile += tile_size) {
-        for_tiles<1>(
-            smaller(kTallest<1>, to - begin), group, smaller(group + kGroup, panels),
-            [&]<int R, int P>(index unit, index panel) {
-              share.look();
-              T* to_w = d_w + (begin + unit) * columns + panel * L;
-              for (int r = 0; r < R; ++r) {
-                for (int p = 0; p < P; ++p) __builtin_prefetch(to_w + r * columns + p * L);
-              }
-              Vector<T> acc[R][P] = {};
-              multiply_outer<T, R, P>(acc, tile + unit, kTallest<1>,
-                                      block + panel * f.block_rows * L, f.block_rows * L, rows);
-              for (int r = 0; r < R; ++r, to_w += columns) {
-                for (int p = 0; p < P; ++p) {
-                  const index count = smaller(L, columns - (panel + p) * L);
-                  const Vector<T> sum = first ? Vector<T>{} : load_part(to_w + p * L, count);
-                  store_part(to_w + p * L, sum + acc[r][p], count);
-                }
-              }
-            });
       }
     }
   }

@@ -213,7 +213,7 @@ struct Kernel {
   void (*pack_backward)(const Weights&, const Sizes&, T* panels);
   void (*forward)(const Forward<T>&, const ForwardScratch<T>&, const Share&);
   Recompute<T>* recompute;
-  Step<T>* step;
+  Step<T>* step;  // null for weights in half precision
   void (*backward)(const Backward<T>&, const BackwardScratch<T>&, const Share&);
 
   // Does every unit need something of all units within a step, and not h alone?

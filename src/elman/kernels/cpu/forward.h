@@ -66,9 +66,11 @@ struct ForwardLoop {
           share.wait_if_units_are_split();
         }
         step(s, active, rows);
-        if (projected) {
-          share.wait_if_units_are_split();
-          project(s, active);
+        if constexpr (C::has_c) {
+          if (projected) {
+            share.wait_if_units_are_split();
+            project(s, active);
+          }
         }
         rows += active;
         finish_step(s);
@@ -115,13 +117,9 @@ struct ForwardLoop {
         scratch.x_rows[rows++] = f.x.at(plan.time(s, p, f.reverse), plan.order[p]);
       }
     }
-    for_tiles<G>(rows, share.first_panel, share.last_panel,
-                 [&]<int R, int V>(index row, index panel) {
-                   share.look();
-                   const T* x[R];
-                   for (int r = 0; r < R; ++r) x[r] = scratch.x_rows[row + r];
-                   input_gates<C, R, V>(packed, D, x, panel, x_gates_at(row, panel), row_size);
-                 });
+    const InputWeights<T, W> weights(packed, D);
+    multiply_inputs<G>(share, weights, rows, scratch.x_rows, share.first_panel, share.last_panel,
+                       scratch.x_gates, row_size);
   }
 
   T* x_gates_at(index row, index panel) const {
@@ -237,12 +235,13 @@ void recompute(const void* panels, const Sizes& s, index rows, const T* const* x
   constexpr int G = C::gates;
   constexpr index L = kLanes<T>;
   const ForwardPanels<C, const T, const W> packed(panels, s);
+  const InputWeights<T, W> weights(packed, s.D);
   const auto kept_of = [&](index row) { return gates + row * C::kept * s.H; };
   const auto store_kept = [&](index row, index unit, const Vector<T>* values, int count) {
     T* const to = kept_of(row) + unit;
     for (int i = 0; i < count; ++i) store_units(to + i * s.H, values[i], s.H - unit);
   };
-  for_tiles<G>(rows, 0, panels_of<T>(s.H), [&]<int R, int V>(index row, index panel) {
+  for_many_rows<G>(rows, 0, panels_of<T>(s.H), [&]<int R, int V>(index row, index panel) {
     const T *x_rows[R], *h[R], *own[R];
     for (int r = 0; r < R; ++r) {
       x_rows[r] = x[row + r];
@@ -251,7 +250,7 @@ void recompute(const void* panels, const Sizes& s, index rows, const T* const* x
     }
     constexpr index row_size = V * G * L;
     alignas(kVectorBytes) T x_gates[R * row_size];
-    input_gates<C, R, V>(packed, s.D, x_rows, panel, x_gates, row_size);
+    input_gates<G, R, V>(weights, x_rows, panel, x_gates, row_size);
     if constexpr (C::late > 0) {
       run_gated<C, R, V>(packed, s, x_gates, row_size, h, panel,
                          [&](int r, index unit, const Vector<T>* x, Vector<T> gated) {
@@ -270,7 +269,7 @@ void recompute(const void* panels, const Sizes& s, index rows, const T* const* x
     }
   });
   if constexpr (C::late > 0) {  // what forward() takes of x stands where it keeps its gates
-    for_tiles<C::late>(rows, 0, panels_of<T>(s.H), [&]<int R, int V>(index row, index panel) {
+    for_many_rows<C::late>(rows, 0, panels_of<T>(s.H), [&]<int R, int V>(index row, index panel) {
       const T *gated[R], *own[R];
       for (int r = 0; r < R; ++r) {
         gated[r] = kept_of(row + r) + C::kept_gated * s.H;

@@ -218,4 +218,13 @@ ELMAN_INLINE void for_tiles(index rows, index panel, index last_panel, F&& f) {
   for_rows<kTallest<V>, V>(0, rows, panel, last_panel, f);
 }
 
+// The same of fewer kinds of tiles, where what is left over of many rows is little.
+template <int V, class F>
+ELMAN_INLINE void for_many_rows(index rows, index panel, index last_panel, F&& f) {
+  constexpr int R = kTallest<V>;
+  const index full = rows / R * R;
+  for_panels<R, kPanels<R, V>>(0, full, panel, last_panel, f);
+  for_panels<1, 1>(full, rows, panel, last_panel, f);
+}
+
 }  // namespace elman::ELMAN_ISA

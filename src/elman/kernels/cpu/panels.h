@@ -162,20 +162,45 @@ void pack_backward(const Weights& w, const Sizes& s, T* packed) {
   if (s.projected()) pack_columns<1>(static_cast<const W*>(w.w_hr), s.H, s.P, only, to.w_hr);
 }
 
+// The packed weights of x, and the biases that go with them.
+template <class T, class W>
+struct InputWeights {
+  const W* panels;
+  const T* bias;
+  index panel, D;  // the size of a panel; the inputs
+
+  template <class Panels>
+  InputWeights(const Panels& packed, index D)
+      : panels(packed.w_ih), bias(packed.x_bias), panel(packed.input_panel), D(D) {}
+};
+
 // W_ih x + b of a tile of R rows and P panels. The vectors of row r begin at to + r * row_size.
-template <class C, int R, int P, class T, class W>
-ELMAN_INLINE void input_gates(const ForwardPanels<C, const T, const W>& packed, index D,
-                              const T* const (&x)[R], index panel, T* to, index row_size) {
-  constexpr int G = C::gates;
+template <int G, int R, int P, class T, class W>
+ELMAN_INLINE void input_gates(const InputWeights<T, W>& w, const T* const (&x)[R], index panel,
+                              T* to, index row_size) {
   constexpr index L = kLanes<T>;
   Vector<T> acc[R][P * G];
-  multiply<T, R, P, G>(acc, x, packed.w_ih + panel * packed.input_panel, packed.input_panel, D);
+  multiply<T, R, P, G>(acc, x, w.panels + panel * w.panel, w.panel, w.D);
 #pragma GCC unroll 16
   for (int v = 0; v < P * G; ++v) {
-    const Vector<T> bias = load<T>(packed.x_bias + (panel * G + v) * L);
+    const Vector<T> bias = load<T>(w.bias + (panel * G + v) * L);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) store<T>(to + r * row_size + v * L, acc[r][v] + bias);
   }
+}
+
+// The same of so many rows and of panels first .. last-1, for every cell of G gates. The first
+// panel's vectors of row r begin at to + r * row_size.
+template <int G, class T, class W>
+void multiply_inputs(const Share& share, const InputWeights<T, W>& w, index rows,
+                     const T* const* x_rows, index first, index last, T* to, index row_size) {
+  for_tiles<G>(rows, first, last, [&]<int R, int P>(index row, index panel) {
+    share.look();
+    const T* x[R];
+    for (int r = 0; r < R; ++r) x[r] = x_rows[row + r];
+    T* const gates = to + row * row_size + (panel - first) * G * kLanes<T>;
+    input_gates<G, R, P>(w, x, panel, gates, row_size);
+  });
 }
 
 // What a cell keeps for backward, of one vector of units.

@@ -8,15 +8,15 @@ namespace elman::ELMAN_ISA {
 
 // The rows of weights (G * H, K) of the P panels of units that begin at `unit`. They are whole, or
 // it is one panel that ends early and reads its last row for those it lacks.
-template <class T, class W, int P, int G, bool Whole>
+template <class T, int P, int G, bool Whole>
 struct UnitRows {
   static constexpr index L = kLanes<T>;
 
-  const W* w;
+  const T* w;
   index K, H, unit;
 
   // Of gate v % G of panel v / G, where the panels begin at u.
-  ELMAN_INLINE const W* first(int v, index u) const { return w + (v % G * H + u + v / G * L) * K; }
+  ELMAN_INLINE const T* first(int v, index u) const { return w + (v % G * H + u + v / G * L) * K; }
   ELMAN_INLINE index offset(int i) const { return (Whole ? i : smaller(i, H - 1 - unit)) * K; }
 
   // acc[r][v] = sum over k < K of x[r][k] * column k.
@@ -37,11 +37,11 @@ struct UnitRows {
 #pragma GCC unroll 16
       for (int v = 0; v < P * G; ++v) {
         if constexpr (Whole) {
-          const W* const next = first(v, smaller(unit + P * L, H - P * L)) + k * L;
+          const T* const next = first(v, smaller(unit + P * L, H - P * L)) + k * L;
 #pragma GCC unroll 16
-          for (index i = 0; i < L * L; i += 64 / sizeof(W)) __builtin_prefetch(next + i);
+          for (index i = 0; i < L * L; i += 64 / sizeof(T)) __builtin_prefetch(next + i);
         }
-        const W* rows = first(v, unit) + k;
+        const T* rows = first(v, unit) + k;
         // Else rows and numbers of x that serve again are kept, more than there are registers.
         asm volatile("" : "+r"(rows) : : "memory");
 #pragma GCC unroll 16
@@ -55,10 +55,10 @@ struct UnitRows {
   }
 
   template <int R>
-  ELMAN_INLINE void turn(Vector<T> (&acc)[R][P * G], const T* const (&x)[R], int v, const W* rows,
+  ELMAN_INLINE void turn(Vector<T> (&acc)[R][P * G], const T* const (&x)[R], int v, const T* rows,
                          index k, index count) const {
     Vector<T> column[kTurned<T>];
-    load_columns<T, W>(column, [&](int i) { return rows + offset(i); }, count);
+    load_columns<T, T>(column, [&](int i) { return rows + offset(i); }, count);
 #pragma GCC unroll 16
     for (int i = 0; i < kTurned<T>; ++i) {
       if (i >= count) break;
@@ -68,7 +68,7 @@ struct UnitRows {
   }
 };
 
-template <class C, class T, class W>
+template <class C, class T>
 struct StepLoop {
   static constexpr index L = kLanes<T>;
   static constexpr int G = C::gates;
@@ -111,10 +111,10 @@ struct StepLoop {
       h[r] = before[row + r];
     }
     Vector<T> x_gates[R][P * G], u[R][P * U];
-    UnitRows<T, W, P, G, Whole>{w_ih(), sizes.D, H, unit}.multiply(x_gates, input);
-    UnitRows<T, W, P, U, Whole>{w_hh(), H, H, unit}.multiply(u, h);
+    UnitRows<T, P, G, Whole>{w_ih(), sizes.D, H, unit}.multiply(x_gates, input);
+    UnitRows<T, P, U, Whole>{w_hh(), H, H, unit}.multiply(u, h);
     for (int p = 0; p < P; ++p) {
-      const Biases<C, T, W> biases(weights, H, unit + p * L);
+      const Biases<C, T, T> biases(weights, H, unit + p * L);
       for (int r = 0; r < R; ++r) {
         Vector<T>* const x = x_gates[r] + p * G;
         for (int g = 0; g < G; ++g) x[g] += biases.x[g];
@@ -142,9 +142,9 @@ struct StepLoop {
     const T* gated[R];
     for (int r = 0; r < R; ++r) gated[r] = kept(row + r) + C::kept_gated * H;
     Vector<T> u[R][P * U];
-    UnitRows<T, W, P, U, Whole>{w_hh() + kPrompt<C> * H * H, H, H, unit}.multiply(u, gated);
+    UnitRows<T, P, U, Whole>{w_hh() + kPrompt<C> * H * H, H, H, unit}.multiply(u, gated);
     for (int p = 0; p < P; ++p) {
-      const Biases<C, T, W> biases(weights, H, unit + p * L);
+      const Biases<C, T, T> biases(weights, H, unit + p * L);
       for (int r = 0; r < R; ++r) {
         const T* const from = kept(row + r) + unit + p * L;
         Vector<T> x[G];
@@ -167,15 +167,15 @@ struct StepLoop {
     for (int i = 0; i < C::kept; ++i) store_units(kept(row) + i * H + unit, keep.values[i], count);
   }
 
-  const W* w_ih() const { return static_cast<const W*>(weights.w_ih); }
-  const W* w_hh() const { return static_cast<const W*>(weights.w_hh); }
+  const T* w_ih() const { return static_cast<const T*>(weights.w_ih); }
+  const T* w_hh() const { return static_cast<const T*>(weights.w_hh); }
   T* kept(index row) const { return gates + row * C::kept * H; }
 };
 
-template <class C, class T, class W>
+template <class C, class T>
 void step(const Weights& w, const Sizes& s, index rows, const T* const* x, const T* const* before,
           T* const* after, T* gates) {
-  const StepLoop<C, T, W> loop{w, s, x, before, after, gates};
+  const StepLoop<C, T> loop{w, s, x, before, after, gates};
   const index pairs = rows / 2 * 2;
   loop.template run<2>(0, pairs);
   loop.template run<1>(pairs, rows);
