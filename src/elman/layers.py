@@ -31,7 +31,7 @@ from elman.spec import (
     weight_names,
 )
 from elman.streams import Stream
-from elman.weights.files import bfloat16, read_safetensors, write_safetensors
+from elman.weights.files import as_array, bfloat16, read_safetensors, write_safetensors
 
 DTypeLike = npt.DTypeLike
 Vjp = Callable[[Any, Any], dict[str, Array]]
@@ -882,7 +882,7 @@ def _read(title: str, name: str, values: Any) -> Array:
             f"say by lengths where rows end, or give {name}.filled()"
         )
     try:
-        return np.asarray(values)
+        return as_array(title, values)
     except (TypeError, ValueError, RuntimeError) as e:
         raise TypeError(f"{title}: {name} is nothing that NumPy reads: {e}") from e
 

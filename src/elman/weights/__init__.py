@@ -13,6 +13,7 @@ from elman.weights.convert import (
     from_canonical,
     to_canonical,
 )
+from elman.weights.find import Found, find
 from elman.weights.frameworks import FRAMEWORKS, ConversionError
 
 __all__ = [
@@ -20,7 +21,9 @@ __all__ = [
     "Canonical",
     "ConversionError",
     "Converted",
+    "Found",
     "convert",
+    "find",
     "from_canonical",
     "to_canonical",
 ]

@@ -1,20 +1,29 @@
 """From a framework's tensors to the canonical ones, and back."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from elman.spec import WEIGHTS, Shape, Spec, Weights, check_weights, weight_names
+from elman.weights.find import (
+    Found,
+    Model,
+    check_dtypes,
+    check_names,
+    entry,
+    join,
+    layers,
+    read,
+    unpacked,
+)
 from elman.weights.frameworks import (
     APART,
     FRAMEWORKS,
     Array,
     ConversionError,
-    Form,
-    Framework,
     Layout,
     Tensors,
 )
@@ -97,67 +106,11 @@ def convert(
     >>> converted.folded  # MLX has one bias for r and z, PyTorch has two
     True
     """
-    _entry(target)  # a name that is wrong is the first thing to say
+    entry(target)  # a name that is wrong is the first thing to say
     return from_canonical(to_canonical(tensors, source), target, cell=cell)
 
 
-def _entry(name: str) -> Framework:
-    if not isinstance(name, str) or name not in FRAMEWORKS:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ConversionError(f"no framework {name!r}; there are {', '.join(FRAMEWORKS)}")
-    return FRAMEWORKS[name]
-
-
 # From a framework's tensors to the canonical ones
-
-
-@dataclass(frozen=True)
-class _Model:
-    """What all names and shapes of a framework's tensors follow from."""
-
-    framework: str
-    form: Form
-    layout: Layout
-    spec: Spec
-
-    @property
-    def title(self) -> str:
-        return f"{self.framework} {self.spec}"
-
-    @property
-    def parts(self) -> Iterator[tuple[int, int]]:
-        """Each layer and direction."""
-        return itertools.product(range(self.spec.num_layers), range(self.spec.directions))
-
-    @property
-    def notes(self) -> list[str]:
-        """What the tensors of this model do not tell."""
-        form, always = self.form, self.form.nonlinearity
-        notes = [form.note] if form.note else []
-        if always:
-            notes.append(f"{self.title} always applies {always}")
-        if form.note_unbiased and not self.spec.bias:
-            notes.append(form.note_unbiased)
-        return notes
-
-    def shapes(self, layer: int, direction: int) -> dict[str, Shape]:
-        """Full name and shape of one direction's tensors, in the order of the form's.
-
-        Biases are among them, whether the model has any or not.
-        """
-        spec, address = self.spec, FRAMEWORKS[self.framework].address
-        size = spec.input_size if layer == 0 else spec.directions * spec.output_size
-        shapes = self.form.shapes(spec, size)
-        return {address(t, self.layout, layer, direction): s for t, s in shapes.items()}
-
-    def stored(self, layer: int, direction: int) -> dict[str, Shape]:
-        """Those that the model has."""
-        shapes, biases = self.shapes(layer, direction), self.form.bias_names
-        there = [self.spec.bias or t not in biases for t in self.form.tensors]
-        return dict(itertools.compress(shapes.items(), there))
-
-    def all_shapes(self) -> dict[str, Shape]:
-        """The same for every layer and direction."""
-        return {name: shape for part in self.parts for name, shape in self.stored(*part).items()}
 
 
 def to_canonical(tensors: Mapping[str, Any], source: str) -> Canonical:
@@ -172,12 +125,15 @@ def to_canonical(tensors: Mapping[str, Any], source: str) -> Canonical:
     >>> canonical.spec.num_layers, canonical.spec.directions, canonical.dtype.name
     (2, 2, 'float32')
     """
-    arrays = _entry(source).unpack(_arrays(tensors, source))
+    entry(source)
+    check_names(tensors, source)
+    given = {name: read(name, tensor, source) for name, tensor in tensors.items()}
+    check_dtypes(given, source)
+    arrays, model = unpacked(given, source), _only(layers(given, source), given, source)
     shapes = {name: a.shape for name, a in arrays.items()}
-    model = _recognise(source, shapes)
     check_weights(model.title, model.all_shapes(), shapes, ConversionError)
     form = model.form
-    canonical = Canonical(model.spec, {}, model.layout.cell, form.nonlinearity, model.notes)
+    canonical = Canonical(model.spec, {}, model.cell, form.nonlinearity, model.notes)
     dtype = next(iter(arrays.values())).dtype
     for part in model.parts:
         w = form.restore(_arrays_or_zeros(arrays, model.shapes(*part), dtype))
@@ -191,6 +147,26 @@ def to_canonical(tensors: Mapping[str, Any], source: str) -> Canonical:
     return canonical
 
 
+def _only(found: Sequence[Found], given: Iterable[str], source: str) -> Model:
+    """The one layer that was found."""
+    joined = join(found)
+    if len(joined) == 1:
+        return joined[0].model
+    if joined:
+        raise ConversionError(
+            f"{source}: expected the weights of one layer, got those of {len(joined)}, which are "
+            f"not one another's: {[layer.prefix for layer in joined]}; elman.weights.find gives "
+            "each"
+        )
+    framework = entry(source)
+    layouts = [(form, layout) for form in framework.forms for layout in framework.layouts(form)]
+    some = {framework.affix(layout, 0, 0).name(form.recurrent) for form, layout in layouts}
+    raise ConversionError(
+        f"{source}: expected the weights of a recurrent layer, with one of {sorted(some)}; "
+        f"got {list(given)[:8]}"
+    )
+
+
 def _arrays_or_zeros(
     arrays: Mapping[str, Array], shapes: Mapping[str, Shape], dtype: Any
 ) -> list[Array]:
@@ -198,64 +174,7 @@ def _arrays_or_zeros(
     return [arrays[n] if n in arrays else np.zeros(s, dtype) for n, s in shapes.items()]
 
 
-def _arrays(tensors: Mapping[str, Any], source: str) -> Tensors:
-    """The tensors as NumPy arrays, which must be of one floating-point dtype."""
-    if not isinstance(tensors, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ConversionError(f"{source}: expected arrays by name, got {type(tensors)}")
-    arrays: Tensors = {}
-    for name, tensor in tensors.items():
-        if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConversionError(f"{source}: names must be strings, got {name!r}")
-        try:
-            arrays[name] = np.asarray(tensor)
-        except (TypeError, ValueError, RuntimeError) as e:
-            raise ConversionError(f"{source}: {name} is nothing that NumPy reads: {e}") from e
-    dtypes = {str(a.dtype): a.dtype for a in arrays.values()}
-    if len(dtypes) > 1:
-        raise ConversionError(f"{source}: tensors must be of one dtype, got {sorted(dtypes)}")
-    for name, dtype in dtypes.items():
-        if dtype.kind != "f" and name != "bfloat16":
-            raise ConversionError(f"{source}: tensors must be floating-point, got {name}")
-    return arrays
-
-
-def _recognise(source: str, shapes: Mapping[str, Shape]) -> _Model:
-    """The model whose names and shapes are the given ones, or come closest."""
-    entry = FRAMEWORKS[source]
-    pairs = [(form, layout) for form in entry.forms for layout in entry.layouts(form)]
-    models = [m for form, layout in pairs if (m := _assume(source, form, layout, shapes))]
-    if not models:
-        some = {entry.address(form.recurrent, layout, 0, 0) for form, layout in pairs}
-        raise ConversionError(
-            f"{source}: expected the weights of a recurrent layer, with one of {sorted(some)}; "
-            f"got {list(shapes)[:8]}"
-        )
-    return min(models, key=lambda model: len(model.all_shapes().items() ^ shapes.items()))
-
-
-def _assume(source: str, form: Form, layout: Layout, shapes: Mapping[str, Shape]) -> _Model | None:
-    """The model of this form and layout that the shapes may be; None where they cannot."""
-    last = layout.directions - 1
-
-    def full(tensor: str, layer: int = 0, direction: int = last) -> str:
-        return FRAMEWORKS[source].address(tensor, layout, layer, direction)
-
-    counted = itertools.takewhile(lambda k: full(form.recurrent, k) in shapes, itertools.count())
-    layers = sum(1 for _ in counted) if layout.several else 1
-    D, H, P = form.measure({t: shapes[full(t)] for t in form.tensors if full(t) in shapes})
-    if layers < 1 or min(D, H) < 1 or (form.projected and not 0 < P < H):
-        return None
-    biases = [full(t, 0, d) for t in form.bias_names for d in (0, last)]
-    bias = not form.optional_bias or any(name in shapes for name in biases)
-    two, proj_size = layout.directions == 2, P if form.projected else 0
-    try:
-        spec = Spec(form.cell, D, H, layers, bias, bidirectional=two, proj_size=proj_size)
-    except ValueError as e:  # larger than any layer
-        raise ConversionError(f"{source}: {e}") from e
-    return _Model(source, form, layout, spec)
-
-
-def _check_diagonal(model: _Model, w: Weights) -> None:
+def _check_diagonal(model: Model, w: Weights) -> None:
     """Raise unless W_hn (r * h) is r * (W_hn h), which takes a diagonal W_hn."""
     w_hn = np.split(w.w_hh, len(model.form.cell.gates))[-1]
     if w_hn[~np.eye(len(w_hn), dtype=bool)].any():
@@ -296,10 +215,11 @@ def from_canonical(canonical: Canonical, target: str, *, cell: bool | None = Non
     return Converted({n: np.array(a, order="C") for n, a in packed.items()}, folded, notes)
 
 
-def _plan(canonical: Canonical, target: str, cell: bool | None) -> tuple[_Model, list[str]]:
+def _plan(canonical: Canonical, target: str, cell: bool | None) -> tuple[Model, list[str]]:
     """The model to write, and what to say of it; raises where the target has no such thing."""
-    entry, spec = _entry(target), canonical.spec
-    forms = [form for form in entry.forms if form.kind == spec.cell.kind]
+    framework, spec = entry(target), canonical.spec
+    written = (form for form in framework.forms if form.parts.cut)
+    forms = [form for form in written if form.kind == spec.cell.kind]
     if not forms:
         raise ConversionError(f"{target}: has no {spec}")
     always, known = forms[0].nonlinearity, canonical.nonlinearity
@@ -308,13 +228,13 @@ def _plan(canonical: Canonical, target: str, cell: bool | None) -> tuple[_Model,
     as_cell = _as_cell(canonical, target, cell)
     one = f"{target} {spec}{'Cell' if as_cell else ''}"
     layout = Layout(spec.cell.kind, as_cell, spec.num_layers > 1, spec.directions)
-    if layout not in entry.layouts(forms[0]):
+    if layout not in framework.layouts(forms[0]):
         raise ConversionError(
             f"{one}: cannot hold num_layers={spec.num_layers}, directions={spec.directions}; "
             "convert one layer, or one direction, at a time"
         )
     projected = spec.proj_size > 0
-    holding = (f for f in forms if f.projected == projected and layout in entry.layouts(f))
+    holding = (f for f in forms if f.projected == projected and layout in framework.layouts(f))
     form = next(holding, None)
     if form is None:
         raise ConversionError(
@@ -325,21 +245,23 @@ def _plan(canonical: Canonical, target: str, cell: bool | None) -> tuple[_Model,
     if not spec.bias and not form.optional_bias:
         spec = replace(spec, bias=True)
         notes.append(f"{target}'s {spec} always has biases; those it gets have no effect")
-    model = _Model(target, form, layout, spec)
+    parts = itertools.product(range(spec.num_layers), range(spec.directions))
+    affixes = {part: framework.affix(layout, *part) for part in parts}
+    model = Model(target, form, spec, as_cell, affixes)
     return model, [*dict.fromkeys(notes + model.notes)]
 
 
 def _as_cell(canonical: Canonical, target: str, cell: bool | None) -> bool:
     """Whether to write a cell: as asked for, else as the source's, else what there is."""
-    entry = FRAMEWORKS[target]
+    framework = FRAMEWORKS[target]
     if cell is None:
-        return entry.cells if canonical.cell else not entry.layers
-    if not (entry.cells if cell else entry.layers):
+        return framework.cells if canonical.cell else not framework.layers
+    if not (framework.cells if cell else framework.layers):
         raise ConversionError(f"{target}: has no {'cells' if cell else 'layers, only cells'}")
     return cell
 
 
-def _fold(model: _Model, w: Weights) -> tuple[Weights, bool]:
+def _fold(model: Model, w: Weights) -> tuple[Weights, bool]:
     """Add to b_ih what of b_hh has no place of its own, and say whether that was anything.
 
     What the class itself adds stays in b_hh, and so do the gates in ``APART``.

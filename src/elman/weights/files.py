@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import stat
+import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any, cast
@@ -99,6 +100,23 @@ def write_safetensors(
     # Memory is written as it lies, so each array has to lie in order.
     ordered = {name: np.ascontiguousarray(a) for name, a in tensors.items()}
     write_whole(path, save(ordered, metadata))
+
+
+def as_array(title: str, values: Any) -> Array:
+    """Like ``np.asarray``, and bfloat16 of torch and MLX, which that does not read, by its bits.
+
+    Raises what that does, and ModuleNotFoundError, opening with the title, where bfloat16 lacks the
+    package ml_dtypes.
+    """
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError):
+        dtype: Any = getattr(values, "dtype", None)
+        if str(dtype) not in ("torch.bfloat16", "mlx.core.bfloat16"):
+            raise
+    # The framework's integers of as many bits, from the module that its dtypes are from.
+    bits: Any = np.asarray(values.view(sys.modules[type(dtype).__module__].int16))
+    return bits.view(bfloat16(title))
 
 
 def bfloat16(title: str) -> np.dtype[Any]:
