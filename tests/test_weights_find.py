@@ -347,7 +347,7 @@ def test_layers_of_a_stack(name):
 def test_layers_that_are_of_no_stack(first, second):
     model = keras_layer(first[0], **first[1]) | keras_layer(second[0], **second[1])
     assert [f.prefix for f in find(model, "keras")] == [first[0], second[0]]
-    with pytest.raises(ConversionError, match="got those of 2|of one dtype"):
+    with pytest.raises(ConversionError, match=r"got those of 2|of one dtype"):
         convert(model, "keras", "torch")
 
 

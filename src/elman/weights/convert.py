@@ -248,6 +248,8 @@ def _plan(canonical: Canonical, target: str, cell: bool | None) -> tuple[Model, 
     parts = itertools.product(range(spec.num_layers), range(spec.directions))
     affixes = {part: framework.affix(layout, *part) for part in parts}
     model = Model(target, form, spec, as_cell, affixes)
+    if form.note_written:
+        notes.append(form.note_written)
     return model, [*dict.fromkeys(notes + model.notes)]
 
 

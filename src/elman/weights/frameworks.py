@@ -170,7 +170,8 @@ class Form:
     adds : what the class itself adds to a gate, beside the bias that is stored.
     reset_before : n = tanh(W_in x + b_in + W_hn (r * h)).
     nonlinearity : of an RNN, where it is always the same.
-    note : what the tensors do not tell; note_unbiased : what they do not tell without biases.
+    note : what the tensors do not tell; note_unbiased : what they do not tell without biases;
+        note_written : what whoever gives them to the class has to know.
     """
 
     kind: str
@@ -185,6 +186,7 @@ class Form:
     nonlinearity: str = ""
     note: str = ""
     note_unbiased: str = ""
+    note_written: str = ""
 
     @property
     def cell(self) -> Cell:
@@ -627,7 +629,7 @@ FRAMEWORKS = {
                 _ONNX,
                 JOINED,
                 order=_UPDATE_FIRST,
-                note="the GRU node has linear_before_reset=1",
+                note_written="the GRU node has linear_before_reset=1",
             ),
             Form("RNN", _ONNX, JOINED),
             Form("LSTM", _ONNX, JOINED, order=("input", "output", "forget", "cell")),

@@ -11,21 +11,28 @@ several layers W_l0, W_l1 and so on. Needs the package onnx.
 import itertools
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from elman.spec import Spec
+from elman.spec import Shape, Spec
 from elman.weights.convert import to_canonical
 from elman.weights.files import Path, require_regular, write_whole
-from elman.weights.frameworks import KINDS, ConversionError, Tensors, nonlinearities
+from elman.weights.frameworks import KINDS, Array, ConversionError, Tensors, nonlinearities
 
-__all__ = ["Model", "read", "write"]
+__all__ = ["Layer", "Model", "find", "read", "write"]
 
 OPSET, IR = 17, 8  # of 2022, for older runtimes too
 #: What may stand between two layers: operators that only lay values out.
 MOVES = {"Dropout", "Identity", "Reshape", "Squeeze", "Transpose"}
+#: What may stand between a weight and where it is stored: no more is computed of any model.
+LAYS_OUT = {"Cast", "Concat", "Constant", "DequantizeLinear", "Slice", "Split", "Unsqueeze"} | (
+    MOVES - {"Dropout"}
+)
+#: How often such nodes may have what is stored: no model has the same many times over.
+MOST_TIMES = 16
 #: A node's inputs, as far as it has them. No other framework has peepholes, P.
 INPUTS = ("x", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 #: For each kind of node, attributes that must have a value, and what it means where they have not.
@@ -59,12 +66,65 @@ class Model(NamedTuple):
     notes: list[str]
 
 
+@dataclass(frozen=True)
+class Layer:
+    """One layer of a model, or layers that feed one another, as :func:`find` gives them.
+
+    Attributes
+    ----------
+    name : of its node, or of the first one; another where that is taken or empty.
+    """
+
+    name: str
+    _nodes: Sequence["_Node"]
+    _stored: "_Stored"
+
+    def read(self) -> Model:
+        """Its weights; raises ConversionError as :func:`read` does."""
+        kinds = {(n.proto.op_type, *_attributes(n)) for n in self._nodes}
+        if len(kinds) > 1:
+            raise ConversionError(f"onnx: layers of one model must be alike, got {sorted(kinds)}")
+        tensors = {
+            f"{name}_l{k}" if len(self._nodes) > 1 else name: a
+            for k, n in enumerate(self._nodes)
+            for name, a in _weights(n, self._stored).items()
+        }
+        ((_, nonlinearity, reverse),) = kinds
+        notes = ["the node runs from the last step to the first, which weights do not tell"]
+        return Model(tensors, nonlinearity, notes if reverse else [])
+
+
+def find(path: Path) -> list[Layer]:
+    """Find the recurrent layers of a model, those in branches and functions too.
+
+    Nothing is read of them yet, so that one that cannot be read does not hide the others. Raises
+    ConversionError where the file is no model, OSError where it cannot be read.
+
+    >>> import elman, elman.onnx, elman.weights, os, tempfile
+    >>> weights = elman.GRU(3, 4, num_layers=2, seed=0).state_dict()
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "gru.onnx")
+    ...     elman.onnx.write(path, elman.weights.convert(weights, "torch", "onnx"))
+    ...     for layer in elman.onnx.find(path):
+    ...         print(layer.name, list(layer.read().tensors))
+    layer_0 ['W_l0', 'R_l0', 'B_l0', 'W_l1', 'R_l1', 'B_l1']
+    """
+    nodes, stored = _open(path)
+    layers: dict[str, Layer] = {}
+    for chain in _chains(nodes):
+        name = chain[0].name
+        if name in layers:
+            name = next(n for k in itertools.count(2) if (n := f"{name}#{k}") not in layers)
+        layers[name] = Layer(name, chain, stored)
+    return list(layers.values())
+
+
 def read(path: Path, node: str | None = None) -> Model:
     """Read the RNN, GRU or LSTM of a model: one node, or several that feed one another.
 
     Parameters
     ----------
-    path : of the model. Nothing in it is run.
+    path : of the model. No more of it is computed than what lays out the weights.
     node : the name of the one node to read. Default: the model's only one, or its layers in turn.
 
     Raises
@@ -85,23 +145,56 @@ def read(path: Path, node: str | None = None) -> Model:
     {'W_l0': (1, 12, 3), 'R_l0': (1, 12, 4), 'B_l0': (1, 24),
      'W_l1': (1, 12, 4), 'R_l1': (1, 12, 4), 'B_l1': (1, 24)}
     """
-    graph, folder = _load(path).graph, os.path.dirname(os.fsdecode(path))
-    nodes = _choose(graph, node)
-    kinds = {(n.op_type, *_attributes(n)) for n in nodes}
-    if len(kinds) > 1:
-        raise ConversionError(f"onnx: layers of one model must be alike, got {sorted(kinds)}")
-    tensors = {
-        f"{name}_l{k}" if len(nodes) > 1 else name: a
-        for k, n in enumerate(nodes)
-        for name, a in _initialisers(graph, n, folder).items()
-    }
-    ((_, nonlinearity, reverse),) = kinds
-    notes = ["the node runs from the last step to the first, which weights do not tell"]
-    return Model(tensors, nonlinearity, notes if reverse else [])
+    nodes, stored = _open(path)
+    chains = _chains([n for n in nodes if node in (None, n.name)])
+    if not chains:
+        named = "" if node is None else f" named {node!r}"
+        raise ConversionError(f"onnx: the model has no {' or '.join(KINDS)} node{named}")
+    if len(chains) > 1:
+        names = [n.name for chain in chains for n in chain]
+        raise ConversionError(f"onnx: nodes {names} are not layers of one another; name one")
+    return Layer(chains[0][0].name, chains[0], stored).read()
+
+
+# Graphs and their nodes
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """What the names in a graph stand for; those of the graphs around it hold there too."""
+
+    tensors: Mapping[str, Any]  # that are stored
+    makers: Mapping[str, Any]  # nodes by their outputs
+
+
+@dataclass(frozen=True)
+class _Node:
+    """A node that is a layer, and the graph that it is in."""
+
+    proto: Any
+    graph: _Graph
+
+    @property
+    def name(self) -> str:
+        """Its own, or for want of one its output's."""
+        return self.proto.name or next(filter(None, self.proto.output), "")
+
+    @property
+    def title(self) -> str:
+        return f"onnx: {self.proto.op_type} node {self.name!r}"
+
+
+def _open(path: Path) -> tuple[list[_Node], "_Stored"]:
+    """The recurrent nodes of a model."""
+    model = _load(path)
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    stored = _Stored(os.path.dirname(os.fsdecode(path)), opsets)
+    return list(_nodes(model.graph, _Graph({}, {}))), stored
 
 
 def _load(path: Path) -> Any:
     import onnx
+    import onnx.inliner
     from google.protobuf.message import DecodeError
 
     require_regular(path)
@@ -111,45 +204,59 @@ def _load(path: Path) -> Any:
         model = onnx.load(name, format="protobuf", load_external_data=False)
         # By its name, which has to be text, since other files may be named from there.
         onnx.checker.check_model(name if text else model)
+        return onnx.inliner.inline_local_functions(model) if model.functions else model
     except (DecodeError, ValueError, RuntimeError, onnx.checker.ValidationError) as e:
         reason = str(e).strip().partition("\n")[0]
         raise ConversionError(f"onnx: {os.fspath(path)!r} is not an ONNX model: {reason}") from e
-    return model
 
 
-def _choose(graph: Any, name: str | None) -> list[Any]:
-    """The nodes of one layer after another."""
-    # ONNX's own: what others mean by such names is theirs.
-    own = [n for n in graph.node if n.domain in ("", "ai.onnx")]
-    nodes = [n for n in own if n.op_type in KINDS and name in (None, n.name)]
-    if not nodes:
-        named = "" if name is None else f" named {name!r}"
-        raise ConversionError(f"onnx: the model has no {' or '.join(KINDS)} node{named}")
-    makers = {output: n for n in own for output in n.output}
-    for below, above in itertools.pairwise(nodes):
-        if _source(makers, above) != below:
-            names = [n.name for n in nodes]
-            raise ConversionError(f"onnx: nodes {names} are not layers of one another; name one")
-    return nodes
+def _nodes(proto: Any, around: _Graph) -> Iterator[_Node]:
+    """The recurrent nodes of a graph, and of those within its nodes, such as an If's branches."""
+    tensors = {tensor.name: tensor for tensor in proto.initializer}
+    makers = {output: node for node in proto.node for output in node.output}
+    graph = _Graph({**around.tensors, **tensors}, {**around.makers, **makers})
+    for node in proto.node:
+        if _own(node) and node.op_type in KINDS:
+            yield _Node(node, graph)
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _nodes(inner, graph) if inner.node else ()
 
 
-def _source(makers: Mapping[str, Any], node: Any) -> Any:
+def _own(node: Any) -> bool:
+    """Whether it is ONNX's own: what others mean by such names is theirs."""
+    return node.domain in ("", "ai.onnx")
+
+
+def _chains(nodes: Sequence[_Node]) -> list[list[_Node]]:
+    """Nodes that feed one another, each for a layer."""
+    chains: list[list[_Node]] = []
+    for node in nodes:
+        if chains and _source(node) is chains[-1][-1].proto:
+            chains[-1].append(node)
+        else:
+            chains.append([node])
+    return chains
+
+
+def _source(node: _Node) -> Any:
     """The node whose output, laid out otherwise, is this one's x."""
-    node = makers.get(node.input[0])
-    while node is not None and node.op_type in MOVES:
-        node = makers.get(node.input[0])
-    return node
+    makers = node.graph.makers
+    maker = makers.get(node.proto.input[0])
+    while maker is not None and maker.op_type in MOVES and _own(maker):
+        maker = makers.get(maker.input[0])
+    return maker
 
 
-def _attributes(node: Any) -> tuple[str, bool]:
+def _attributes(node: _Node) -> tuple[str, bool]:
     """A node's nonlinearity, "" where its kind leaves no choice, and whether it runs in reverse.
 
     Raises for what no other framework has the like of.
     """
     import onnx
 
-    given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-    kind, title = node.op_type, f"onnx: {node.op_type} node {node.name!r}"
+    given = {a.name: onnx.helper.get_attribute_value(a) for a in node.proto.attribute}
+    kind, title = node.proto.op_type, node.title
     if "clip" in given:
         raise ConversionError(f"{title}: has clip, which no other framework has")
     for name, (value, otherwise) in ATTRIBUTES.get(kind, {}).items():
@@ -168,35 +275,100 @@ def _attributes(node: Any) -> tuple[str, bool]:
     return activations[0] if len(usual) > 1 else "", direction == "reverse"
 
 
-def _initialisers(graph: Any, node: Any, folder: str) -> Tensors:
-    """A node's W, R and, where it has one, B; files beside the model lie in the folder.
+# Weights
 
-    Raises for peepholes.
-    """
-    import onnx
 
-    stored = {tensor.name: tensor for tensor in graph.initializer}
+def _weights(node: _Node, stored: "_Stored") -> Tensors:
+    """A node's W, R and, where it has one, B. Raises for peepholes."""
     tensors: Tensors = {}
-    title = f"onnx: {node.op_type} node {node.name!r}"
-    for name, given in zip(INPUTS, node.input, strict=False):
+    for name, given in zip(INPUTS, node.proto.input, strict=False):
         if not given or name not in ("W", "R", "B", "P"):
             continue
-        if given not in stored:
-            raise ConversionError(f"{title}: {name} is {given!r}, which the model does not store")
         try:
-            _load_external(stored[given], folder)
-            tensors[name] = onnx.numpy_helper.to_array(stored[given])
-        except (KeyError, TypeError, ValueError) as e:  # what the checker does not look at
-            raise ConversionError(f"{title}: {name} cannot be read: {e!r}") from e
+            tensors[name] = stored.value(node.graph, given)
+        except _NotStored as e:
+            raise ConversionError(
+                f"{node.title}: {name} is {given!r}, which the model does not store: {e}"
+            ) from e
+        except (KeyError, RecursionError, RuntimeError, TypeError, ValueError) as e:
+            # What the checker does not look at.
+            raise ConversionError(f"{node.title}: {name} cannot be read: {e!r}") from e
     if tensors.pop("P", np.zeros(0)).any():
         raise ConversionError(
-            f"{title}: has peepholes, by which gates read c; no other framework has"
+            f"{node.title}: has peepholes, by which gates read c; no other framework has"
         )
-    hidden = [a.i for a in node.attribute if a.name == "hidden_size"]
-    if hidden and hidden[0] != tensors["R"].shape[-1]:
-        shape = tensors["R"].shape
-        raise ConversionError(f"{title}: has hidden_size {hidden[0]}, but R has shape {shape}")
+    if "R" in tensors:
+        _check_sizes(node, tensors["R"].shape)
     return tensors
+
+
+def _check_sizes(node: _Node, shape: Shape) -> None:
+    """Raise unless R has the rows that its node's kind and hidden_size take."""
+    if len(shape) != 3:
+        return  # which is said where all shapes are looked at
+    hidden = [a.i for a in node.proto.attribute if a.name == "hidden_size"]
+    if hidden and hidden[0] != shape[-1]:
+        raise ConversionError(f"{node.title}: has hidden_size {hidden[0]}, but R has shape {shape}")
+    kinds = [kind for kind, cell in KINDS.items() if shape[1:-1] == (len(cell.gates) * shape[-1],)]
+    if kinds and node.proto.op_type not in kinds:
+        raise ConversionError(f"{node.title}: has {kinds[0]} weights, R of shape {shape}")
+
+
+class _NotStored(Exception):
+    """A value that comes from elsewhere than from what the model stores."""
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """The values that a model stores, or makes of such by laying them out otherwise.
+
+    Attributes
+    ----------
+    folder : of the model, where other files of its tensors lie; opsets : the model's.
+    """
+
+    folder: str
+    opsets: Mapping[str, int]
+    _known: dict[tuple[int, str], Array] = field(default_factory=lambda: {})
+    _sizes: list[int] = field(default_factory=lambda: [])  # of what is stored itself
+
+    def value(self, graph: _Graph, name: str) -> Array:
+        """The value that goes by the name in the graph; raises _NotStored where there is none."""
+        key = id(graph), name
+        if key not in self._known:
+            made = self._read(graph, name)
+            self._known.update({(key[0], output): a for output, a in made.items()})
+        return self._known[key]
+
+    def _read(self, graph: _Graph, name: str) -> Tensors:
+        import onnx
+
+        if name in graph.tensors:
+            _load_external(graph.tensors[name], self.folder)
+            a = onnx.numpy_helper.to_array(graph.tensors[name])
+            self._sizes.append(a.size)
+            return {name: a}
+        maker = graph.makers.get(name)
+        if maker is None:
+            raise _NotStored(f"{name!r} is an input")
+        if maker.op_type not in LAYS_OUT or not _own(maker):
+            raise _NotStored(f"{name!r} is computed, by {maker.op_type}")
+        return self._run(maker, {given: self.value(graph, given) for given in maker.input if given})
+
+    def _run(self, node: Any, inputs: Tensors) -> Tensors:
+        """The outputs of a node, which are no larger than what it lays out."""
+        from onnx.reference import ReferenceEvaluator
+
+        size = sum(inputs[name].size for name in node.input if name)
+        if size > MOST_TIMES * sum(self._sizes):
+            raise ValueError(f"{node.op_type} node {node.name!r} makes {size} values of few")
+        try:
+            outputs: Any = ReferenceEvaluator(node, opsets=dict(self.opsets)).run(None, inputs)
+        except Exception as e:  # for it raises whatever comes
+            raise ValueError(f"{node.op_type} node {node.name!r} fails: {e!r}") from e
+        if not inputs:
+            self._sizes.extend(map(np.size, outputs))
+        return dict(zip(node.output, map(np.asarray, outputs), strict=False))
 
 
 def _load_external(tensor: Any, folder: str) -> None:
