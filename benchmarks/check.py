@@ -3,7 +3,7 @@
 import numpy as np
 
 from .contenders import Arrays
-from .contenders.torch_layers import Packed, Padded
+from .contenders.torch_layers import Loop, Packed, Padded
 from .grid import Case, Inputs
 
 
@@ -12,11 +12,12 @@ class WrongError(Exception):
 
 
 def reference(case: Case, inputs: Inputs, modes: list[str]) -> Arrays:
-    """What is right: torch's layer in float64, rows with lengths packed.
+    """What is right: torch's layer in float64, rows with lengths packed, or a loop where it has none.
 
     Names are those of Contender's ``answer`` and ``gradients``, the latter after "d_".
     """
-    layer = (Packed if case.lengths else Padded)(case, inputs, 1, np.float64)
+    torchs = Packed if case.lengths else Padded
+    layer = (Loop if case.resets_before else torchs)(case, inputs, 1, np.float64)
     right = layer.answer(layer.infer())
     if "training" in modes:
         gradients = layer.gradients(layer.train())

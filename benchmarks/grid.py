@@ -15,7 +15,7 @@ FLOAT = 4  # bytes of a float32
 class Case:
     """One layer and its input: L steps, N rows, D features, H hidden units."""
 
-    cell: str  # "GRU", "LSTM" or "RNN"
+    cell: str  # one of CELLS
     L: int
     N: int
     D: int
@@ -56,9 +56,23 @@ class Case:
 
     @property
     def spec(self) -> Spec:
-        row = next(row for row in SPECS.values() if row.kind == self.cell)
         options = {"num_layers": self.num_layers, "bidirectional": self.bidirectional}
-        return Spec(row, self.D, self.H, **options)
+        return Spec(SPECS[CELLS[self.cell]], self.D, self.H, **options)
+
+    @property
+    def kind(self) -> str:
+        """The class that has it: GRU, LSTM or RNN."""
+        return self.spec.cell.kind
+
+    @property
+    def resets_before(self) -> bool:
+        """Whether it is the GRU that torch and MLX have not."""
+        return self.spec.cell.gated is not None
+
+    @property
+    def own_options(self) -> dict[str, bool]:
+        """What Elman's class has to be told."""
+        return {"reset_after": False} if self.resets_before else {}
 
     @property
     def gates(self) -> int:
@@ -169,7 +183,8 @@ SHAPES: list[tuple[tuple[int, int, int, int], dict[str, Any]]] = [
 #: Nobody has work for two threads there.
 FOR_ONE_THREAD = (OVERHEAD, STREAMING, AUDIO)
 
-CELLS = ("GRU", "LSTM", "RNN")
+#: Their names in ``spec.CELLS``.
+CELLS = {"GRU": "gru", "LSTM": "lstm", "RNN": "rnn_tanh", "GRU-reset-before": "gru_reset_before"}
 MODES = ("inference", "training")
 GRID = [Case(cell, *shape, **options) for cell in CELLS for shape, options in SHAPES]
 #: What one process per contender trains, for its peak of resident memory.

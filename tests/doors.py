@@ -18,7 +18,7 @@ from elman import engine
 from elman.spec import CELLS as SPECS
 from elman.spec import Spec
 
-CELLS = ("rnn_tanh", "rnn_relu", "gru", "lstm")
+CELLS = tuple(SPECS)
 FULL = ("float32", "float64")  # in which the state is of the type of x
 DTYPES = (*FULL, "float16")
 if find_spec("ml_dtypes"):
@@ -177,6 +177,8 @@ def build(package, cell, *sizes, step=False, **options):
     kind = SPECS[cell].kind
     if kind == "RNN":
         options["nonlinearity"] = cell.removeprefix("rnn_")
+    if cell == "gru_reset_before":
+        options["reset_after"] = False
     return getattr(package, f"{kind}Cell" if step else kind)(*sizes, **options)
 
 
@@ -329,7 +331,7 @@ def fit_mlx(case):
     weights = {name: w.copy() for name, w in case.weights.items()}
     for name, w in weights.items():
         if name.startswith("bias_hh"):
-            w[: 2 * case.spec.hidden_size if case.spec.cell.name == "gru" else None] = 0
+            w[: 2 * case.spec.hidden_size if case.spec.cell.kind == "GRU" else None] = 0
     return replace(case, weights=weights)
 
 
@@ -346,6 +348,8 @@ def run_mlx(case, **options):
     functions = {"rnn_tanh": mx.tanh, "rnn_relu": mlx.nn.relu}
     if spec.cell.name in functions:
         options["nonlinearity"] = functions[spec.cell.name]
+    if spec.cell.gated:
+        options["reset_after"] = False
     with mx.stream(mx.cpu), elman.mlx.require("kernel"):
         kind = getattr(elman.mlx, spec.cell.kind)
         layer = kind(spec.input_size, spec.hidden_size, spec.bias, **options)

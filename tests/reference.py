@@ -166,7 +166,9 @@ class Row:
         self.cell, self.weights, self.x = cell, weights, x
         w_ih, w_hh, b_ih, b_hh, w_hr = weights
         self.output = np.zeros((len(x), len(state[0])))
-        self.steps = []  # in the order taken: t, fresh, gates of x, of h, state before, unprojected
+        # In the order taken: t, fresh, gates of x, of h, state before, what the last gate met in
+        # place of h, unprojected
+        self.steps = []
         for t in reversed(range(len(x))) if reverse else range(len(x)):
             # A new episode begins at t: forward has just entered it. In reverse, one that begins
             # at t + 1 has just been left.
@@ -174,8 +176,12 @@ class Row:
             if fresh:
                 state = [np.zeros_like(a) for a in state]
             gates_x, gates_h = w_ih @ x[t] + b_ih, w_hh @ state[0] + b_hh
+            met = None
+            if cell.gated:  # and met by the last gate in place of h
+                met, H = cell.gated(gates_x, gates_h, state[0], np), len(state[0])
+                gates_h[-H:] = w_hh[-H:] @ met + b_hh[-H:]
             after = parts(cell.forward(gates_x, gates_h, state[-1], np))
-            self.steps.append((t, fresh, gates_x, gates_h, state, after[0]))
+            self.steps.append((t, fresh, gates_x, gates_h, state, met, after[0]))
             state = [after[0] if w_hr is None else w_hr @ after[0], *after[1:]]
             self.output[t] = state[0]
         self.final = state
@@ -185,21 +191,28 @@ class Row:
         d_x = np.zeros_like(self.x)
         d_w_ih, d_w_hh, d_b_ih, d_b_hh = (np.zeros_like(w) for w in self.weights[:4])
         d_w_hr = None if w_hr is None else np.zeros_like(w_hr)
-        for t, fresh, gates_x, gates_h, state, unprojected in reversed(self.steps):
+        for t, fresh, gates_x, gates_h, state, met, unprojected in reversed(self.steps):
             d_h = d_state[0] + d_output[t]
             if w_hr is not None:
                 d_w_hr += np.outer(d_h, unprojected)
                 d_h = w_hr.T @ d_h
             d = whole([d_h, *d_state[1:]])
             d_gates_x, d_gates_h, d_last = self.cell.backward(d, gates_x, gates_h, state[-1], np)
+            rows = len(w_hh)  # of the gates that met h
+            if met is not None:
+                rows -= len(met)
+                d_w_hh[rows:] += np.outer(d_gates_h[rows:], met)
+                d_met = d_gates_h[rows:] @ w_hh[rows:]
+                d_gate, d_h = self.cell.gated_backward(d_met, gates_x, gates_h, state[0], np)
+                d_gates_x, d_gates_h, d_last = d_gates_x + d_gate, d_gates_h + d_gate, d_last + d_h
             d_x[t] = d_gates_x @ w_ih
             d_w_ih += np.outer(d_gates_x, self.x[t])
-            d_w_hh += np.outer(d_gates_h, state[0])
+            d_w_hh[:rows] += np.outer(d_gates_h[:rows], state[0])
             d_b_ih += d_gates_x
             d_b_hh += d_gates_h
             # What the cell itself reads of the state before is its last part: h, or c.
             d_state = [np.zeros_like(a) for a in state]
             if not fresh:
                 d_state[-1] += d_last
-                d_state[0] += d_gates_h @ w_hh
+                d_state[0] += d_gates_h[:rows] @ w_hh[:rows]
         return d_x, d_state, (d_w_ih, d_w_hh, d_b_ih, d_b_hh, d_w_hr)

@@ -32,13 +32,24 @@ def gru(x, u, h):
     return (1 - z) * n + z * h
 
 
+def gru_reset_before(x, u, h):
+    z = sigmoid(x[1] + u[1])
+    return (1 - z) * math.tanh(x[2] + u[2]) + z * h
+
+
 def lstm(x, u, c):
     i, f, o = (sigmoid(x[k] + u[k]) for k in (0, 1, 3))
     c = f * c + i * math.tanh(x[2] + u[2])
     return o * math.tanh(c), c
 
 
-SCALAR = {"rnn_tanh": rnn_tanh, "rnn_relu": rnn_relu, "gru": gru, "lstm": lstm}
+SCALAR = {
+    "rnn_tanh": rnn_tanh,
+    "rnn_relu": rnn_relu,
+    "gru": gru,
+    "gru_reset_before": gru_reset_before,
+    "lstm": lstm,
+}
 
 
 def draw(cell, *leading, seed=0):
@@ -85,6 +96,26 @@ def test_gradients_are_those_of_finite_differences(name, seed):
                 after = run(cell, *moved)
                 values.append(sum((d_s * s).sum() for d_s, s in zip(d, after, strict=True)))
             # The sum is good to 1e-15 and the quotient divides by 2e-6.
+            assert math.isclose(gradient[place], (values[0] - values[1]) / (2 * step), abs_tol=1e-8)
+
+
+def test_what_a_gate_that_waits_meets():
+    """Its value by scalar arithmetic, and its gradients by finite differences."""
+    cell, step = CELLS["gru_reset_before"], 1e-6
+    x, u, h = inputs = draw(cell, 4)
+    met = cell.gated(x, u[..., : 2 * H], h, np)
+    for place in np.ndindex(*h.shape):
+        assert math.isclose(met[place], sigmoid(x[place] + u[place]) * h[place], rel_tol=1e-14)
+    d = np.random.default_rng(100).normal(size=h.shape)
+    d_gates, d_h = cell.gated_backward(d, *inputs, np)
+    for i, gradient in enumerate((d_gates, d_gates, d_h)):
+        assert gradient.shape == inputs[i].shape
+        for place in np.ndindex(*inputs[i].shape):
+            values = []
+            for sign in (1, -1):
+                moved = [a.copy() for a in inputs]
+                moved[i][place] += sign * step
+                values.append((d * cell.gated(*moved, np)).sum())
             assert math.isclose(gradient[place], (values[0] - values[1]) / (2 * step), abs_tol=1e-8)
 
 

@@ -27,8 +27,16 @@ pytestmark = pytest.mark.skipif(
     reason="before torch 2.9 tensors are not lent: every call goes the long way",
 )
 
-LAYERS, CELLS = ["RNN", "GRU", "LSTM"], ["RNNCell", "GRUCell", "LSTMCell"]
+LAYERS = ["RNN", "GRU", "GRU, reset before", "LSTM"]
+CELLS = ["RNNCell", "GRUCell", "GRUCell, reset before", "LSTMCell"]
 L, N, D, H = 5, 3, 4, 6
+
+
+def make(name, *sizes, **options):
+    """The package's module of that name."""
+    kind, _, before = name.partition(", ")
+    options |= {"reset_after": False} if before else {}
+    return getattr(elman.torch, kind)(*sizes, **options)
 
 
 @pytest.fixture
@@ -104,7 +112,7 @@ def test_layers(taken, name, dtype):
         proj = 2 if name == "LSTM" and bias else 0
         options = {"bidirectional": both, "batch_first": first, "bias": bias, "dtype": dtype}
         options |= {"proj_size": proj} if proj else {}
-        module = getattr(elman.torch, name)(D, H, layers, **options)
+        module = make(name, D, H, layers, **options)
         module.recompute = is_given
         K = layers * (1 + both)
         hx = state_for(name, K, N, dtype=dtype, proj=proj) if is_given else None
@@ -122,7 +130,7 @@ def test_layers(taken, name, dtype):
 def test_cells(taken, name, dtype):
     torch.manual_seed(0)
     for bias, is_given, shape in itertools.product((0, 1), (0, 1), ((), (1,), (2,), (N,))):
-        module = getattr(elman.torch, name)(D, H, bias=bool(bias), dtype=dtype)
+        module = make(name, D, H, bias=bool(bias), dtype=dtype)
         hx = state_for(name, *shape, dtype=dtype) if is_given else None
         assert_same_both_ways(taken, module, torch.randn(*shape, D, dtype=dtype), hx)
 
@@ -134,7 +142,7 @@ def test_one_step_of_a_row_or_two(taken, name, dtype):
     torch.manual_seed(0)
     for layers, both, recompute, rows in itertools.product((1, 3), (0, 1), (0, 1), (1, 2)):
         options = {"bidirectional": bool(both), "dtype": dtype}
-        module = getattr(elman.torch, name)(33, 70, layers, **options)
+        module = make(name, 33, 70, layers, **options)
         module.recompute = bool(recompute)
         h = torch.randn(layers * (1 + both), rows, 70, dtype=dtype)
         hx = (h, torch.randn_like(h)) if name == "LSTM" else h
@@ -158,7 +166,7 @@ STRIDED = {
 def test_strides(taken, name, lay):
     """Of x, of the state, of the weights and of the gradients of the results."""
     torch.manual_seed(0)
-    module = getattr(elman.torch, name)(D, H)
+    module = make(name, D, H)
     shape = (N,) if name in CELLS else (2, N)
     x, hx = torch.randn(*shape, D), state_for(name, *((N,) if name in CELLS else (1, N)))
     with the_long_way():
@@ -200,7 +208,7 @@ def test_threads(taken, threads):
 def test_gradients_of_a_few(taken, name, alone):
     """By one result, of some variables, the others being frozen."""
     torch.manual_seed(0)
-    module = getattr(elman.torch, name)(D, H)
+    module = make(name, D, H)
     x = torch.randn(2, N, D) if name in LAYERS else torch.randn(N, D)
     for weight in list(module.parameters())[alone : alone + 2]:
         weight.requires_grad_(False)
@@ -301,7 +309,7 @@ UNUSUAL = {
 def test_turned_away(taken, name, call):
     """Where somebody watches, or the tensors are no plain ones; the results are the same."""
     torch.manual_seed(0)
-    module = getattr(elman.torch, name)(D, H)
+    module = make(name, D, H)
     x = torch.randn(2, N, D) if name in LAYERS else torch.randn(N, D)
     expected = tree_leaves(module(x))
     assert taken == [True]
@@ -339,7 +347,7 @@ def freed(t):
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_refused(taken, name, change):
     """What the module itself may refuse, in its own words, is not looked at in one call."""
-    module = getattr(elman.torch, name)(D, H)
+    module = make(name, D, H)
     x = change(torch.randn(2, N, D) if name in LAYERS else torch.randn(N, D))
     with contextlib.suppress(Exception):
         module(x)
@@ -415,7 +423,7 @@ def test_a_required_path(taken):
 def test_derivatives(taken, name):
     """First, second and batched ones, and of a tensor that is there twice."""
     torch.manual_seed(0)
-    module = getattr(elman.torch, name)(3, 3).double()
+    module = make(name, 3, 3).double()
     double = {"dtype": torch.float64, "requires_grad": True}
     x = torch.randn(2, 2, 3, **double) if name in LAYERS else torch.randn(2, 3, **double)
 
@@ -432,7 +440,7 @@ def test_derivatives(taken, name):
 @pytest.mark.parametrize("name", [*LAYERS, *CELLS])
 def test_hooks_on_results_without_a_gradient(taken, name):
     """They are not called, as of torch.nn."""
-    module = getattr(elman.torch, name)(D, H)
+    module = make(name, D, H)
     x = torch.randn(2, N, D) if name in LAYERS else torch.randn(N, D)
     for ways in (contextlib.nullcontext, the_long_way):
         with ways():
@@ -529,7 +537,7 @@ def test_written_to_behind_autograds_back(taken):
 @pytest.mark.parametrize("name", [*LAYERS, *CELLS])
 def test_results_are_torchs_own(name, ways):
     """They can be resized, freed, shared and written to, as any others."""
-    module = getattr(elman.torch, name)(D, H)
+    module = make(name, D, H)
     x = torch.randn(2, N, D) if name in LAYERS else torch.randn(N, D)
     with ways(), torch.no_grad():
         for y in tree_leaves(module(x)):

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import (
     pad_packed_sequence,
 )
 from torch.utils._pytree import tree_leaves, tree_map
+from torch_reset_before import stock
 
 import elman.torch
 from elman.torch import operators
@@ -21,6 +22,7 @@ KINDS = {
     "rnn_tanh": ("RNN", {}),
     "rnn_relu": ("RNN", {"nonlinearity": "relu"}),
     "gru": ("GRU", {}),
+    "gru_reset_before": ("GRU", {"reset_after": False}),
     "lstm": ("LSTM", {}),
     "lstm_proj": ("LSTM", {"proj_size": 0.5}),  # of the hidden size
 }
@@ -30,6 +32,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     nn.LSTM(1, 2, proj_size=1)(torch.ones(1, 1, 1))
 every_kind = pytest.mark.parametrize("kind", KINDS)
+every_kind_of_torchs = pytest.mark.parametrize("kind", [k for k in KINDS if k[4:9] != "reset"])
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])
 
 
@@ -39,7 +42,7 @@ def twins(kind, *sizes, dtype=torch.float32, **options):
     name, extra = KINDS[kind]
     if "proj_size" in extra:
         extra = {"proj_size": int(extra["proj_size"] * sizes[1])}
-    theirs = getattr(nn, name)(*sizes, **extra, **options, dtype=dtype)
+    theirs = stock(name, **extra)(*sizes, **options, dtype=dtype)
     ours = getattr(elman.torch, name)(*sizes, **extra, **options, dtype=dtype)
     ours.load_state_dict(theirs.state_dict())
     return theirs, ours

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from doors import build
 from reference import each, parts, whole
 from test_torch_layers import (
     KINDS,
     agree,
     every_kind,
+    every_kind_of_torchs,
     gradients,
     inputs,
     joined,
@@ -20,6 +22,7 @@ from test_torch_layers import (
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils._pytree import tree_leaves
+from torch_reset_before import stock
 
 import elman.torch
 from elman.torch import layers, paths, require
@@ -30,16 +33,15 @@ def _fresh_counter():
     paths.clear()
 
 
-every_cell = pytest.mark.parametrize("kind", ["rnn_tanh", "rnn_relu", "gru", "lstm"])
+every_cell = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "lstm_proj"])
 
 
 def cells(kind, *sizes, **options):
     """torch's cell and Elman's with the same weights."""
     torch.manual_seed(1)
     name, extra = KINDS[kind]
-    theirs, ours = (
-        getattr(module, f"{name}Cell")(*sizes, **extra, **options) for module in (nn, elman.torch)
-    )
+    theirs = stock(f"{name}Cell", **extra)(*sizes, **options)
+    ours = getattr(elman.torch, f"{name}Cell")(*sizes, **extra, **options)
     ours.load_state_dict(theirs.state_dict())
     return theirs, ours
 
@@ -89,7 +91,7 @@ def test_cells_take_the_kernel(kind, dtype):
     assert dict(paths) == {"kernel": 2}
 
 
-@every_kind
+@every_kind_of_torchs
 def test_autocast_is_torchs_own(kind):
     if kind == "lstm" and torch.bfloat16 in layers._LACKING:
         pytest.skip("torch's own fails on this processor: see test_torch_features.py")
@@ -103,7 +105,7 @@ def test_autocast_is_torchs_own(kind):
         ours(x, hx)
 
 
-@every_kind
+@every_kind_of_torchs
 def test_meta_is_torchs_own(kind):
     theirs, ours = (m.to("meta") for m in twins(kind, 3, 4, 2))
     x = torch.empty(5, 2, 3, device="meta")
@@ -326,10 +328,8 @@ EXTENTS = {
 )
 def test_packages_agree_to_the_bit(kind, dtype, options, given):
     _, layer = twins(kind, 5, 9, dtype=getattr(torch, dtype), **options)
-    name = type(layer).__name__
-    extra = {"nonlinearity": kind.removeprefix("rnn_")} if name == "RNN" else {}
-    extra |= {"proj_size": layer.proj_size} if layer.proj_size else {}
-    other = getattr(elman, name)(5, 9, dtype=dtype, **extra, **options)
+    extra = {"proj_size": layer.proj_size} if layer.proj_size else {}
+    other = build(elman, kind.removesuffix("_proj"), 5, 9, dtype=dtype, **extra, **options)
     other.load_state_dict({k: v.numpy() for k, v in layer.state_dict().items()})
     x, hx = map(leaf, inputs(layer, 6, 4, getattr(torch, dtype)))
     output, h_n = layer(x, hx, **given)
@@ -358,8 +358,7 @@ def test_packages_agree_to_the_bit(kind, dtype, options, given):
 @pytest.mark.parametrize("batch", [(), (4,)])
 def test_packages_cells_agree_to_the_bit(kind, batch):
     _, cell = cells(kind, 5, 9)
-    extra = {"nonlinearity": kind.removeprefix("rnn_")} if "rnn" in kind else {}
-    other = getattr(elman, type(cell).__name__)(5, 9, **extra)
+    other = build(elman, kind, 5, 9, step=True)
     other.load_state_dict({k: v.numpy() for k, v in cell.state_dict().items()})
     x, h = torch.randn(*batch, 5), state_for(kind, *batch, 9)
     for given in ((x,), (x, h)):

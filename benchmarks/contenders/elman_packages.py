@@ -19,10 +19,9 @@ class NumpyPackage:
 
     def __init__(self, case: Case, inputs: Inputs, threads: int) -> None:
         elman.set_num_threads(threads)
-        layer = getattr(elman, case.cell)
-        self.layer = layer(
-            case.D, case.H, num_layers=case.num_layers, bidirectional=case.bidirectional
-        )
+        layer = getattr(elman, case.kind)
+        options = {"num_layers": case.num_layers, "bidirectional": case.bidirectional}
+        self.layer = layer(case.D, case.H, **options, **case.own_options)
         self.layer.load_state_dict(inputs.weights)
         self.inputs = inputs
         self.state, self.d_final = whole(inputs.states.values()), whole(inputs.d_states.values())
@@ -48,8 +47,8 @@ class TorchPackage(torch_layers.Padded):
 
     layers = elman.torch
 
-    def check(self, case: Case) -> None:
-        """Nothing is left out."""
+    def check(self, case: Case) -> dict[str, bool]:
+        return case.own_options
 
     def run(self, x: torch.Tensor, *states: torch.Tensor) -> tuple[torch.Tensor, ...]:
         output, final = self.layer(x, whole(states), lengths=self.lengths)

@@ -22,42 +22,57 @@ State = tuple[Any, ...]  # h, or h and c
 class Form(NamedTuple):
     """What is fixed when a case is traced."""
 
-    cell: Callable[[Any, Any, State], State]
+    cell: Callable[[Any, Any, State], State]  # of W_ih x + b_ih, what gives W_hh h + b_hh, states
     product: Callable[[Any, Any], Any]  # of rows and a matrix of weights
+    gates: int  # the matrix's axis of gates
     directions: int
     inside: Any  # (L, N, 1), true before a row's end, or None
 
 
-def gru(gi: Any, gh: Any, state: State) -> State:
+def gru(gi: Any, recurrent: Any, state: State) -> State:
     (h,) = state
     i_r, i_z, i_n = jnp.split(gi, 3, -1)
-    h_r, h_z, h_n = jnp.split(gh, 3, -1)
+    h_r, h_z, h_n = jnp.split(recurrent(h), 3, -1)
     r, z = jax.nn.sigmoid(i_r + h_r), jax.nn.sigmoid(i_z + h_z)
     n = jnp.tanh(i_n + r * h_n)
     return (n + z * (h - n),)
 
 
-def lstm(gi: Any, gh: Any, state: State) -> State:
-    _, c = state
-    i, f, g, o = jnp.split(gi + gh, 4, -1)
+def lstm(gi: Any, recurrent: Any, state: State) -> State:
+    h, c = state
+    i, f, g, o = jnp.split(gi + recurrent(h), 4, -1)
     c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
     return jax.nn.sigmoid(o) * jnp.tanh(c), c
 
 
-def rnn(gi: Any, gh: Any, state: State) -> State:
-    return (jnp.tanh(gi + gh),)
+def rnn(gi: Any, recurrent: Any, state: State) -> State:
+    return (jnp.tanh(gi + recurrent(*state)),)
 
 
-CELLS = {"GRU": gru, "LSTM": lstm, "RNN": rnn}
+def gru_reset_before(gi: Any, recurrent: Any, state: State) -> State:
+    (h,) = state
+    i_r, i_z, i_n = jnp.split(gi, 3, -1)
+    H = h.shape[-1]
+    h_r, h_z = jnp.split(recurrent(h, 0, 2 * H), 2, -1)
+    r, z = jax.nn.sigmoid(i_r + h_r), jax.nn.sigmoid(i_z + h_z)
+    n = jnp.tanh(i_n + recurrent(r * h, 2 * H, 3 * H))
+    return (n + z * (h - n),)
+
+
+CELLS = {"GRU": gru, "LSTM": lstm, "RNN": rnn, "GRU-reset-before": gru_reset_before}
 
 
 def direction(form: Form, w: list[Any], x: Any, state: State, reverse: bool) -> Any:
     """One direction of one layer: output and the final state."""
     w_ih, w_hh, b_ih, b_hh = w
 
+    def recurrent(h: Any, first: int = 0, last: int = len(b_hh)) -> Any:
+        some = jax.lax.slice_in_dim(w_hh, first, last, axis=form.gates)
+        return form.product(h, some) + b_hh[first:last]
+
     def step(state: State, now: Any) -> Any:
         gi, runs = now
-        after = form.cell(gi, form.product(state[0], w_hh) + b_hh, state)
+        after = form.cell(gi, recurrent, state)
         if runs is None:
             return after, after[0]
         held = tuple(jnp.where(runs, *pair) for pair in zip(after, state, strict=True))
@@ -92,14 +107,14 @@ class JaxScan:
         inside = None
         if inputs.lengths is not None:
             inside = jnp.asarray(np.arange(case.L)[:, None, None] < inputs.lengths[:, None])
-        form = Form(CELLS[case.cell], jnp.matmul, case.directions, inside)
+        form = Form(CELLS[case.cell], jnp.matmul, 1, case.directions, inside)
         self.states, self.names = case.states, list(inputs.weights)
         weights = list(inputs.weights.values())
         x, states = jnp.asarray(inputs.x), tuple(map(jnp.asarray, inputs.states.values()))
         self.arguments = [jnp.asarray(w.T.copy()) for w in weights], x, states
         self.run = jax.jit(partial(stack, form))
 
-        as_torch = form._replace(product=lambda rows, matrix: rows @ matrix.T)
+        as_torch = form._replace(product=lambda rows, matrix: rows @ matrix.T, gates=0)
         self.primals = [jnp.asarray(w) for w in weights], x, states
         self.cotangents = tuple(map(jnp.asarray, (inputs.d_output, *inputs.d_states.values())))
         run = partial(stack, as_torch)

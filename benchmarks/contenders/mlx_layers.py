@@ -23,9 +23,12 @@ class MlxLayer:
     def __init__(self, case: Case, inputs: Inputs, threads: int) -> None:
         if case.num_layers > 1 or case.bidirectional or case.lengths:
             raise LeftOutError("has one layer, one direction, no lengths")
+        if case.resets_before and self.layers is nn:
+            raise LeftOutError("has no such GRU")
         mx.set_default_device(mx.cpu)
         self.states = case.states
-        self.layer = getattr(self.layers, case.cell)(case.D, case.H)
+        options = {} if self.layers is nn else case.own_options
+        self.layer = getattr(self.layers, case.kind)(case.D, case.H, **options)
         weights = convert(inputs.weights, source="torch", target="mlx")
         self.names = list(weights)
         x, d_output = (np.swapaxes(a, 0, 1) for a in (inputs.x, inputs.d_output))

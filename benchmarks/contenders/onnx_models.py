@@ -41,12 +41,12 @@ def model(case: Case, inputs: Inputs) -> bytes:
         direction = "bidirectional" if case.bidirectional else "forward"
         nodes.append(
             helper.make_node(
-                case.cell,
+                case.kind,
                 [x, *names, "lengths" if case.lengths else "", *starts],
                 [y, *(of_layers[-1] for of_layers in finals.values())],
                 hidden_size=case.H,
                 direction=direction,
-                **ATTRIBUTES.get(case.cell, {}),
+                **ATTRIBUTES.get(case.cell, {}),  # 0, their default, is the GRU that resets before
             )
         )
         if y != moved:

@@ -6,6 +6,9 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+import elman.torch
+from elman.torch.operators import run_scan
+
 from ..grid import Case, Inputs
 from . import Arrays, LeftOutError, answer, parts, whole
 
@@ -25,13 +28,13 @@ class Padded:
         dtype: np.dtype | type = np.float32,
         **options: Any,
     ) -> None:
-        self.check(case)
+        options |= self.check(case)
         torch.set_num_threads(threads)
 
         def tensor(a: np.ndarray) -> torch.Tensor:
             return torch.from_numpy(a.astype(dtype))
 
-        layer = getattr(self.layers, case.cell)
+        layer = getattr(self.layers, case.kind)
         options |= {"num_layers": case.num_layers, "bidirectional": case.bidirectional}
         self.layer = layer(case.D, case.H, **options)
         self.given = {"x": tensor(inputs.x)}
@@ -43,10 +46,14 @@ class Padded:
         self.inputs = {name: t.clone().requires_grad_() for name, t in self.given.items()}
         self.leaves = self.inputs | dict(self.layer.named_parameters())
 
-    def check(self, case: Case) -> None:
+    def check(self, case: Case) -> dict[str, bool]:
+        """What the class has to be told; raises where it has no such thing."""
+        if case.resets_before:
+            raise LeftOutError("has no such GRU")
         if case.lengths:
             # Its h_n would be the state after the padding, its reverse direction would start there.
             raise LeftOutError("takes no lengths unless packed")
+        return {}
 
     def run(self, x: torch.Tensor, *states: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Output and the final states."""
@@ -73,11 +80,35 @@ class Padded:
 class Packed(Padded):
     """The same on packed sequences, where rows have lengths."""
 
-    def check(self, case: Case) -> None:
+    def check(self, case: Case) -> dict[str, bool]:
+        if case.resets_before:
+            raise LeftOutError("has no such GRU")
         if not case.lengths:
             raise LeftOutError("the case has no lengths")
+        return {}
 
     def run(self, x: torch.Tensor, *states: torch.Tensor) -> tuple[torch.Tensor, ...]:
         packed = pack_padded_sequence(x, self.lengths, enforce_sorted=False)
         output, final = self.layer(packed, whole(states))
         return pad_packed_sequence(output, total_length=len(x))[0], *parts(final)
+
+
+class Loop(Padded):
+    """Elman's loop on torch's operators, for what torch has no layer of. Not measured: the answer."""
+
+    layers = elman.torch
+
+    def check(self, case: Case) -> dict[str, bool]:
+        return case.own_options
+
+    def run(self, x: torch.Tensor, *states: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        (h_0,), weights = states, list(self.layer.parameters())
+        each, finals = 4 * (2 if self.layer.bidirectional else 1), []
+        for k in range(self.layer.num_layers):
+            own = weights[k * each : (k + 1) * each]
+            arguments = [w for i in range(0, each, 4) for w in (*own[i : i + 4], None)]
+            arguments += [None] * (10 - len(arguments))
+            first = h_0[len(finals) : len(finals) + each // 4]
+            x, last = run_scan("gru_reset_before", x, first, *arguments, self.lengths, None, None)
+            finals += [*last]
+        return x, torch.stack(finals)

@@ -11,6 +11,10 @@ Each cell is two short functions on plain arrays, for any number of leading axes
 A cell with two states reads the second one, c, in place of h, since it meets h in u alone; it gives
 (h', c'), and its backward takes the gradients of both.
 
+Where the last gate waits for the others, its rows of W_hh meet what a third function, of x, the
+other gates' u, and h, makes of h. Its backward gives what comes by way of it: the gradient of x and
+u, zeros but for the gate that made it, and that of h.
+
 ``xp`` is the array library: numpy, torch, or another with tanh, where,
 zeros_like and concatenate.
 The same equations for vector registers stand in ``kernels/cpu/cells.h``, and are tested against
@@ -91,6 +95,51 @@ def gru_backward(d: Any, x: Any, u: Any, h: Any, xp: Any) -> tuple[Any, Any, Any
     d_x = xp.concatenate([d_r, d_z, d_n], -1)
     d_u = xp.concatenate([d_r, d_z, d_n * r], -1)
     return d_x, d_u, d * z
+
+
+def gru_reset_before(x: Any, u: Any, h: Any, xp: Any) -> Any:
+    """GRU, its reset gate applied before the recurrent product.
+
+    ::
+
+        r  = σ(W_ir x + b_ir + W_hr h + b_hr)          reset gate
+        z  = σ(W_iz x + b_iz + W_hz h + b_hz)          update gate
+        n  = tanh(W_in x + b_in + W_hn (r * h) + b_hn) candidate, of :func:`reset_h`
+        h' = (1 - z) * n + z * h
+
+    Cho et al. (2014), as they write it, but for their z, which is 1 - z here: ONNX's default, and
+    Keras's ``reset_after=False``.
+    """
+    _, x_z, x_n = split(x, 3)
+    _, u_z, u_n = split(u, 3)
+    z = sigmoid(x_z + u_z, xp)
+    return (1 - z) * xp.tanh(x_n + u_n) + z * h
+
+
+def gru_reset_before_backward(d: Any, x: Any, u: Any, h: Any, xp: Any) -> tuple[Any, Any, Any]:
+    """Gradients of :func:`gru_reset_before`."""
+    _, x_z, x_n = split(x, 3)
+    _, u_z, u_n = split(u, 3)
+    z = sigmoid(x_z + u_z, xp)
+    n = xp.tanh(x_n + u_n)
+    d_n = d * (1 - z) * (1 - n * n)
+    d_z = d * (h - n) * z * (1 - z)
+    d_a = xp.concatenate([xp.zeros_like(h), d_z, d_n], -1)
+    return d_a, d_a, d * z
+
+
+def reset_h(x: Any, u: Any, h: Any, xp: Any) -> Any:
+    """What W_hn meets in :func:`gru_reset_before`: r * h."""
+    H = h.shape[-1]
+    return sigmoid(x[..., :H] + u[..., :H], xp) * h
+
+
+def reset_h_backward(d: Any, x: Any, u: Any, h: Any, xp: Any) -> tuple[Any, Any]:
+    """Gradients of :func:`reset_h`."""
+    H = h.shape[-1]
+    r = sigmoid(x[..., :H] + u[..., :H], xp)
+    none = xp.zeros_like(h)
+    return xp.concatenate([d * h * r * (1 - r), none, none], -1), d * r
 
 
 def lstm(x: Any, u: Any, c: Any, xp: Any) -> tuple[Any, Any]:

@@ -28,10 +28,14 @@ from elman.spec import (
     check_state,
     check_weights,
     each_of,
+    gru,
     weight_names,
 )
 from elman.streams import Stream
 from elman.weights.files import as_array, bfloat16, read_safetensors, write_safetensors
+
+# What the constructor was told of a cell that is not its default.
+_IN_REPR = {"rnn_relu": "nonlinearity='relu'", "gru_reset_before": "reset_after=False"}
 
 DTypeLike = npt.DTypeLike
 Vjp = Callable[[Any, Any], dict[str, Array]]
@@ -119,8 +123,7 @@ class _Parameters:
             value = getattr(spec, field.name)
             if value != field.default:
                 parts.append(f"{field.name}={value}")
-        if spec.cell.name == "rnn_relu":
-            parts.append("nonlinearity='relu'")
+        parts += [text for name, text in _IN_REPR.items() if spec.cell.name == name]
         return f"{self._title}({', '.join(parts)})"
 
     def __getstate__(self) -> dict[str, Any]:
@@ -397,11 +400,13 @@ class GRU(_OneState):
 
         r  = σ(W_ir x + b_ir + W_hr h + b_hr)
         z  = σ(W_iz x + b_iz + W_hz h + b_hz)
-        n  = tanh(W_in x + b_in + r * (W_hn h + b_hn))
+        n  = tanh(W_in x + b_in + r * (W_hn h + b_hn))     or W_hn (r * h) + b_hn
         h' = (1 - z) * n + z * h
 
     Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", EMNLP 2014, with the
-    reset gate after the recurrent product, as PyTorch, cuDNN, MLX and OneFlow compute it.
+    reset gate after the recurrent product, as PyTorch, cuDNN, MLX and OneFlow compute it; or with
+    ``reset_after=False`` before it, as in that paper, ONNX's default and Keras's
+    ``reset_after=False``.
 
     Parameters
     ----------
@@ -412,6 +417,7 @@ class GRU(_OneState):
     batch_first : x and output are (N, L, D) instead of (L, N, D). Default: False.
     dropout : probability that a value between layers is zeroed, in training. Default: 0.
     bidirectional : also run from the end to the start. Default: False.
+    reset_after : whether the reset gate is applied after the recurrent product. Default: True.
     seed : of the initial weights, uniform in [-1/sqrt(H), 1/sqrt(H)]. Default: a new one each time.
     dtype : "float32", "float64", "float16" or "bfloat16" (which needs the package ml_dtypes).
         Default: "float32". In half precision the weights, x and output are of that type; the state,
@@ -443,13 +449,14 @@ class GRU(_OneState):
         dropout: float = 0.0,
         bidirectional: bool = False,
         *,
+        reset_after: bool = True,
         seed: int | None = None,
         dtype: DTypeLike = "float32",
         recompute: bool = False,
     ) -> None:
+        cell = gru("GRU", reset_after)
         options = (num_layers, bias, batch_first, dropout, bidirectional)
-        spec = Spec(CELLS["gru"], input_size, hidden_size, *options)
-        super().__init__(spec, seed, dtype, recompute)
+        super().__init__(Spec(cell, input_size, hidden_size, *options), seed, dtype, recompute)
 
 
 class LSTM(_Layer):
@@ -674,10 +681,12 @@ class GRUCell(_OneStateCell):
         hidden_size: int,
         bias: bool = True,
         *,
+        reset_after: bool = True,
         seed: int | None = None,
         dtype: DTypeLike = "float32",
     ) -> None:
-        super().__init__("gru", input_size, hidden_size, bias, seed, dtype)
+        cell = gru("GRUCell", reset_after).name
+        super().__init__(cell, input_size, hidden_size, bias, seed, dtype)
 
 
 class LSTMCell(_CellLayer):

@@ -76,11 +76,10 @@ def scan(
     outputs: list[Any] = []
     for t in reversed(steps) if reverse else steps:
         start = _cut(h, t + 1 if reverse else t, lengths, reset, xp)
-        h_gates = _output(start, P) @ w_hh.T
-        if b_hh is not None:
-            h_gates = h_gates + b_hh
         # [t, ...]: of a bare [t] MLX makes a gather, which has no second derivative.
-        after = _step(cell, x_gates[t, ...], h_gates, start, w_hr, P, xp)
+        x_t = x_gates[t, ...]
+        h_gates = _recurrent(cell, x_t, _output(start, P), w_hh, b_hh, xp)
+        after = _step(cell, x_t, h_gates, start, w_hr, P, xp)
         output = _output(after, features)
         if inside is None:
             h = after
@@ -89,6 +88,21 @@ def scan(
             h = xp.where(inside[t], after, h)
             outputs.append(xp.where(inside[t], output, xp.zeros_like(output)))
     return xp.stack(outputs[::-1] if reverse else outputs), h
+
+
+def _recurrent(cell: Cell, x: Any, h: Any, w_hh: Any, b_hh: Any, xp: Any) -> Any:
+    """W_hh h + b_hh of every gate; of a last one that waits, by what the others make of h."""
+    if cell.gated is None:
+        return _affine(h, w_hh, b_hh)
+    prompt, last = slice(w_hh.shape[0] - h.shape[-1]), slice(-h.shape[-1], None)
+    u = _affine(h, w_hh[prompt], None if b_hh is None else b_hh[prompt])
+    gated = cell.gated(x, u, h, xp)
+    u_last = _affine(gated, w_hh[last], None if b_hh is None else b_hh[last])
+    return xp.concatenate([u, u_last], -1)
+
+
+def _affine(h: Any, w: Any, b: Any) -> Any:
+    return h @ w.T if b is None else h @ w.T + b
 
 
 def _output(state: Any, features: int) -> Any:

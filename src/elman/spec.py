@@ -28,6 +28,8 @@ class Cell:
         W_hh. The last one is what the cell itself reads of the state before: h, or an LSTM's c.
     kept : values a unit and step that the engine keeps for backward, the states apart.
     forward, backward : the equations, in ``cells.py``.
+    gated, gated_backward : where the last gate waits for the others, what its rows of W_hh meet in
+        place of h; also there.
     """
 
     name: str
@@ -37,6 +39,8 @@ class Cell:
     kept: int
     forward: Callable[..., Any]
     backward: Callable[..., Any]
+    gated: Callable[..., Any] | None = None
+    gated_backward: Callable[..., Any] | None = None
 
     def state_size(self, hidden_size: int, output_size: int) -> int:
         """S, the values a row of a layer's state: its states one behind the other, [h | c]."""
@@ -44,12 +48,21 @@ class Cell:
 
 
 _RNN = ("RNN", ("h",), ("h",), 0)
+_GRU = ("GRU", ("reset", "update", "new"), ("h",), 4)
 CELLS = {
     cell.name: cell
     for cell in (
         Cell("rnn_tanh", *_RNN, cells.rnn_tanh, cells.rnn_tanh_backward),
         Cell("rnn_relu", *_RNN, cells.rnn_relu, cells.rnn_relu_backward),
-        Cell("gru", "GRU", ("reset", "update", "new"), ("h",), 4, cells.gru, cells.gru_backward),
+        Cell("gru", *_GRU, cells.gru, cells.gru_backward),
+        Cell(
+            "gru_reset_before",
+            *_GRU,
+            cells.gru_reset_before,
+            cells.gru_reset_before_backward,
+            cells.reset_h,
+            cells.reset_h_backward,
+        ),
         Cell(
             "lstm",
             "LSTM",
@@ -61,6 +74,13 @@ CELLS = {
         ),
     )
 }
+
+
+def gru(title: str, reset_after: Any) -> Cell:
+    """The GRU whose reset gate is applied after the recurrent product, or before it."""
+    if not isinstance(reset_after, bool):
+        raise TypeError(f"{title}: reset_after must be a bool, got {reset_after!r}")
+    return CELLS["gru" if reset_after else "gru_reset_before"]
 
 
 #: PyTorch's names of the weights, in the order of :class:`Weights`.

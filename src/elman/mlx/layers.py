@@ -35,6 +35,7 @@ from elman.spec import (
     check_lengths,
     check_lengths_lie_within,
     check_reset,
+    gru,
 )
 from elman.swap import swap
 
@@ -257,7 +258,7 @@ class _Layer(nn.Module):
         if served and cell.name in CELLS:
             return "kernel" if settle(arrays, extent) else "scan"
         plain = "layers" not in self and all(a is None for a in extent)
-        return "mlx" if plain else "scan"
+        return "mlx" if plain and cell.gated is None else "scan"
 
 
 class _OneState(_Layer):
@@ -370,7 +371,7 @@ class GRU(_OneState, nn.GRU):
 
         r  = σ(Wx_r x + b_r + Wh_r h)
         z  = σ(Wx_z x + b_z + Wh_z h)
-        n  = tanh(Wx_n x + b_n + r * (Wh_n h + bhn))
+        n  = tanh(Wx_n x + b_n + r * (Wh_n h + bhn))     or Wh_n (r * h) + bhn
         h' = (1 - z) * n + z * h
 
     Parameters
@@ -381,6 +382,9 @@ class GRU(_OneState, nn.GRU):
     num_layers : layers; each above the first reads the output of the one below. Default: 1.
     bidirectional : also run from the end to the start. Default: False.
     dropout : probability, below 1, that a value between layers is zeroed in training. Default: 0.
+    reset_after : whether the reset gate is applied after the recurrent product, as MLX does it.
+        False gives the second form, a layer that MLX has not, whose weights look the same.
+        Default: True.
     recompute : keep for backward the states alone, and compute the gates from them once more: less
         memory, and up to 1.4 times the time of training. Default: False.
 
@@ -398,6 +402,7 @@ class GRU(_OneState, nn.GRU):
 
     _stock = nn.GRU
     _names = ("Wx", "Wh", "b", "bhn")
+    reset_after = True
 
     def __init__(
         self,
@@ -408,14 +413,20 @@ class GRU(_OneState, nn.GRU):
         num_layers: int = 1,
         bidirectional: bool = False,
         dropout: float = 0.0,
+        reset_after: bool = True,
         recompute: bool = False,
     ) -> None:
         options = (num_layers, bias, False, dropout, bidirectional)
-        self._own(Spec(CELLS["gru"], input_size, hidden_size, *options), bias)
-        self.recompute = recompute
+        self._own(Spec(gru("GRU", reset_after), input_size, hidden_size, *options), bias)
+        for part in chain(*self._parts):
+            part.reset_after = reset_after
+        self.reset_after, self.recompute = reset_after, recompute
 
     def _cell(self) -> Cell:
-        return CELLS["gru"]
+        return gru("GRU", self.reset_after)
+
+    def _extra_repr(self) -> str:
+        return super()._extra_repr() + ("" if self.reset_after else ", reset_after=False")
 
 
 class LSTM(_Layer, nn.LSTM):

@@ -23,6 +23,7 @@ from elman.spec import (
     check_lengths,
     check_lengths_lie_within,
     check_reset,
+    gru,
     takes,
     weight_names,
 )
@@ -124,7 +125,7 @@ class _Layer:
             weights = [getattr(self, name) for names in self._all_weights for name in names]
             if is_served(x, *states, *weights):
                 path = "kernel"
-            elif extended:
+            elif extended or cell.gated:
                 path = "scan"
         _paths.take(path, self._get_name(), self.num_layers)
         return path
@@ -195,9 +196,15 @@ class _Layer:
     def _run_packed(self: Any, input: PackedSequence, hx: Any) -> tuple[PackedSequence, Any]:
         x, batch_sizes, order = input.data, input.batch_sizes, input.sorted_indices
         hx = None if hx is None else self.permute_hidden(hx, order)
-        if self._path(x, hx, batch_sizes, False) == "kernel":
-            states = _given(_cell_of(self), hx) or ()
+        path = self._path(x, hx, batch_sizes, False)
+        states = _given(_cell_of(self), hx) or ()
+        if path == "kernel":
             output, h_n = self._run_engine(x, states, (None, None, batch_sizes))
+        elif path == "scan":
+            packed, axes = PackedSequence(x, batch_sizes), self.batch_first
+            padded, lengths = rnn.pad_packed_sequence(packed, axes)
+            output, h_n = self._run_scan(padded, states, _beside(x, lengths), None)
+            output = rnn.pack_padded_sequence(output, lengths, axes).data
         else:
             packed, h_n = self._stock.forward(self, PackedSequence(x, batch_sizes), hx)
             output = packed.data
@@ -275,8 +282,11 @@ class GRU(_Layer, nn.GRU):
 
         r  = σ(W_ir x + b_ir + W_hr h + b_hr)
         z  = σ(W_iz x + b_iz + W_hz h + b_hz)
-        n  = tanh(W_in x + b_in + r * (W_hn h + b_hn))
+        n  = tanh(W_in x + b_in + r * (W_hn h + b_hn))     or W_hn (r * h) + b_hn
         h' = (1 - z) * n + z * h
+
+    With ``reset_after=False``, keyword only, the reset gate is applied before the recurrent
+    product, the second form: a layer that OneFlow has not, whose weights look the same.
 
     With ``recompute=True``, keyword only, forward keeps the states alone for backward, which
     computes the gates from them once more: a fifth of the memory for up to 1.4 times the time of
@@ -291,6 +301,20 @@ class GRU(_Layer, nn.GRU):
 
     _stock = nn.GRU
 
+    def __init__(self, *args: Any, reset_after: bool = True, **kwargs: Any) -> None:
+        cell = gru("GRU", reset_after)
+        super().__init__(*args, **kwargs)
+        self.mode = cell.name.upper()
+
+    @property
+    def reset_after(self) -> bool:
+        """Whether the reset gate is applied after the recurrent product."""
+        return _cell_of(self).gated is None
+
+    def extra_repr(self) -> str:
+        """The arguments that are not defaults."""
+        return super().extra_repr() + ("" if self.reset_after else ", reset_after=False")
+
 
 def _step(module: Any, stock: Any, name: str, input: Tensor, hx: Any) -> Any:
     """One step of a cell, as its OneFlow class `stock` does it."""
@@ -302,14 +326,20 @@ def _step(module: Any, stock: Any, name: str, input: Tensor, hx: Any) -> Any:
     axes = tuple(input.shape[:-1])
     valid = name in CELLS and given is not None and len(axes) < 2 and input.shape[-1] == D
     valid = valid and all(tuple(t.shape) == (*axes, H) for t in states)
+    L_and_N = (1, axes[0] if axes else 1)
     if not (valid and is_served(input, *states, *(w for w in weights if w is not None))):
-        _paths.take("oneflow", module._get_name())
+        _paths.take("scan" if valid and cell.gated else "oneflow", module._get_name())
+        if valid and cell.gated:
+            (h,) = states or (input.new_zeros((*axes, H)),)
+            x, h_0 = input.reshape(*L_and_N, D), h.reshape(*L_and_N, H)
+            return run_scan(cell, x, h_0, [weights], None, None)[1].reshape(*axes, H)
         if hx is None:
             zeros = input.new_zeros((*axes, H))
             hx = zeros if len(cell.states) == 1 else (zeros, zeros)
-        return stock.forward(module, input, hx)
+        result = stock.forward(module, input, hx)
+        assert cell.gated is None, "OneFlow's cell took what Elman's did not"
+        return result
     _paths.take("kernel", module._get_name())
-    L_and_N = (1, axes[0] if axes else 1)
     layout = Layout(ahead=axes, state_ahead=axes, axes=L_and_N, output=False)
     after = run_engine(cell, input, states, [weights], layout)
     return after[0] if len(after) == 1 else after
@@ -357,14 +387,29 @@ class RNNCell(nn.RNNCell):
 class GRUCell(nn.GRUCell):
     """``oneflow.nn.GRUCell`` on Elman's engine: the same arguments, weights, results and errors.
 
+    With ``reset_after=False``, keyword only, the reset gate is applied before the recurrent
+    product, as in :class:`GRU`.
+
     >>> import oneflow, elman.oneflow
     >>> elman.oneflow.GRUCell(3, 4)(oneflow.ones(2, 3)).shape
     oneflow.Size([2, 4])
     """
 
+    reset_after = True
+
+    def __init__(self, *args: Any, reset_after: bool = True, **kwargs: Any) -> None:
+        gru("GRUCell", reset_after)
+        super().__init__(*args, **kwargs)
+        self.reset_after = reset_after
+
+    def extra_repr(self) -> str:
+        """The arguments that are not defaults."""
+        return super().extra_repr() + ("" if self.reset_after else ", reset_after=False")
+
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """One step: input (N, D) or (D), hx (N, H) or (H), zeros by default. Returns h'."""
-        return _step(self, nn.GRUCell, "gru", input, hx)
+        name = "gru" if self.reset_after else "gru_reset_before"
+        return _step(self, nn.GRUCell, name, input, hx)
 
 
 class LSTMCell(nn.LSTMCell):

@@ -31,6 +31,7 @@ from elman.spec import (
     check_lengths_lie_within,
     check_reset,
     check_weights,
+    gru,
     takes,
 )
 from elman.swap import swap
@@ -236,14 +237,16 @@ class _Layer(nn.RNNBase):
             self._check_weights(weights)
         loop = _needs_loop() or self._is_beyond_torch(packed)
         kernel = valid and not loop and (_becomes_onnx() or _served(x, states, *weights))
-        if not valid or not (kernel or extended or loop):
+        lacking = self._cell.gated is not None  # torch has no such layer
+        if not valid or not (kernel or extended or loop or lacking):
             _paths.take("torch", type(self).__name__, self.num_layers)
             if packed and given and not valid:
                 # torch's LSTM does not look at their sizes, and reads past their end.
                 ordered = self.permute_hidden(hx, input.sorted_indices)
                 self.check_forward_args(x, ordered, input.batch_sizes)
             result = self._stock.forward(self, input, hx)  # pyright: ignore[reportArgumentType]
-            assert valid or not extended, "torch's layer took what spec.takes did not"
+            beyond = extended or lacking
+            assert valid or not beyond, "torch's layer took what spec.takes did not"
             return result
         if kernel:
             _paths.check("kernel", type(self).__name__)  # the operator counts, when it runs
@@ -405,8 +408,12 @@ class GRU(_Layer):
 
         r  = σ(W_ir x + b_ir + W_hr h + b_hr)
         z  = σ(W_iz x + b_iz + W_hz h + b_hz)
-        n  = tanh(W_in x + b_in + r * (W_hn h + b_hn))
+        n  = tanh(W_in x + b_in + r * (W_hn h + b_hn))     or W_hn (r * h) + b_hn
         h' = (1 - z) * n + z * h
+
+    With ``reset_after=False``, keyword only, the reset gate is applied before the recurrent
+    product, the second form: a layer that torch has not, whose weights look the same. What the
+    engine does not take goes to the loop on tensors then, and not to torch's layer.
 
     With ``recompute=True``, keyword only, forward keeps the states alone for backward, which
     computes the gates from them once more: a fifth of the memory for up to 1.4 times the time of
@@ -429,8 +436,19 @@ class GRU(_Layer):
         if "proj_size" in kwargs:
             raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
         recompute = kwargs.pop("recompute", False)
+        cell = gru("GRU", kwargs.pop("reset_after", True))
         super().__init__("GRU", *args, **kwargs)
+        self.mode = cell.name.upper()
         self.recompute = recompute
+
+    @property
+    def reset_after(self) -> bool:
+        """Whether the reset gate is applied after the recurrent product."""
+        return self._cell.gated is None
+
+    def extra_repr(self) -> str:
+        """The arguments that are not defaults."""
+        return super().extra_repr() + ("" if self.reset_after else ", reset_after=False")
 
 
 class LSTM(_Layer):
@@ -494,14 +512,27 @@ def _step(module: Any, stock: Any, name: str, input: Any, hx: Any) -> Any:
         shapes = Spec(cell, module.input_size, H, bias=bias).cell_weight_shapes()
         names = zip(WEIGHTS, weights, strict=True)
         _check_shapes(module._get_name(), shapes, dict(names))
-    if not valid or _needs_loop() or _becomes_onnx() or not _served(input, states, *weights):
+    loop = _needs_loop() or _becomes_onnx()
+    kernel = valid and not loop and _served(input, states, *weights)
+    if not kernel and not (valid and cell.gated):
         _paths.take("torch", module._get_name())
-        return stock.forward(module, input, hx)
-    _paths.check("kernel", module._get_name())
+        result = stock.forward(module, input, hx)
+        if cell.gated is None:
+            return result
+        raise RuntimeError(
+            f"{module}: with reset_after=False input_size and hidden_size must be at least 1, "
+            "and bias_ih and bias_hh both be there, or neither"
+        )
+    if kernel:
+        _paths.check("kernel", module._get_name())
+    else:
+        _paths.take("scan", module._get_name())
     keep = _is_differentiated(input, *states, *weights)
     call = Call(name, is_cell=True, is_batched=input.dim() == 2)
 
     def layer(_: int, *arguments: Any) -> tuple[Tensor, Tensor]:
+        if not kernel:
+            return run_scan(name, *arguments, None)
         return _run_kernel(name, *arguments, None, keep, False)
 
     return _pair(run_module(call, layer, input, states, weights))
@@ -528,16 +559,30 @@ class RNNCell(nn.RNNCell):
 class GRUCell(nn.GRUCell):
     """``torch.nn.GRUCell`` on Elman's engine: the same arguments, weights, results and errors.
 
+    With ``reset_after=False``, keyword only, the reset gate is applied before the recurrent
+    product, as in :class:`GRU`.
+
     >>> import torch, elman.torch
     >>> elman.torch.GRUCell(3, 4)(torch.ones(2, 3)).shape
     torch.Size([2, 4])
     """
 
     __prepare_scriptable__ = _refuse_scripting
+    reset_after = True
+
+    def __init__(self, *args: Any, reset_after: bool = True, **kwargs: Any) -> None:
+        gru("GRUCell", reset_after)
+        super().__init__(*args, **kwargs)
+        self.reset_after = reset_after
+
+    def extra_repr(self) -> str:
+        """The arguments that are not defaults."""
+        return super().extra_repr() + ("" if self.reset_after else ", reset_after=False")
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """One step: input (N, D) or (D), hx (N, H) or (H), zeros by default. Returns h'."""
-        return _step(self, nn.GRUCell, "gru", input, hx)
+        name = "gru" if self.reset_after else "gru_reset_before"
+        return _step(self, nn.GRUCell, name, input, hx)
 
 
 class LSTMCell(nn.LSTMCell):

@@ -67,6 +67,10 @@ struct BackwardLoop {
         }
         step(s, chunk, after);
         share.wait_if_units_are_split();
+        if constexpr (C::late > 0) {
+          step_gated(s, chunk);
+          share.wait_if_units_are_split();
+        }
       }
       share.wait();
       if (chunk.rows > 0) finish_chunk(chunk);
@@ -127,15 +131,15 @@ struct BackwardLoop {
     share.wait();
   }
 
-  // The gradients of gates through the weights of V panels of columns: packed, or as they lie.
-  template <int R, int V>
+  // The gradients of some gates through the weights of V panels of columns: packed, or as they lie.
+  template <int N, int R, int V>
   ELMAN_INLINE void multiply_gates_back(Vector<T> (&acc)[R][V], const T* const (&rows)[R],
-                                        const T* panels, const T* w, index columns,
-                                        const int (&gate)[G], index panel) const {
+                                        const T* panels, index panel_size, const T* w,
+                                        index columns, const int* gate, index panel) const {
     if (f.panels) {
-      multiply_gates<T, R, V, G>(acc, rows, panels + panel * packed.panel, packed.panel, H);
+      multiply_gates<T, R, V, N>(acc, rows, panels + panel * panel_size, panel_size, H);
     } else {
-      multiply_gates_unpacked<T, R, V, G>(acc, rows, w, columns, panel * L, gate, H);
+      multiply_gates_unpacked<T, R, V, N>(acc, rows, w, columns, panel * L, gate, H);
     }
   }
 
@@ -148,11 +152,13 @@ struct BackwardLoop {
     if (continues) {
       const T* rows[R];
       for (int r = 0; r < R; ++r)
-        rows[r] = d_gates(after, s + 1, share.position(row + r)) + (kGates - G) * H;
+        rows[r] = d_gates(after, s + 1, share.position(row + r)) + H * (kGates - kPrompt<C>);
       if constexpr (AtTheEnd) {
-        multiply_gates_back(acc, rows, packed.w_hh, f.w_hh, P, C::hidden_gate, panel);
+        multiply_gates_back<kPrompt<C>>(acc, rows, packed.w_hh, packed.hidden_panel, f.w_hh, P,
+                                        C::hidden_gate + C::late, panel);
       } else {  // not the only step, and so with packed weights
-        multiply_gates<T, R, V, G>(acc, rows, packed.w_hh + panel * packed.panel, packed.panel, H);
+        multiply_gates<T, R, V, kPrompt<C>>(acc, rows, packed.w_hh + panel * packed.hidden_panel,
+                                            packed.hidden_panel, H);
       }
     }
 #pragma GCC unroll 16
@@ -288,6 +294,34 @@ struct BackwardLoop {
     for (int i = 0; i < kGates; ++i) store_part(at.d_gates + i * H + unit, d_gate[i], count);
   }
 
+  // The way back through what late gates met, after step().
+  void step_gated(index s, const Chunk& chunk) const {
+    for_tiles<1>(share.rows(plan.active[s]), share.first_panel, share.last_panel,
+                 [&]<int R, int V>(index row, index panel) {
+                   share.look();
+                   const T* d_rows[R];
+                   for (int r = 0; r < R; ++r)
+                     d_rows[r] = d_gates(chunk, s, share.position(row + r));
+                   Vector<T> acc[R][V];
+                   multiply_gates_back<C::late>(acc, d_rows, packed.w_late, packed.late_panel,
+                                                f.w_hh, P, C::hidden_gate, panel);
+                   for (int r = 0; r < R; ++r) {
+                     const Row at = row_at(s, share.position(row + r), false, chunk);
+                     for (int v = 0; v < V; ++v) emit_gated(at, (panel + v) * L, acc[r][v]);
+                   }
+                 });
+  }
+
+  ELMAN_INLINE void emit_gated(const Row& at, index unit, Vector<T> d) const {
+    const index count = smaller(L, H - unit);
+    const Vector<T> before = load_part(at.before + unit, count);
+    const Vector<T> gate = load_part(at.gates + unit, count);
+    Vector<T> d_gate;
+    const Vector<T> d_own = C::template backward_gated<T>(d, before, gate, d_gate);
+    store<T>(at.carry + unit, load<T>(at.carry + unit) + d_own);
+    store_part(at.d_gates + C::late * H + unit, d_gate, count);
+  }
+
   ELMAN_INLINE Kept<C, T> load_kept(const T* from, index count) const {
     Kept<C, T> kept;
     for (int i = 0; i < C::kept; ++i) kept.values[i] = load_part(from + i * H, count);
@@ -355,7 +389,8 @@ struct BackwardLoop {
         const T* d_rows[R];
         for (int r = 0; r < R; ++r) d_rows[r] = chunk.d_gates + (begin + row + r) * row_size;
         Vector<T> acc[R][V];
-        multiply_gates_back(acc, d_rows, packed.w_ih, f.w_ih, D, C::input_gate, panel);
+        multiply_gates_back<G>(acc, d_rows, packed.w_ih, packed.input_panel, f.w_ih, D,
+                               C::input_gate, panel);
         for (int r = 0; r < R; ++r) {
           for (int v = 0; v < V; ++v) {
             const index column = (panel + v) * L;
@@ -370,6 +405,7 @@ struct BackwardLoop {
     // Each thread takes some of the units, of every gate.
     const index from = part(H, 0), to = part(H, 1);
     T* const h_block = scratch.block + panels_of<T>(D) * f.block_rows * L;
+    T* const hidden_block = h_block + panels_of<T>(P) * f.block_rows * L;
     for (index begin = 0; begin < chunk.rows; begin += kSumBlock) {
       const index rows = smaller(kSumBlock, chunk.rows - begin);
       const bool first = chunk.to == plan.longest && begin == 0;
@@ -378,16 +414,18 @@ struct BackwardLoop {
         const T* const x = f.x.at(plan.time(s, p, f.reverse), plan.order[p]);
         pack_row(x, D, scratch.block, row - begin);
         pack_row(state_before(s, p), P, h_block, row - begin);
+        if constexpr (C::late > 0)
+          pack_row(gates(chunk, s, p) + C::kept_gated * H, H, hidden_block, row - begin);
       });
       for (int i = 0; i < kGates; ++i) {
         pack_tiles(d_rows + i * H + from, rows, to - from);
         const int g = i - (kGates - G);
         if (i < G)
           add_outer(rows, scratch.block, D, f.d_w_ih + C::input_gate[i] * H * D, from, to, first);
-        if (g >= 0)
-          add_outer(rows, h_block, P, f.d_w_hh + C::hidden_gate[g] * H * P, from, to, first);
+        const T* const met = i < C::late ? hidden_block : h_block;
+        if (g >= 0) add_outer(rows, met, P, f.d_w_hh + C::hidden_gate[g] * H * P, from, to, first);
       }
-      if (projected) add_projection_gradient(chunk, begin, rows, first);
+      if (projected) add_projection_gradient(chunk, begin, rows, hidden_block, first);
       if (f.d_b_ih) add_bias_gradients(d_rows, rows, from, to, first);
     }
   }
@@ -396,9 +434,9 @@ struct BackwardLoop {
   index part(index n, int edge) const { return n * (share.member + edge) / share.members; }
 
   // d_w_hr, from the gradients of h and what was projected.
-  void add_projection_gradient(const Chunk& chunk, index begin, index rows, bool first) const {
+  void add_projection_gradient(const Chunk& chunk, index begin, index rows, T* block,
+                               bool first) const {
     if constexpr (C::has_c) {
-      T* const block = scratch.block + (panels_of<T>(D) + panels_of<T>(P)) * f.block_rows * L;
       for_chunk_rows(chunk, begin, begin + rows, [&](index row, index s, index p) {
         for (index unit = 0; unit < H; unit += L) {
           const index count = smaller(L, H - unit);

@@ -11,6 +11,13 @@
 //
 // backward() takes d, the gradient of h', and of c' where there is a c; `own` before and after the
 // step; and what was kept. It returns the gradient that reaches `own` past the gates.
+//
+// Where `late` is not 0, so many gates, the last ones of the weights and the first of d_gates, wait
+// for the others: their rows of W_hh meet gated(), and not h. It takes x, and u of the other gates,
+// and turns x into what forward() takes, whose u is that of the late gates. It is kept, at
+// `kept_gated`, and first of all the gate that made it, whose gradient, the one behind the late
+// ones, backward() leaves to backward_gated(): that takes the gradient of gated(), h and the gate,
+// and returns what reaches h.
 #pragma once
 
 #include "simd.h"
@@ -45,7 +52,7 @@ struct Relu {
 template <class Activation>
 struct Rnn {
   static constexpr const char *name = Activation::rnn, *kind = "RNN";
-  static constexpr int gates = 1, kept = 0, d_gates = 1;
+  static constexpr int gates = 1, late = 0, kept = 0, d_gates = 1;
   static constexpr bool has_c = false;
   static constexpr int input_gate[gates] = {0}, hidden_gate[gates] = {0};
   static constexpr bool sums_biases[gates] = {true};
@@ -75,7 +82,7 @@ struct Rnn {
 // h' = (1 - z) * n + z * h
 struct Gru {
   static constexpr const char *name = "gru", *kind = "GRU";
-  static constexpr int gates = 3, kept = 4, d_gates = 4;
+  static constexpr int gates = 3, late = 0, kept = 4, d_gates = 4;
   static constexpr bool has_c = false;
   static constexpr int input_gate[gates] = {2, 0, 1}, hidden_gate[gates] = {0, 1, 2};
   static constexpr bool sums_biases[gates] = {true, true, false};
@@ -114,6 +121,60 @@ struct Gru {
   }
 };
 
+// r = s(W_ir x + b_ir + W_hr h + b_hr)
+// z = s(W_iz x + b_iz + W_hz h + b_hz)
+// n = tanh(W_in x + b_in + W_hn (r * h) + b_hn)
+// h' = (1 - z) * n + z * h
+struct GruResetBefore {
+  static constexpr const char *name = "gru_reset_before", *kind = "GRU";
+  static constexpr int gates = 3, late = 1, kept = 4, kept_gated = 3, d_gates = 3;
+  static constexpr bool has_c = false;
+  static constexpr int input_gate[gates] = {2, 0, 1}, hidden_gate[gates] = {2, 0, 1};
+  static constexpr bool sums_biases[gates] = {true, true, true};
+
+  template <class T>
+  static ELMAN_INLINE Vector<T> gated(Vector<T>* x, const Vector<T>* u, Vector<T> h) {
+    x[0] = sigmoid<T>(u[0] + x[0]);
+    x[1] = sigmoid<T>(u[1] + x[1]);
+    return x[0] * h;
+  }
+
+  template <class T>
+  static ELMAN_INLINE void finish(const Vector<T>* x, Vector<T>, Vector<T>* u) {
+    u[0] += x[2];
+  }
+
+  template <class T>
+  static ELMAN_INLINE Vector<T> forward(const Vector<T>* x, const Vector<T>* u, Vector<T>& h,
+                                        Vector<T>* keep) {
+    const Vector<T> r = x[0], z = x[1], n = tanh<T>(u[0]);
+    keep[0] = r;
+    keep[1] = z;
+    keep[2] = n;
+    keep[3] = r * h;
+    return fma(z, h - n, n);
+  }
+
+  template <class T>
+  static ELMAN_INLINE Vector<T> backward(Vector<T> d, Vector<T>, Vector<T> h, Vector<T>,
+                                         const Vector<T>* kept, Vector<T>* d_gate) {
+    const Vector<T> z = kept[1], n = kept[2];
+    const Vector<T> one = broadcast(static_cast<T>(1));
+    d_gate[0] = d * (one - z) * fma(-n, n, one);
+    d_gate[1] = Vector<T>{};
+    d_gate[2] = d * (h - n) * z * (one - z);
+    return d * z;
+  }
+
+  template <class T>
+  static ELMAN_INLINE Vector<T> backward_gated(Vector<T> d, Vector<T> h, Vector<T> r,
+                                               Vector<T>& d_r) {
+    const Vector<T> one = broadcast(static_cast<T>(1));
+    d_r = d * h * r * (one - r);
+    return d * r;
+  }
+};
+
 // i = s(W_ii x + b_ii + W_hi h + b_hi)
 // f = s(W_if x + b_if + W_hf h + b_hf)
 // g = tanh(W_ig x + b_ig + W_hg h + b_hg)
@@ -122,7 +183,7 @@ struct Gru {
 // h' = o * tanh(c'), before a projection
 struct Lstm {
   static constexpr const char *name = "lstm", *kind = "LSTM";
-  static constexpr int gates = 4, kept = 4, d_gates = 4;
+  static constexpr int gates = 4, late = 0, kept = 4, d_gates = 4;
   static constexpr bool has_c = true;
   static constexpr int input_gate[gates] = {0, 1, 2, 3}, hidden_gate[gates] = {0, 1, 2, 3};
   static constexpr bool sums_biases[gates] = {true, true, true, true};
@@ -167,6 +228,6 @@ struct Lstm {
 // All there are.
 template <class... C>
 struct CellList {};
-using Cells = CellList<Rnn<Tanh>, Rnn<Relu>, Gru, Lstm>;
+using Cells = CellList<Rnn<Tanh>, Rnn<Relu>, Gru, GruResetBefore, Lstm>;
 
 }  // namespace elman::ELMAN_ISA

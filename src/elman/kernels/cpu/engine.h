@@ -129,7 +129,7 @@ struct Forward {
   // Scratch shared by the direction's threads.
   T* h;       // 2 * N * padded P: before and after a step
   T* c;       // N * padded H, where there is a c
-  T* hidden;  // N * padded H, where they are projected
+  T* hidden;  // N * padded H, where they are projected; or what late gates meet
 };
 
 // Scratch of one thread in forward.
@@ -147,7 +147,8 @@ using Recompute = void(const void* forward_panels, const Sizes&, index rows, con
 
 // One step of all units for a row or two, with weights as they lie, not packed; the same bits.
 // x, before and after: by row; before and after are states of S values, [h | c], that lie apart;
-// `gates` (rows, kept * H) as forward keeps them, or null. Without a projection only.
+// `gates` (rows, kept * H) as forward keeps them, or null but for a cell with late gates. Without a
+// projection only.
 template <class T>
 using Step = void(const Weights&, const Sizes&, index rows, const T* const* x,
                   const T* const* before, T* const* after, T* gates);
@@ -184,7 +185,8 @@ struct Backward {
 // Scratch of one thread in backward.
 template <class T>
 struct BackwardScratch {
-  T* block;   // (block_rows, padded D + P + H): rows of x, h, and what is projected, as panels
+  T* block;   // (block_rows, padded D + P + H): rows of x, h, and what is projected, or late gates
+              // meet, as panels
   T* tiles;   // (H in whole kTileUnits, block_rows + 16): gradients of one gate, in tiles
   T* d_bias;  // (d_gates * H)
 };
@@ -202,6 +204,7 @@ struct Kernel {
   const char *name, *kind;  // "gru", and "GRU", as users know it
   int lanes;        // values in a vector; a panel holds the weights of that many hidden units
   int gates;        // G: rows of weights a hidden unit
+  int late;         // of these, those whose rows of W_hh meet what the others make of h
   int kept;         // values kept for backward a unit and row, the state before the step apart
   int d_gates;      // gradients of gates a unit and row
   bool has_c;       // beside h
@@ -213,6 +216,8 @@ struct Kernel {
   Step<T>* step;
   void (*backward)(const Backward<T>&, const BackwardScratch<T>&, const Share&);
 
+  // Does every unit need something of all units within a step, and not h alone?
+  bool has_hidden(const Sizes& s) const { return late > 0 || s.projected(); }
   index padded(index n) const { return (n + lanes - 1) / lanes * lanes; }
   // S
   index state_size(const Sizes& s) const { return s.P + (has_c ? s.H : 0); }

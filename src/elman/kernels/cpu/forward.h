@@ -61,6 +61,10 @@ struct ForwardLoop {
       multiply_input(s, end);
       for (index rows = 0; s < end; ++s) {
         const index active = share.rows(plan.active[s]);
+        if constexpr (C::late > 0) {
+          gate(s, active, rows);
+          share.wait_if_units_are_split();
+        }
         step(s, active, rows);
         if (projected) {
           share.wait_if_units_are_split();
@@ -124,18 +128,39 @@ struct ForwardLoop {
     return scratch.x_gates + row * row_size + (panel - share.first_panel) * G * L;
   }
 
-  // `rows`: of x_gates, before this step's.
-  void step(index s, index active, index rows) const {
-    for_tiles<G>(
+  // What the late gates meet. `rows`: of x_gates, before this step's.
+  void gate(index s, index active, index rows) const {
+    for_tiles<kPrompt<C>>(
         active, share.first_panel, share.last_panel, [&]<int R, int V>(index row, index panel) {
           share.look();
-          const T *before[R], *read[R];
+          const T* before[R];
+          for (int r = 0; r < R; ++r) before[r] = h(s, share.position(row + r));
+          T* const x_gates = x_gates_at(rows + row, panel);
+          run_gated<C, R, V>(packed, sizes, x_gates, row_size, before, panel,
+                             [&](int r, index unit, const Vector<T>* x, Vector<T> gated) {
+                               T* const to = x_gates + r * row_size + (unit - panel * L) * G;
+                               for (int g = 0; g < G; ++g) store<T>(to + g * L, x[g]);
+                               store<T>(hidden(share.position(row + r)) + unit, gated);
+                             });
+        });
+  }
+
+  void step(index s, index active, index rows) const {
+    for_tiles<C::late ? C::late : G>(
+        active, share.first_panel, share.last_panel, [&]<int R, int V>(index row, index panel) {
+          share.look();
+          const T *met[R], *read[R];
           for (int r = 0; r < R; ++r) {
-            before[r] = h(s, share.position(row + r));
-            read[r] = own(s, share.position(row + r));
+            const index p = share.position(row + r);
+            met[r] = C::late > 0 ? hidden(p) : h(s, p);
+            read[r] = own(s, p);
           }
+          const T* const x_gates = x_gates_at(rows + row, panel);
+          const auto x_gate = [&](int r, int p, int g) __attribute__((always_inline)) {
+            return load<T>(x_gates + r * row_size + (p * G + g) * L);
+          };
           run_cell<C, R, V>(
-              packed, sizes, x_gates_at(rows + row, panel), row_size, before, read, panel,
+              packed, sizes, x_gate, met, read, panel,
               [&](int r, index unit, Vector<T> after, Vector<T> own_after, const Kept<C, T>& kept) {
                 emit(s, share.position(row + r), unit, after, own_after, kept);
               });
@@ -210,7 +235,13 @@ template <class C, class T, class W>
 void recompute(const void* panels, const Sizes& s, index rows, const T* const* x,
                const T* const* before, T* gates) {
   constexpr int G = C::gates;
+  constexpr index L = kLanes<T>;
   const ForwardPanels<C, const T, const W> packed(panels, s);
+  const auto kept_of = [&](index row) { return gates + row * C::kept * s.H; };
+  const auto store_kept = [&](index row, index unit, const Vector<T>* values, int count) {
+    T* const to = kept_of(row) + unit;
+    for (int i = 0; i < count; ++i) store_units(to + i * s.H, values[i], s.H - unit);
+  };
   for_tiles<G>(rows, 0, panels_of<T>(s.H), [&]<int R, int V>(index row, index panel) {
     const T *x_rows[R], *h[R], *own[R];
     for (int r = 0; r < R; ++r) {
@@ -218,16 +249,43 @@ void recompute(const void* panels, const Sizes& s, index rows, const T* const* x
       h[r] = before[row + r];
       own[r] = h[r] + (C::has_c ? s.P : 0);
     }
-    alignas(kVectorBytes) T x_gates[R * V * G * kLanes<T>];
-    constexpr index row_size = V * G * kLanes<T>;
+    constexpr index row_size = V * G * L;
+    alignas(kVectorBytes) T x_gates[R * row_size];
     input_gates<C, R, V>(packed, s.D, x_rows, panel, x_gates, row_size);
-    run_cell<C, R, V>(packed, s, x_gates, row_size, h, own, panel,
-                      [&](int r, index unit, Vector<T>, Vector<T>, const Kept<C, T>& kept) {
-                        T* to = gates + (row + r) * C::kept * s.H + unit;
-                        for (int i = 0; i < C::kept; ++i)
-                          store_units(to + i * s.H, kept.values[i], s.H - unit);
-                      });
+    if constexpr (C::late > 0) {
+      run_gated<C, R, V>(packed, s, x_gates, row_size, h, panel,
+                         [&](int r, index unit, const Vector<T>* x, Vector<T> gated) {
+                           store_kept(row + r, unit, x, G);
+                           store_units(kept_of(row + r) + C::kept_gated * s.H + unit, gated,
+                                       s.H - unit);
+                         });
+    } else {
+      const auto x_gate = [&](int r, int p, int g) __attribute__((always_inline)) {
+        return load<T>(x_gates + r * row_size + (p * G + g) * L);
+      };
+      run_cell<C, R, V>(packed, s, x_gate, h, own, panel,
+                        [&](int r, index unit, Vector<T>, Vector<T>, const Kept<C, T>& kept) {
+                          store_kept(row + r, unit, kept.values, C::kept);
+                        });
+    }
   });
+  if constexpr (C::late > 0) {  // what forward() takes of x stands where it keeps its gates
+    for_tiles<C::late>(rows, 0, panels_of<T>(s.H), [&]<int R, int V>(index row, index panel) {
+      const T *gated[R], *own[R];
+      for (int r = 0; r < R; ++r) {
+        gated[r] = kept_of(row + r) + C::kept_gated * s.H;
+        own[r] = before[row + r];
+      }
+      const auto x_gate = [&](int r, int p, int g) {
+        const index unit = (panel + p) * L;
+        return load_units(kept_of(row + r) + g * s.H + unit, s.H - unit);
+      };
+      run_cell<C, R, V>(packed, s, x_gate, gated, own, panel,
+                        [&](int r, index unit, Vector<T>, Vector<T>, const Kept<C, T>& kept) {
+                          store_kept(row + r, unit, kept.values, C::kept);
+                        });
+    });
+  }
 }
 
 }  // namespace elman::ELMAN_ISA

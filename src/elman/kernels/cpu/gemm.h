@@ -156,8 +156,8 @@ ELMAN_INLINE void multiply_gates(Vector<T> (&acc)[R][P], const T* const (&rows)[
 // gates taken in the given order.
 template <class T, int R, int P, int G>
 ELMAN_INLINE void multiply_gates_unpacked(Vector<T> (&acc)[R][P], const T* const (&rows)[R],
-                                          const T* w, index columns, index column,
-                                          const int (&gate)[G], index terms) {
+                                          const T* w, index columns, index column, const int* gate,
+                                          index terms) {
   constexpr index lanes = kLanes<T>;
   Vector<T> part[R][P] = {};
   Totals<T, R, P> totals(part);

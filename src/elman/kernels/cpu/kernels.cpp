@@ -16,6 +16,7 @@ constexpr Kernel<T> kernel_of() {
           C::kind,
           kLanes<T>,
           C::gates,
+          C::late,
           C::kept,
           C::d_gates,
           C::has_c,

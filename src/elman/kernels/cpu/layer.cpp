@@ -212,7 +212,7 @@ ForwardPass<T>::ForwardPass(const Kernel<T>& kernel, const Schedule& schedule, c
   const index active = plan_.longest > 0 ? plan_.active[0] : 0;
   chunk_rows_ = std::min(schedule.rows(), std::max(active, kInputGates / (kernel.gates * H)));
   const auto whole_lines = [](index values) { return (values + 15) / 16 * 16; };
-  const index row = 2 * P + (kernel.has_c ? H : 0) + (s.projected() ? H : 0);
+  const index row = 2 * P + (kernel.has_c ? H : 0) + (kernel.has_hidden(s) ? H : 0);
   states_size_ = whole_lines(plan_.batch * row);
   x_gates_size_ = whole_lines(chunk_rows_ * kernel.gates * H);
   values_ = Buffer<T>(directions * states_size_ + threads_ * x_gates_size_);
@@ -227,7 +227,7 @@ void ForwardPass<T>::run(Forward<T>* directions, void (*watch)()) {
     directions[d].h = values_.get() + d * states_size_;
     T* const behind = directions[d].h + plan_.batch * 2 * P;
     if (kernel_.has_c) directions[d].c = behind;
-    if (sizes_.projected()) directions[d].hidden = behind + plan_.batch * H;
+    directions[d].hidden = behind + (kernel_.has_c ? plan_.batch * H : 0);
   }
   T* const x_gates = values_.get() + directions_ * states_size_;
   Team team(threads_, watch);
@@ -264,7 +264,7 @@ void run_backward(const Kernel<T>& kernel, const Schedule& schedule, Backward<T>
   const index gates_size = directions[0].gates ? 0 : chunk_rows * kernel.kept * s.H;
   Buffer<T> gates(gates_size * count);
   const std::vector<T> zeros(kernel.state_size(s));
-  const index columns = kernel.padded(s.D) + kernel.padded(s.P) + (projected ? H : 0);
+  const index columns = kernel.padded(s.D) + kernel.padded(s.P) + (kernel.has_hidden(s) ? H : 0);
   std::vector<Buffer<T>> block, tiles, d_bias;
   for (int m = 0; m < team.size(); ++m) {
     block.emplace_back(block_rows * columns);

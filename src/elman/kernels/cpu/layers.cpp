@@ -162,6 +162,8 @@ class SmallStep {
         batch_(schedule.plan().batch),
         S_(kernel.state_size(f.form.first)),
         states_(f.kept ? 0 : 2 * batch_ * S_),
+        gates_(kernel.late > 0 && (!f.kept || f.recompute) ? batch_ * kernel.kept * f.form.first.H
+                                                           : 0),
         outputs_{Buffer<T>(kept_.output_size), Buffer<T>(kept_.output_size)} {}
 
   void run() {
@@ -191,8 +193,7 @@ class SmallStep {
       copy<T>(f_.first[0].of(part), n, P, before + n * S_);
       if (kernel_.has_c) copy<T>(f_.first[1].of(part), n, H, before + n * S_ + P);
     }
-    kernel_.step(f_.weights[part], f_.form.sizes(k), batch_, inputs, befores, afters,
-                 f_.kept ? kept_.gates(f_.kept, k, d) : nullptr);
+    kernel_.step(f_.weights[part], f_.form.sizes(k), batch_, inputs, befores, afters, gates(k, d));
     for (index n = 0; n < batch_; ++n) {
       std::copy_n(afters[n], P, output.at(0, n) + d * P);
       std::copy_n(afters[n], P, f_.last[0].of(part).at(n));
@@ -200,11 +201,16 @@ class SmallStep {
     }
   }
 
+  T* gates(index k, index d) {
+    T* const kept = f_.kept ? kept_.gates(f_.kept, k, d) : nullptr;
+    return kept || kernel_.late == 0 ? kept : gates_.get();
+  }
+
   const Kernel<T>& kernel_;
   const LayersForward<T>& f_;
   const Kept<T> kept_;
   const index batch_, S_;
-  Buffer<T> states_, outputs_[2];  // where they are not kept
+  Buffer<T> states_, gates_, outputs_[2];  // where they are not kept
 };
 
 }  // namespace

@@ -8,6 +8,10 @@ namespace elman::ELMAN_ISA {
 
 ELMAN_INLINE index smaller(index a, index b) { return a < b ? a : b; }
 
+// Gates whose rows of W_hh meet h.
+template <class C>
+inline constexpr int kPrompt = C::gates - C::late;
+
 // Panels that n units take.
 template <class T>
 ELMAN_INLINE index panels_of(index n) {
@@ -18,21 +22,24 @@ ELMAN_INLINE index panels_of(index n) {
 // W). Each has one panel for every `lanes` hidden units.
 template <class C, class T, class W>
 struct ForwardPanels {
-  index input_panel, hidden_panel, projection_panel;  // sizes of a panel
-  W *w_ih, *w_hh;                                     // (panels, D or P, G, lanes)
-  T* x_bias;                                          // (panels, G, lanes)
-  T* h_bias;                                          // (panels, lanes), of the last gate
-  W* w_hr;                                            // (panels of P, H, lanes)
+  index input_panel, hidden_panel, late_panel, projection_panel;  // sizes of a panel
+  W* w_ih;                                                        // (panels, D, G, lanes)
+  W *w_hh, *w_late;  // (panels, P, G - late or late, lanes)
+  T* x_bias;         // (panels, G, lanes)
+  T* h_bias;         // (panels, lanes), of the last gate
+  W* w_hr;           // (panels of P, H, lanes)
 
   template <class Memory>
   ForwardPanels(Memory* packed, const Sizes& s) {
     const index panels = panels_of<T>(s.H);
     input_panel = s.D * C::gates * kLanes<T>;
-    hidden_panel = s.P * C::gates * kLanes<T>;
+    hidden_panel = s.P * kPrompt<C> * kLanes<T>;
+    late_panel = s.P * C::late * kLanes<T>;
     projection_panel = s.H * kLanes<T>;
     w_ih = static_cast<W*>(packed);
     w_hh = w_ih + panels * input_panel;
-    x_bias = static_cast<T*>(static_cast<Memory*>(w_hh + panels * hidden_panel));
+    w_late = w_hh + panels * hidden_panel;
+    x_bias = static_cast<T*>(static_cast<Memory*>(w_late + panels * late_panel));
     h_bias = x_bias + panels * C::gates * kLanes<T>;
     w_hr = static_cast<W*>(static_cast<Memory*>(h_bias + panels * kLanes<T>));
   }
@@ -93,7 +100,9 @@ void pack_forward(const Weights& w, const Sizes& s, void* packed) {
   const index H = s.H;
   const ForwardPanels<C, T, W> to(packed, s);
   pack_units<C::gates, T>(static_cast<const W*>(w.w_ih), s.D, H, to.w_ih);
-  pack_units<C::gates, T>(static_cast<const W*>(w.w_hh), s.P, H, to.w_hh);
+  const W* const w_hh = static_cast<const W*>(w.w_hh);
+  pack_units<kPrompt<C>, T>(w_hh, s.P, H, to.w_hh);
+  if constexpr (C::late > 0) pack_units<C::late, T>(w_hh + kPrompt<C> * H * s.P, s.P, H, to.w_late);
   if (s.projected()) pack_units<1, T>(static_cast<const W*>(w.w_hr), H, s.P, to.w_hr);
   for (index unit = 0; unit < H; unit += L) {
     const Biases<C, T, W> biases(w, H, unit);
@@ -102,10 +111,10 @@ void pack_forward(const Weights& w, const Sizes& s, void* packed) {
   }
 }
 
-// (G * H, K), its gates taken in the given order -> (panels of K's columns, H, G, lanes). Several
-// panels together, so that longer pieces of a row are read.
+// (.., K), of its blocks of H rows the given gates' -> (panels of K's columns, H, G, lanes).
+// Several panels together, so that longer pieces of a row are read.
 template <int G, class T, class W>
-void pack_columns(const W* w, index K, index H, const int (&gate)[G], T* to) {
+void pack_columns(const W* w, index K, index H, const int* gate, T* to) {
   constexpr index L = kLanes<T>, together = 4;
   const index panel = H * G * L;
   for (index column = 0; column < K; column += together * L, to += together * panel) {
@@ -124,26 +133,33 @@ void pack_columns(const W* w, index K, index H, const int (&gate)[G], T* to) {
 // Where the parts of the packed backward weights begin: panels of the columns of each matrix.
 template <class C, class T>
 struct BackwardPanels {
-  index panel, projection_panel;       // sizes of a panel
-  T *w_hh = nullptr, *w_ih = nullptr;  // (panels of P or D, H, G, lanes)
-  T* w_hr = nullptr;                   // (panels of H, P, lanes)
+  index hidden_panel, late_panel, input_panel, projection_panel;  // sizes of a panel
+  T *w_hh = nullptr, *w_late = nullptr;  // (panels of P, H, G - late or late, lanes)
+  T* w_ih = nullptr;                     // (panels of D, H, G, lanes)
+  T* w_hr = nullptr;                     // (panels of H, P, lanes)
 
   BackwardPanels(T* packed, const Sizes& s) {
     if (!packed) return;
-    panel = s.H * C::gates * kLanes<T>;
+    hidden_panel = s.H * kPrompt<C> * kLanes<T>;
+    late_panel = s.H * C::late * kLanes<T>;
+    input_panel = s.H * C::gates * kLanes<T>;
     projection_panel = s.P * kLanes<T>;
     w_hh = packed;
-    w_ih = w_hh + panels_of<T>(s.P) * panel;
-    w_hr = w_ih + panels_of<T>(s.D) * panel;
+    w_late = w_hh + panels_of<T>(s.P) * hidden_panel;
+    w_ih = w_late + panels_of<T>(s.P) * late_panel;
+    w_hr = w_ih + panels_of<T>(s.D) * input_panel;
   }
 };
 
 template <class C, class T, class W>
 void pack_backward(const Weights& w, const Sizes& s, T* packed) {
   const BackwardPanels<C, T> to(packed, s);
-  pack_columns(static_cast<const W*>(w.w_hh), s.P, s.H, C::hidden_gate, to.w_hh);
-  pack_columns(static_cast<const W*>(w.w_ih), s.D, s.H, C::input_gate, to.w_ih);
-  if (s.projected()) pack_columns(static_cast<const W*>(w.w_hr), s.H, s.P, {0}, to.w_hr);
+  const W* const w_hh = static_cast<const W*>(w.w_hh);
+  pack_columns<kPrompt<C>>(w_hh, s.P, s.H, C::hidden_gate + C::late, to.w_hh);
+  if constexpr (C::late > 0) pack_columns<C::late>(w_hh, s.P, s.H, C::hidden_gate, to.w_late);
+  pack_columns<C::gates>(static_cast<const W*>(w.w_ih), s.D, s.H, C::input_gate, to.w_ih);
+  constexpr int only[] = {0};
+  if (s.projected()) pack_columns<1>(static_cast<const W*>(w.w_hr), s.H, s.P, only, to.w_hr);
 }
 
 // W_ih x + b of a tile of R rows and P panels. The vectors of row r begin at to + r * row_size.
@@ -168,27 +184,53 @@ struct Kept {
   Vector<T> values[C::kept ? C::kept : 1];
 };
 
-// The cell on a tile, after input_gates(): calls emit(r, unit, h', own', kept) for each vector of
-// units, from the rows of h and of the cell's own state.
-template <class C, int R, int P, class T, class W, class Emit>
+// The cell on a tile, after input_gates(), and after run_gated() where it has late gates: calls
+// emit(r, unit, h', own', kept) for each vector of units. `met` are rows of h, or of gated();
+// x_gate(r, p, g) gives what the cell takes of x.
+template <class C, int R, int P, class T, class W, class X, class Emit>
 ELMAN_INLINE void run_cell(const ForwardPanels<C, const T, const W>& packed, const Sizes& s,
-                           const T* x_gates, index row_size, const T* const (&h)[R],
-                           const T* const (&own)[R], index panel, Emit&& emit) {
-  constexpr int G = C::gates;
-  constexpr index L = kLanes<T>;
+                           X&& x_gate, const T* const (&met)[R], const T* const (&own)[R],
+                           index panel, Emit&& emit) {
+  constexpr int G = C::late > 0 ? C::late : C::gates;
+  const W* const w = C::late > 0 ? packed.w_late : packed.w_hh;
+  const index size = C::late > 0 ? packed.late_panel : packed.hidden_panel;
   Vector<T> acc[R][P * G];
-  multiply<T, R, P, G>(acc, h, packed.w_hh + panel * packed.hidden_panel, packed.hidden_panel, s.P);
+  multiply<T, R, P, G>(acc, met, w + panel * size, size, s.P);
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p) {
-      Vector<T> x_gate[G];
+      Vector<T> x[C::gates];
       Kept<C, T> kept;
-      for (int g = 0; g < G; ++g) x_gate[g] = load<T>(x_gates + r * row_size + (p * G + g) * L);
-      const index unit = (panel + p) * L;
-      C::template finish<T>(x_gate, load<T>(packed.h_bias + unit), acc[r] + p * G);
+      for (int g = 0; g < C::gates; ++g) x[g] = x_gate(r, p, g);
+      const index unit = (panel + p) * kLanes<T>;
+      C::template finish<T>(x, load<T>(packed.h_bias + unit), acc[r] + p * G);
       Vector<T> state = load_units(own[r] + unit, s.H - unit);
-      const Vector<T> after = C::template forward<T>(x_gate, acc[r] + p * G, state, kept.values);
+      const Vector<T> after = C::template forward<T>(x, acc[r] + p * G, state, kept.values);
       emit(r, unit, after, state, kept);
+    }
+  }
+}
+
+// Before the late gates of a tile: calls emit(r, unit, what the cell takes of x, gated) for each
+// vector of units. The vectors of x of row r begin at x_gates + r * row_size.
+template <class C, int R, int P, class T, class W, class Emit>
+ELMAN_INLINE void run_gated(const ForwardPanels<C, const T, const W>& packed, const Sizes& s,
+                            const T* x_gates, index row_size, const T* const (&h)[R], index panel,
+                            Emit&& emit) {
+  constexpr int G = C::gates;
+  constexpr index L = kLanes<T>;
+  Vector<T> acc[R][P * kPrompt<C>];
+  multiply<T, R, P, kPrompt<C>>(acc, h, packed.w_hh + panel * packed.hidden_panel,
+                                packed.hidden_panel, s.P);
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) {
+      Vector<T> x[G];
+      for (int g = 0; g < G; ++g) x[g] = load<T>(x_gates + r * row_size + (p * G + g) * L);
+      const index unit = (panel + p) * L;
+      const Vector<T> state = load_units(h[r] + unit, s.H - unit);
+      const Vector<T> gated = C::template gated<T>(x, acc[r] + p * kPrompt<C>, state);
+      emit(r, unit, x, gated);
     }
   }
 }

@@ -83,47 +83,93 @@ struct StepLoop {
 
   template <int R>
   void run(index row, index rows) const {
-    const index whole = H / L;
     constexpr int panels = G == 1 ? 2 : 1;  // sums enough that none waits for itself
-    for_panels<R, panels>(row, rows, 0, whole, [&]<int, int P>(index row, index panel) {
-      tile<R, P, true>(row, panel * L);
+    for_units<R, panels>(
+        row, rows, [&]<int P, bool Whole>(index row, index unit) { tile<R, P, Whole>(row, unit); });
+    if constexpr (C::late > 0) {
+      for_units<R, 2>(row, rows, [&]<int P, bool Whole>(index row, index unit) {
+        late_tile<R, P, Whole>(row, unit);
+      });
+    }
+  }
+
+  template <int R, int P, class F>
+  ELMAN_INLINE void for_units(index row, index rows, F&& f) const {
+    const index whole = H / L;
+    for_panels<R, P>(row, rows, 0, whole, [&]<int, int Panels>(index row, index panel) {
+      f.template operator()<Panels, true>(row, panel * L);
     });
-    for (; whole * L < H && row < rows; row += R) tile<R, 1, false>(row, whole * L);
+    for (; whole * L < H && row < rows; row += R) f.template operator()<1, false>(row, whole * L);
   }
 
   template <int R, int P, bool Whole>
   void tile(index row, index unit) const {
-    using Units = UnitRows<T, W, P, G, Whole>;
+    constexpr int U = kPrompt<C>;
     const T *input[R], *h[R];
     for (int r = 0; r < R; ++r) {
       input[r] = x[row + r];
       h[r] = before[row + r];
     }
-    Vector<T> x_gates[R][P * G], u[R][P * G];
-    Units{static_cast<const W*>(weights.w_ih), sizes.D, H, unit}.multiply(x_gates, input);
-    Units{static_cast<const W*>(weights.w_hh), H, H, unit}.multiply(u, h);
+    Vector<T> x_gates[R][P * G], u[R][P * U];
+    UnitRows<T, W, P, G, Whole>{w_ih(), sizes.D, H, unit}.multiply(x_gates, input);
+    UnitRows<T, W, P, U, Whole>{w_hh(), H, H, unit}.multiply(u, h);
     for (int p = 0; p < P; ++p) {
       const Biases<C, T, W> biases(weights, H, unit + p * L);
       for (int r = 0; r < R; ++r) {
-        finish(row + r, unit + p * L, biases, x_gates[r] + p * G, u[r] + p * G);
+        Vector<T>* const x = x_gates[r] + p * G;
+        for (int g = 0; g < G; ++g) x[g] += biases.x[g];
+        if constexpr (C::late > 0) {
+          keep_gated(row + r, unit + p * L, x, u[r] + p * U);
+        } else {
+          finish(row + r, unit + p * L, x, biases.h, u[r] + p * G);
+        }
       }
     }
   }
 
-  ELMAN_INLINE void finish(index row, index unit, const Biases<C, T, W>& biases, Vector<T>* x_gates,
+  // What late gates meet, and where they are kept what forward() takes of x.
+  ELMAN_INLINE void keep_gated(index row, index unit, Vector<T>* x, const Vector<T>* u) const {
+    const index count = H - unit;
+    const Vector<T> gated = C::template gated<T>(x, u, load_units(before[row] + unit, count));
+    T* const to = kept(row) + unit;
+    for (int g = 0; g < G; ++g) store_units(to + g * H, x[g], count);
+    store_units(to + C::kept_gated * H, gated, count);
+  }
+
+  template <int R, int P, bool Whole>
+  void late_tile(index row, index unit) const {
+    constexpr int U = C::late;
+    const T* gated[R];
+    for (int r = 0; r < R; ++r) gated[r] = kept(row + r) + C::kept_gated * H;
+    Vector<T> u[R][P * U];
+    UnitRows<T, W, P, U, Whole>{w_hh() + kPrompt<C> * H * H, H, H, unit}.multiply(u, gated);
+    for (int p = 0; p < P; ++p) {
+      const Biases<C, T, W> biases(weights, H, unit + p * L);
+      for (int r = 0; r < R; ++r) {
+        const T* const from = kept(row + r) + unit + p * L;
+        Vector<T> x[G];
+        for (int g = 0; g < G; ++g) x[g] = load_units(from + g * H, H - unit - p * L);
+        finish(row + r, unit + p * L, x, biases.h, u[r] + p * U);
+      }
+    }
+  }
+
+  ELMAN_INLINE void finish(index row, index unit, const Vector<T>* x, Vector<T> bias,
                            Vector<T>* u) const {
     const index count = H - unit;
     const index own = unit + (C::has_c ? H : 0);
-    for (int g = 0; g < G; ++g) x_gates[g] += biases.x[g];
-    C::template finish<T>(x_gates, biases.h, u);
+    C::template finish<T>(x, bias, u);
     Vector<T> state = load_units(before[row] + own, count);
-    Kept<C, T> kept;
-    store_units(after[row] + unit, C::template forward<T>(x_gates, u, state, kept.values), count);
+    Kept<C, T> keep;
+    store_units(after[row] + unit, C::template forward<T>(x, u, state, keep.values), count);
     if (C::has_c) store_units(after[row] + own, state, count);
     if (!gates) return;
-    T* const to = gates + row * C::kept * H + unit;
-    for (int i = 0; i < C::kept; ++i) store_units(to + i * H, kept.values[i], count);
+    for (int i = 0; i < C::kept; ++i) store_units(kept(row) + i * H + unit, keep.values[i], count);
   }
+
+  const W* w_ih() const { return static_cast<const W*>(weights.w_ih); }
+  const W* w_hh() const { return static_cast<const W*>(weights.w_hh); }
+  T* kept(index row) const { return gates + row * C::kept * H; }
 };
 
 template <class C, class T, class W>
