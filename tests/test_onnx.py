@@ -28,9 +28,13 @@ def layer(kind="GRU", layers=1, directions=1, bias=True, dtype="float32", **opti
     return getattr(elman, kind)(D, H, layers, **options)
 
 
+def nonlinearity_of(of):
+    return of.spec.cell.name.partition("_")[2] if of.spec.cell.kind == "RNN" else ""
+
+
 def write(of, path):
-    nonlinearity = of.spec.cell.name.partition("_")[2]
-    models.write(path, convert(of.state_dict(), "torch", "onnx"), nonlinearity)
+    told = {"reset_after": of.spec.cell.gated is None} if of.spec.cell.kind == "GRU" else {}
+    models.write(path, convert(of.state_dict(), "elman", "onnx", **told), nonlinearity_of(of))
 
 
 SIZES = [(1, 1), (1, 2), (3, 1), (2, 2)]
@@ -41,7 +45,9 @@ LAYERS = [
         for n, d in SIZES
         for nonlinearity in ("tanh", "relu")
     ],
+    *[{"layers": n, "directions": d, "reset_after": False} for n, d in SIZES],
     {"layers": 2, "directions": 2, "bias": False},
+    {"reset_after": False, "bias": False},
     {"kind": "RNN", "bias": False},
     {"kind": "LSTM", "layers": 2, "bias": False},
     {"dtype": "float64"},
@@ -54,9 +60,14 @@ def test_a_model_is_read_as_it_was_written(options, tmp_path):
     of = layer(**options)
     write(of, tmp_path / "m.onnx")
     model = models.read(tmp_path / "m.onnx")
-    assert model.nonlinearity == of.spec.cell.name.partition("_")[2]
+    assert model.nonlinearity == nonlinearity_of(of)
     assert model.notes == []
-    back = convert(model.tensors, "onnx", "torch")
+    back = convert(model.tensors, "onnx", "elman", reset_after=model.reset_after)
+    loaded = models.load(tmp_path / "m.onnx")
+    assert repr(loaded) == repr(of)
+    assert loaded.state_dict().keys() == of.state_dict().keys()
+    for name, w in of.state_dict().items():
+        np.testing.assert_array_equal(loaded.state_dict()[name], w)
     assert back.keys() == of.state_dict().keys()
     for name, w in of.state_dict().items():
         np.testing.assert_array_equal(back[name], w)
@@ -152,9 +163,7 @@ def test_recorded_nodes(path, tmp_path):
         kind, ["x", *weights], ["Y", "Y_h"], name="own", hidden_size=20, **attributes
     )
     of = model(kind, weights, nodes=[node])
-    if "lbr0" in path.stem:
-        why = "clip" if "clip" in attributes else "linear_before_reset=0"
-    elif "clip" in attributes:
+    if "clip" in attributes:
         why = "clip"
     elif "relu" in path.stem and kind == "GRU":
         why = "activations"
@@ -164,24 +173,48 @@ def test_recorded_nodes(path, tmp_path):
         for name, a in weights.items():
             np.testing.assert_array_equal(found.tensors[name], a)
         assert found.nonlinearity == (path.stem.split("_")[1] if kind == "RNN" else "")
-        assert bool(found.notes) == (attributes["direction"] == "reverse")
+        assert bool(found.notes) == found.reverse == (attributes["direction"] == "reverse")
+        assert found.reset_after == ("lbr1" in path.stem if kind == "GRU" else None)
         return
     with pytest.raises(ConversionError, match=why):
         read(of, tmp_path)
 
 
-def test_onnxs_default_is_refused(tmp_path):
-    with pytest.raises(ConversionError, match="GRU node 'own': has linear_before_reset=0"):
-        read(model(linear_before_reset=0), tmp_path)
+def test_onnxs_default_resets_before(tmp_path):
+    assert read(model(), tmp_path).reset_after
+    assert read(model(linear_before_reset=0), tmp_path).reset_after is False
     graph = model()
     del graph.graph.node[0].attribute[:]
-    with pytest.raises(ConversionError, match="linear_before_reset=0"):
-        read(graph, tmp_path)
+    assert read(graph, tmp_path).reset_after is False
 
 
 def test_a_reverse_node_is_read_and_that_is_said(tmp_path):
     (note,) = read(model(direction="reverse"), tmp_path).notes
     assert "from the last step to the first" in note
+    with pytest.raises(ConversionError, match=r"^onnx: GRU of .*m\.onnx' runs from the last step"):
+        models.load(tmp_path / "m.onnx")
+
+
+def test_which_gru_is_written(tmp_path):
+    """What `convert` was told; tensors alone are of the one that PyTorch has."""
+    of = layer(reset_after=False)
+    tensors = convert(of.state_dict(), "elman", "onnx", reset_after=False)
+    told = {"as converted": {}, "asked for": {"reset_after": True}}
+    for how, given in told.items():
+        models.write(tmp_path / "m.onnx", tensors, **given)
+        assert models.read(tmp_path / "m.onnx").reset_after == (how == "asked for")
+    models.write(tmp_path / "m.onnx", dict(tensors))
+    assert models.read(tmp_path / "m.onnx").reset_after
+    rnns = convert(layer("RNN").state_dict(), "torch", "onnx")
+    with pytest.raises(ConversionError, match="onnx RNN: reset_after is of a GRU"):
+        models.write(tmp_path / "m.onnx", rnns, "tanh", reset_after=True)
+
+
+def test_options_of_load(tmp_path):
+    write(layer(reset_after=False), tmp_path / "m.onnx")
+    of = models.load(tmp_path / "m.onnx", batch_first=True, dtype="float64")
+    assert repr(of) == "GRU(3, 4, batch_first=True, reset_after=False)"
+    assert of.dtype == np.float64
 
 
 @pytest.mark.parametrize(

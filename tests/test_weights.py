@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import elman
 from elman.spec import CELLS, Spec
-from elman.weights import FRAMEWORKS, ConversionError, Converted, convert, to_canonical
+from elman.weights import FRAMEWORKS, ConversionError, Converted, build, convert, to_canonical
 
 D, H = 3, 4
 bounded = settings(deadline=None, derandomize=True)
@@ -48,6 +48,7 @@ def assert_same(got, want):
 # Round trips
 
 HOLDS = {  # the most layers and directions
+    "elman": (3, 2),
     "torch": (3, 2),
     "oneflow": (3, 2),
     "r-torch": (3, 2),
@@ -61,7 +62,8 @@ HOLDS = {  # the most layers and directions
     "haiku": (3, 1),
 }
 LESS = {"equinox": ("GRU", "LSTM"), "flax-nnx-optimized": ("LSTM",)}  # than every kind
-PROJECTED = ("torch", "oneflow")
+PROJECTED = ("elman", "torch", "oneflow")
+BEFORE = ("elman", "keras", "onnx", "haiku")  # have the GRU that resets before the product
 ALWAYS_BIASED = ("flax-linen", "flax-nnx", "flax-nnx-optimized", "haiku")
 
 
@@ -99,7 +101,7 @@ def test_there_and_back_again(conversion):
 
 
 @bounded
-@given(conversions(), st.sampled_from(["torch", "oneflow", "r-torch", "onnx"]))
+@given(conversions(), st.sampled_from(["elman", "torch", "oneflow", "r-torch", "onnx"]))
 def test_by_way_of_another_framework(conversion, other):
     """Whatever way is taken, the answer is one."""
     framework, of = conversion
@@ -183,7 +185,7 @@ def test_biases_that_a_framework_always_has_are_zero_and_that_is_said():
 
 
 def test_exact_conversions_have_nothing_to_say():
-    for framework in ("torch", "oneflow", "r-torch", "keras"):
+    for framework in ("elman", "torch", "oneflow", "r-torch", "keras"):
         converted = convert(weights(), "torch", framework)
         assert (converted.folded, converted.notes) == (False, [])
 
@@ -258,9 +260,117 @@ def test_haikus_z_is_turned_where_its_reset_gate_may_stand(hidden):
         ),
     ],
 )
-def test_reset_before_is_refused(source, of):
-    with pytest.raises(ConversionError, match=r"before the recurrent product.*unless W_hn is diag"):
-        convert(of, source, "torch")
+def test_reset_before_is_refused_where_there_is_no_such_gru(source, of):
+    message = (
+        r"GRU: applies its reset gate (after|before).* and this one before.*unless W_hn is diag"
+    )
+    for target in sorted(FRAMEWORKS.keys() - {*BEFORE, "flax-nnx-optimized"}):
+        with pytest.raises(ConversionError, match=rf"^{target} {message}"):
+            convert(of, source, target)
+
+
+@bounded
+@given(conversions(BEFORE), st.sampled_from(BEFORE))
+def test_the_gru_that_resets_before_between_all_that_have_it(conversion, other):
+    """Values are moved, and biases added where there is one; there and back is what it was."""
+    framework, of = conversion
+    if not any(w.shape[0] == 3 * w.shape[1] for name, w in of.items() if "weight_hh" in name):
+        return
+    told = {"reset_after": False}
+    layers, directions = (
+        1 + max(int(name.split("_l")[1][0]) for name in of),
+        1 + any("reverse" in name for name in of),
+    )
+    if layers > HOLDS[other][0] or directions > HOLDS[other][1]:
+        return
+    there = convert(of, "elman", framework, **told)
+    around = convert(convert(there, framework, other, **told), other, framework, **told)
+    assert not around.folded
+    assert_same(around, there)
+    assert there.arguments["reset_after"] is False
+    back = convert(there, framework, "elman", cell=False, **told)
+    for name, w in of.items():
+        if "weight" in name:
+            np.testing.assert_array_equal(back[name], w, err_msg=name)
+    if not there.folded:
+        for name, w in of.items():
+            np.testing.assert_array_equal(back[name], w, err_msg=name)
+
+
+def test_b_hn_is_a_summand_where_the_reset_gate_comes_before():
+    """With a diagonal W_hn it joins b_in, which nothing multiplies."""
+    of = weights(dtype="float64")
+    of["weight_hh_l0"][2 * H :] *= np.eye(H)
+    converted = convert(of, "elman", "torch", reset_after=False)
+    assert converted.folded
+    assert converted.arguments["reset_after"]
+    b_ih, b_hh = of["bias_ih_l0"], of["bias_hh_l0"]
+    np.testing.assert_array_equal(converted["bias_hh_l0"][: 2 * H], b_hh[: 2 * H])
+    np.testing.assert_array_equal(converted["bias_hh_l0"][2 * H :], 0)
+    np.testing.assert_array_equal(converted["bias_ih_l0"][: 2 * H], b_ih[: 2 * H])
+    x = np.random.default_rng(0).normal(size=(5, D))
+    before, after = (elman.GRU(D, H, dtype="float64", reset_after=r) for r in (False, True))
+    before.load_state_dict(of)
+    after.load_state_dict(converted)
+    np.testing.assert_allclose(after(x)[0], before(x)[0], rtol=1e-12)
+
+
+def test_reset_after_that_the_tensors_deny():
+    of = {"kernel": np.ones((D, 3 * H)), "recurrent_kernel": np.ones((H, 3 * H))}
+    both = of | {"bias": np.ones((2, 3 * H))}
+    with pytest.raises(ConversionError, match="keras GRU: there is none of reset_after=False"):
+        convert(both, "keras", "elman", reset_after=False)
+    with pytest.raises(ConversionError, match="keras GRU: there is none of reset_after=True"):
+        convert(of | {"bias": np.ones(3 * H)}, "keras", "elman", reset_after=True)
+    with pytest.raises(ConversionError, match="torch GRU: there is none of reset_after=False"):
+        convert(weights(), "torch", "elman", reset_after=False)
+    with pytest.raises(ConversionError, match="torch LSTM: reset_after is of a GRU"):
+        convert(weights("LSTM"), "torch", "elman", reset_after=True)
+    for reset_after in (True, False):  # without biases they do not tell
+        told = convert(of, "keras", "elman", reset_after=reset_after)
+        assert told.arguments["reset_after"] is reset_after
+
+
+# Elman's own layers
+
+
+@pytest.mark.parametrize(
+    ("made", "tensors"),
+    [
+        ("GRU(3, 4, num_layers=2, bidirectional=True)", weights(layers=2, directions=2)),
+        ("LSTM(3, 4, proj_size=2)", weights("LSTM", proj_size=2)),
+        ("RNN(3, 4, bias=False, nonlinearity='relu')", weights("RNN", bias=False)),
+        ("LSTMCell(3, 4)", cell(weights("LSTM"))),
+    ],
+)
+def test_build(made, tensors):
+    """The layer of these weights, as `arguments` says it."""
+    told = {"nonlinearity": "relu"} if "RNN" in made else {}
+    layer = build(tensors, "torch", **told)
+    assert repr(layer) == made
+    assert_same(layer.state_dict(), tensors)
+    arguments = convert(tensors, "torch", "elman").arguments
+    assert repr(getattr(elman, arguments.pop("class"))(**arguments, **told)) == made
+
+
+def test_options_of_build():
+    of = weights(dtype="float64")
+    assert build(of, "torch").dtype == np.float64
+    layer = build(of, "torch", dtype="float32", batch_first=True, dropout=0.5)
+    assert repr(layer) == "GRU(3, 4, batch_first=True, dropout=0.5)"
+    assert_same(layer.state_dict(), {name: w.astype("float32") for name, w in of.items()})
+    assert repr(build(of, "elman", reset_after=False)) == "GRU(3, 4, reset_after=False)"
+    assert repr(build(of, "torch", cell=True)) == "GRUCell(3, 4)"
+    with pytest.raises(ConversionError, match=r"^RNN: nonlinearity, which weights do not tell"):
+        build(weights("RNN"), "torch")
+    with pytest.raises(
+        ConversionError, match=r"^GRU: nonlinearity.* must be in \[''\], got 'relu'"
+    ):
+        build(of, "torch", nonlinearity="relu")
+    haikus = convert(weights("RNN"), "torch", "haiku")
+    assert repr(build(haikus, "haiku")) == "RNN(3, 4, nonlinearity='relu')"
+    with pytest.raises(ConversionError, match=r"^RNN: nonlinearity.* must be in \['relu'\]"):
+        build(haikus, "haiku", nonlinearity="tanh")
 
 
 def test_into_haiku_only_what_it_computes():
@@ -268,7 +378,7 @@ def test_into_haiku_only_what_it_computes():
         convert(weights(), "torch", "haiku")
     of = weights()
     of["bias_hh_l0"][2 * H :] = 0
-    with pytest.raises(ConversionError, match="haiku GRU: applies its reset gate before"):
+    with pytest.raises(ConversionError, match=r"haiku GRU: applies its reset gate before.* after"):
         convert(of, "torch", "haiku")
 
 
@@ -523,7 +633,7 @@ def test_what_is_no_such_set_of_weights(of, why):
 
 @pytest.mark.parametrize("names", [("pytorch", "mlx"), ("torch", "tensorflow"), ("", "")])
 def test_unknown_frameworks(names):
-    with pytest.raises(ConversionError, match=r"no framework '\w*'; there are torch, oneflow"):
+    with pytest.raises(ConversionError, match=r"no framework '\w*'; there are elman, torch"):
         convert(weights(), *names)
 
 

@@ -6,6 +6,7 @@ Every framework's weights are read into it and written from it, by the framework
 negated; only where a framework has fewer biases than PyTorch are two added up, and that is said.
 """
 
+from elman.weights.build import build
 from elman.weights.convert import (
     Canonical,
     Converted,
@@ -22,6 +23,7 @@ __all__ = [
     "ConversionError",
     "Converted",
     "Found",
+    "build",
     "convert",
     "find",
     "from_canonical",

@@ -22,8 +22,10 @@ from elman.weights.find import (
 from elman.weights.frameworks import (
     APART,
     FRAMEWORKS,
+    RESETS,
     Array,
     ConversionError,
+    Form,
     Layout,
     Tensors,
 )
@@ -38,11 +40,19 @@ class Converted(Tensors):
         was given, at most negated, or one that the framework adds without storing it: the 1 of
         Haiku's forget gate, and 0 for a bias that there is not.
     notes : sentences on what weights alone do not tell.
+    arguments : what Elman's class has to be told for the layer: its name as "class", and the
+        arguments of its constructor, those apart that weights do not tell.
     """
 
-    def __init__(self, tensors: Mapping[str, Array], folded: bool, notes: list[str]) -> None:
+    def __init__(
+        self,
+        tensors: Mapping[str, Array],
+        folded: bool,
+        notes: list[str],
+        arguments: dict[str, Any],
+    ) -> None:
         super().__init__(tensors)
-        self.folded, self.notes = folded, notes
+        self.folded, self.notes, self.arguments = folded, notes, arguments
 
 
 @dataclass
@@ -51,7 +61,7 @@ class Canonical:
 
     Attributes
     ----------
-    spec : sizes, layers, directions; of an RNN, whatever its nonlinearity.
+    spec : its cell, sizes, layers, directions; of an RNN, whatever its nonlinearity.
     weights : arrays by PyTorch's names, of one dtype.
     cell : whether they are a cell's, whose names have no suffix.
     nonlinearity : an RNN's, "tanh" or "relu", where it is known; weights do not tell.
@@ -73,9 +83,19 @@ class Canonical:
         """PyTorch's names of one direction's weights."""
         return list(WEIGHTS) if self.cell else weight_names(layer, direction)
 
+    @property
+    def resets_before(self) -> bool:
+        """Whether it is the GRU whose reset gate comes before the recurrent product."""
+        return self.spec.cell.gated is not None
+
 
 def convert(
-    tensors: Mapping[str, Any], source: str, target: str, *, cell: bool | None = None
+    tensors: Mapping[str, Any],
+    source: str,
+    target: str,
+    *,
+    cell: bool | None = None,
+    reset_after: bool | None = None,
 ) -> Converted:
     """Give a recurrent layer's weights the names, shapes and order of another framework.
 
@@ -83,15 +103,18 @@ def convert(
     ----------
     tensors : the source's arrays by name, anything that NumPy reads; docs/weights.md lists every
         framework's names.
-    source, target : "torch", "oneflow", "r-torch", "mlx", "keras", "flax-linen", "flax-nnx",
-        "flax-nnx-optimized" (its OptimizedLSTMCell, which "flax-nnx" reads too), "equinox", "onnx"
-        or "haiku".
+    source, target : "elman", "torch", "oneflow", "r-torch", "mlx", "keras", "flax-linen",
+        "flax-nnx", "flax-nnx-optimized" (its OptimizedLSTMCell, which "flax-nnx" reads too),
+        "equinox", "onnx" or "haiku".
     cell : whether the answer is a cell's, such as GRUCell's, or a layer's. Default: as the
         source's, or what the target has.
+    reset_after : whether the source's GRU applies its reset gate after the recurrent product.
+        Default: what its tensors tell; yes, where they do not.
 
     Returns
     -------
-    A dictionary of new NumPy arrays, of the dtype that was given, with ``folded`` and ``notes``.
+    A dictionary of new NumPy arrays, of the dtype that was given, with ``folded``, ``notes`` and
+    ``arguments``.
 
     Raises
     ------
@@ -107,17 +130,18 @@ def convert(
     True
     """
     entry(target)  # a name that is wrong is the first thing to say
-    return from_canonical(to_canonical(tensors, source), target, cell=cell)
+    return from_canonical(to_canonical(tensors, source, reset_after), target, cell=cell)
 
 
 # From a framework's tensors to the canonical ones
 
 
-def to_canonical(tensors: Mapping[str, Any], source: str) -> Canonical:
-    """Read a framework's tensors.
+def to_canonical(
+    tensors: Mapping[str, Any], source: str, reset_after: bool | None = None
+) -> Canonical:
+    """Read a framework's tensors; `reset_after` is that of :func:`convert`.
 
-    Raises ConversionError for tensors that are missing, unexpected, misshapen or of mixed dtypes,
-    and for a GRU that PyTorch's equations cannot express.
+    Raises ConversionError for tensors that are missing, unexpected, misshapen or of mixed dtypes.
 
     >>> import elman, elman.weights
     >>> weights = elman.GRU(10, 20, num_layers=2, bidirectional=True).state_dict()
@@ -132,13 +156,13 @@ def to_canonical(tensors: Mapping[str, Any], source: str) -> Canonical:
     arrays, model = unpacked(given, source), _only(layers(given, source), given, source)
     shapes = {name: a.shape for name, a in arrays.items()}
     check_weights(model.title, model.all_shapes(), shapes, ConversionError)
+    if reset_after is not None:
+        model = _resetting(model, reset_after)
     form = model.form
     canonical = Canonical(model.spec, {}, model.cell, form.nonlinearity, model.notes)
     dtype = next(iter(arrays.values())).dtype
     for part in model.parts:
         w = form.restore(_arrays_or_zeros(arrays, model.shapes(*part), dtype))
-        if form.reset_before:
-            _check_diagonal(model, w)
         if not model.spec.bias:
             w = w._replace(b_ih=None, b_hh=None)
         for name, a in zip(canonical.names(*part), w, strict=True):
@@ -174,15 +198,16 @@ def _arrays_or_zeros(
     return [arrays[n] if n in arrays else np.zeros(s, dtype) for n, s in shapes.items()]
 
 
-def _check_diagonal(model: Model, w: Weights) -> None:
-    """Raise unless W_hn (r * h) is r * (W_hn h), which takes a diagonal W_hn."""
-    w_hn = np.split(w.w_hh, len(model.form.cell.gates))[-1]
-    if w_hn[~np.eye(len(w_hn), dtype=bool)].any():
-        raise ConversionError(
-            f"{model.title}: applies its reset gate before the recurrent product, W_hn (r * h), "
-            "and PyTorch after it, r * (W_hn h + b_hn); no weights make them the same unless W_hn "
-            "is diagonal"
-        )
+def _resetting(model: Model, after: bool) -> Model:
+    """The model of the GRU that is asked for, whose tensors are the same."""
+    if model.form.kind != "GRU":
+        raise ConversionError(f"{model.title}: reset_after is of a GRU")
+    for form in (form for form in entry(model.framework).forms if form.kind == "GRU"):
+        spec = replace(model.spec, cell=form.cell)
+        other = replace(model, form=form, spec=spec)
+        if form.reset_before != after and other.all_shapes() == model.all_shapes():
+            return other
+    raise ConversionError(f"{model.title}: there is none of reset_after={after} with these tensors")
 
 
 # From the canonical tensors to a framework's
@@ -198,21 +223,53 @@ def from_canonical(canonical: Canonical, target: str, *, cell: bool | None = Non
     """
     model, notes = _plan(canonical, target, cell)
     tensors: Tensors = {}
-    folded = False
+    folded, alike = False, model.form.reset_before == canonical.resets_before
     for part in model.parts:
         w = Weights(*map(canonical.weights.get, canonical.names(*part)))
         if not canonical.spec.bias:
             none = np.zeros(len(w.w_ih), canonical.dtype)
             w = w._replace(b_ih=none, b_hh=none)
-        w, added = _fold(model, w)
+        if not alike:
+            _check_diagonal(canonical, model, w)
+        w, added = _fold(model, w, canonical.resets_before)
         folded = folded or added
-        if model.form.reset_before:
-            _check_diagonal(model, w)
         there = model.stored(*part)
         pairs = zip(model.shapes(*part), model.form.store(w), strict=True)
         tensors.update({name: a for name, a in pairs if name in there})
     packed = FRAMEWORKS[target].pack(tensors)
-    return Converted({n: np.array(a, order="C") for n, a in packed.items()}, folded, notes)
+    arrays = {n: np.array(a, order="C") for n, a in packed.items()}
+    return Converted(arrays, folded, notes, _arguments(canonical, model))
+
+
+def _arguments(canonical: Canonical, model: Model) -> dict[str, Any]:
+    """The class and its arguments that make Elman's of the layer, as the model holds it."""
+    spec, kind = model.spec, model.spec.cell.kind
+    given: dict[str, Any] = {
+        "class": f"{kind}{'Cell' if model.cell else ''}",
+        "input_size": spec.input_size,
+        "hidden_size": spec.hidden_size,
+        "bias": spec.bias,
+    }
+    if not model.cell:
+        given |= {"num_layers": spec.num_layers, "bidirectional": spec.bidirectional}
+    if kind == "LSTM" and not model.cell:
+        given["proj_size"] = spec.proj_size
+    if kind == "GRU":
+        given["reset_after"] = not model.form.reset_before
+    if canonical.nonlinearity:
+        given["nonlinearity"] = canonical.nonlinearity
+    return given
+
+
+def _check_diagonal(canonical: Canonical, model: Model, w: Weights) -> None:
+    """Raise unless W_hn (r * h) is r * (W_hn h), which takes a diagonal W_hn."""
+    w_hn = np.split(w.w_hh, len(model.form.cell.gates))[-1]
+    if w_hn[~np.eye(len(w_hn), dtype=bool)].any():
+        raise ConversionError(
+            f"{model.title}: applies its reset gate {RESETS[model.form.cell.name]}, and this one "
+            f"{RESETS[canonical.spec.cell.name]}; no weights make them the same unless W_hn is "
+            "diagonal"
+        )
 
 
 def _plan(canonical: Canonical, target: str, cell: bool | None) -> tuple[Model, list[str]]:
@@ -234,8 +291,12 @@ def _plan(canonical: Canonical, target: str, cell: bool | None) -> tuple[Model, 
             "convert one layer, or one direction, at a time"
         )
     projected = spec.proj_size > 0
-    holding = (f for f in forms if f.projected == projected and layout in framework.layouts(f))
-    form = next(holding, None)
+    holding = [f for f in forms if f.projected == projected and layout in framework.layouts(f)]
+
+    def differs(form: Form) -> bool:
+        return form.reset_before != canonical.resets_before
+
+    form = min(holding, key=differs, default=None)  # the first, of one kind if there is
     if form is None:
         raise ConversionError(
             f"{one}: has no projection, so that its h is o * tanh(c), and this one has "
@@ -263,24 +324,27 @@ def _as_cell(canonical: Canonical, target: str, cell: bool | None) -> bool:
     return cell
 
 
-def _fold(model: Model, w: Weights) -> tuple[Weights, bool]:
+def _fold(model: Model, w: Weights, resets_before: bool) -> tuple[Weights, bool]:
     """Add to b_ih what of b_hh has no place of its own, and say whether that was anything.
 
-    What the class itself adds stays in b_hh, and so do the gates in ``APART``.
+    What the class itself adds stays in b_hh, and so do the gates in ``APART``. Of a GRU that resets
+    before the product b_hn is a summand like others, and is one where the target multiplies it.
     """
-    form = model.form
-    if form.biases.holds == "all":
-        return w, False
-    own = form.added(w.b_hh)
-    apart = APART.get(form.kind, {})
-    is_apart = np.repeat([gate in apart for gate in form.cell.gates], model.spec.hidden_size)
-    if form.biases.holds == "none" and w.b_hh[is_apart].any():
+    form, named = model.form, APART.get(model.form.kind, {})
+    is_named = np.repeat([gate in named for gate in form.cell.gates], model.spec.hidden_size)
+    if form.biases.holds == "none" and not resets_before and w.b_hh[is_named].any():
         raise ConversionError(
-            f"{model.title}: has no place for a recurrent bias of the {' or '.join(apart)} gate, "
-            f"{' or '.join(apart.values())}, and the one given is not zero"
+            f"{model.title}: has no place for a recurrent bias of the {' or '.join(named)} gate, "
+            f"{' or '.join(named.values())}, and the one given is not zero"
         )
+    keeps = is_named.copy() if form.biases.holds == "apart" else is_named | True
+    if form.biases.holds == "none":
+        keeps = ~keeps
+    if resets_before and not form.reset_before:
+        keeps &= ~is_named
+    own = form.added(w.b_hh)
     moves, stays = w.b_hh - own, own
-    moves[is_apart], stays[is_apart] = 0, w.b_hh[is_apart]
+    moves[keeps], stays[keeps] = 0, w.b_hh[keeps]
     if not moves.any():
         return w, False
     return w._replace(b_ih=w.b_ih + moves, b_hh=stays), True

@@ -33,10 +33,16 @@ for _cell in CELLS.values():
 #: Gates whose recurrent bias is no mere summand, so that it cannot join the other one, and why.
 APART = {"GRU": {"new": "b_hn in r * (W_hn h + b_hn)"}}
 
+#: Where a GRU applies its reset gate, by the cell.
+RESETS = {
+    "gru": "after the recurrent product, r * (W_hn h + b_hn)",
+    "gru_reset_before": "before the recurrent product, W_hn (r * h)",
+}
+
 
 def nonlinearities(kind: str) -> list[str]:
     """The names between which a kind of cell leaves the choice; "" alone where it leaves none."""
-    return [cell.name.partition("_")[2] for cell in CELLS.values() if cell.kind == kind]
+    return ["tanh", "relu"] if kind == "RNN" else [""]
 
 
 # How a framework lays out one direction of one layer
@@ -168,7 +174,7 @@ class Form:
     turned : gates whose weights have the other sign. With h' = (1 - z) * h + z * n, z is 1 - z
         here, and 1 - σ(a) = σ(-a).
     adds : what the class itself adds to a gate, beside the bias that is stored.
-    reset_before : n = tanh(W_in x + b_in + W_hn (r * h)).
+    reset_before : of a GRU, whether its reset gate is applied before the recurrent product.
     nonlinearity : of an RNN, where it is always the same.
     note : what the tensors do not tell; note_unbiased : what they do not tell without biases;
         note_written : what whoever gives them to the class has to know.
@@ -190,8 +196,8 @@ class Form:
 
     @property
     def cell(self) -> Cell:
-        """The kind's cell, whose gates are PyTorch's."""
-        return KINDS[self.kind]
+        """The cell, whose gates are PyTorch's; of an RNN the first."""
+        return CELLS["gru_reset_before"] if self.reset_before else KINDS[self.kind]
 
     @property
     def transposed(self) -> bool:
@@ -519,6 +525,9 @@ def _haiku_places(a: Affix) -> list[Place]:
 
 _TORCH = {"weight_ih": "G D", "weight_hh": "G H", "bias_ih": "G", "bias_hh": "G"}
 _TORCH_FORMS = tuple(Form(kind, _TORCH, PAIR) for kind in KINDS)
+_RESET_BEFORE = Form(
+    "GRU", _TORCH, PAIR, reset_before=True, note_written="Elman's GRU has reset_after=False"
+)
 _PROJECTED = Form("LSTM", _TORCH | {"weight_hh": "G P", "weight_hr": "P H"}, PAIR)
 _MLX = {"Wx": "G D", "Wh": "G H"}
 _KERAS = {"kernel": "D G", "recurrent_kernel": "H G", "bias": "G"}
@@ -543,6 +552,7 @@ def _flax_lstm(forget: str) -> Form:
 _NNX_OPTIMIZED = Form("LSTM", _NNX | {"dense_h.bias": "G"}, ONE, optional_bias=False, note=_CARRY)
 
 FRAMEWORKS = {
+    "elman": _torch((*_TORCH_FORMS, _RESET_BEFORE, _PROJECTED)),
     "torch": _torch((*_TORCH_FORMS, _PROJECTED)),
     "oneflow": _torch((*_TORCH_FORMS, _PROJECTED)),
     "r-torch": _torch(_TORCH_FORMS, first=1, cells=False),
@@ -566,7 +576,14 @@ FRAMEWORKS = {
                 note_unbiased="a Keras GRU without biases is taken to have reset_after=True, the "
                 "default",
             ),
-            Form("GRU", _KERAS, ONE, order=_UPDATE_FIRST, reset_before=True),
+            Form(
+                "GRU",
+                _KERAS,
+                ONE,
+                order=_UPDATE_FIRST,
+                reset_before=True,
+                note_written="the Keras GRU has reset_after=False",
+            ),
             Form("RNN", _KERAS, ONE),
             Form("LSTM", _KERAS, ONE),
             Form("GRU", _CUDNN, JOINED, AS_CUDNN, order=_UPDATE_FIRST, optional_bias=False),
@@ -630,6 +647,14 @@ FRAMEWORKS = {
                 JOINED,
                 order=_UPDATE_FIRST,
                 note_written="the GRU node has linear_before_reset=1",
+            ),
+            Form(
+                "GRU",
+                _ONNX,
+                JOINED,
+                order=_UPDATE_FIRST,
+                reset_before=True,
+                note_written="the GRU node has linear_before_reset=0, the default",
             ),
             Form("RNN", _ONNX, JOINED),
             Form("LSTM", _ONNX, JOINED, order=("input", "output", "forget", "cell")),

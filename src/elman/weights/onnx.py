@@ -17,12 +17,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from elman.spec import Shape, Spec
-from elman.weights.convert import to_canonical
+from elman.spec import Cell, Shape, Spec
+from elman.weights.build import build_canonical
+from elman.weights.convert import Converted, to_canonical
 from elman.weights.files import Path, require_regular, write_whole
 from elman.weights.frameworks import KINDS, Array, ConversionError, Tensors, nonlinearities
 
-__all__ = ["Layer", "Model", "find", "read", "write"]
+__all__ = ["Layer", "Model", "find", "load", "read", "write"]
 
 OPSET, IR = 17, 8  # of 2022, for older runtimes too
 #: What may stand between two layers: operators that only lay values out.
@@ -35,18 +36,6 @@ LAYS_OUT = {"Cast", "Concat", "Constant", "DequantizeLinear", "Slice", "Split", 
 MOST_TIMES = 16
 #: A node's inputs, as far as it has them. No other framework has peepholes, P.
 INPUTS = ("x", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
-#: For each kind of node, attributes that must have a value, and what it means where they have not.
-#: Their default is 0.
-ATTRIBUTES = {
-    "GRU": {
-        "linear_before_reset": (
-            1,
-            "it applies its reset gate before the recurrent product, W_hn (r * h), and PyTorch "
-            "after it, r * (W_hn h + b_hn)",
-        )
-    },
-    "LSTM": {"input_forget": (0, "its forget gate is 1 - i, whatever its weights say")},
-}
 #: For each kind of node, the functions that a direction may have.
 ACTIVATIONS = {
     "RNN": [["tanh"], ["relu"]],
@@ -55,15 +44,28 @@ ACTIVATIONS = {
 }
 
 
+def attributes(cell: Cell) -> dict[str, int]:
+    """What a cell's node has to be told, beside sizes and activations; all are 0 by default."""
+    own = {
+        "GRU": {"linear_before_reset": int(cell.gated is None)},
+        "LSTM": {"input_forget": 0},  # or its forget gate is 1 - i
+    }
+    return own.get(cell.kind, {})
+
+
 class Model(NamedTuple):
     """What :func:`read` finds: tensors under ONNX's names, and what tensors do not tell.
 
-    nonlinearity is an RNN's, "tanh" or "relu", and "" for another kind; notes are sentences.
+    nonlinearity is an RNN's, "tanh" or "relu", and "" for another kind; notes are sentences;
+    reset_after is a GRU's, as ``convert`` takes it, and None for another kind; reverse, whether a
+    node of one direction runs from the last step to the first.
     """
 
     tensors: Tensors
     nonlinearity: str
     notes: list[str]
+    reset_after: bool | None = None
+    reverse: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,9 +91,9 @@ class Layer:
             for k, n in enumerate(self._nodes)
             for name, a in _weights(n, self._stored).items()
         }
-        ((_, nonlinearity, reverse),) = kinds
+        ((_, nonlinearity, reverse, reset_after),) = kinds
         notes = ["the node runs from the last step to the first, which weights do not tell"]
-        return Model(tensors, nonlinearity, notes if reverse else [])
+        return Model(tensors, nonlinearity, notes if reverse else [], reset_after, reverse)
 
 
 def find(path: Path) -> list[Layer]:
@@ -130,9 +132,8 @@ def read(path: Path, node: str | None = None) -> Model:
     Raises
     ------
     ConversionError : no model; no such node, or several that are not one layer's; weights that are
-        not stored in the model; a node that no other framework has the like of, such as a GRU with
-        linear_before_reset=0, which is ONNX's default, an LSTM with peepholes that are not zero or
-        with input_forget, or any with clip.
+        not stored in the model; a node that no other framework has the like of, such as an LSTM
+        with peepholes that are not zero or with input_forget, or any with clip.
     OSError : the file cannot be read.
 
     >>> import elman, elman.onnx, elman.weights, os, tempfile
@@ -154,6 +155,33 @@ def read(path: Path, node: str | None = None) -> Model:
         names = [n.name for chain in chains for n in chain]
         raise ConversionError(f"onnx: nodes {names} are not layers of one another; name one")
     return Layer(chains[0][0].name, chains[0], stored).read()
+
+
+def load(path: Path, node: str | None = None, **options: Any) -> Any:
+    """Make the NumPy package's layer of the RNN, GRU or LSTM of a model, time first as ONNX has it.
+
+    `path` and `node` are those of :func:`read`, and so are the errors; `options` those of
+    ``elman.weights.build``. A node that runs from the last step to the first alone is refused.
+
+    >>> import elman, elman.onnx, elman.weights, os, tempfile
+    >>> gru = elman.GRU(3, 4, num_layers=2, reset_after=False, seed=0)
+    >>> weights = elman.weights.convert(gru.state_dict(), "elman", "onnx", reset_after=False)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "gru.onnx")
+    ...     elman.onnx.write(path, weights)
+    ...     print(elman.onnx.load(path))
+    GRU(3, 4, num_layers=2, reset_after=False)
+    """
+    model = read(path, node)
+    canonical = to_canonical(model.tensors, "onnx", model.reset_after)
+    if model.reverse:
+        raise ConversionError(
+            f"onnx: {canonical.spec} of {os.fspath(path)!r} runs from the last step to the first, "
+            "and Elman's layers of one direction from the first to the last: build it of "
+            "elman.onnx.read's tensors, and give it x the other way round"
+        )
+    canonical.nonlinearity = model.nonlinearity
+    return build_canonical(canonical, **options)
 
 
 # Graphs and their nodes
@@ -248,8 +276,8 @@ def _source(node: _Node) -> Any:
     return maker
 
 
-def _attributes(node: _Node) -> tuple[str, bool]:
-    """A node's nonlinearity, "" where its kind leaves no choice, and whether it runs in reverse.
+def _attributes(node: _Node) -> tuple[str, bool, bool | None]:
+    """A node's nonlinearity, whether it runs in reverse, and its reset_after, as in :class:`Model`.
 
     Raises for what no other framework has the like of.
     """
@@ -259,10 +287,11 @@ def _attributes(node: _Node) -> tuple[str, bool]:
     kind, title = node.proto.op_type, node.title
     if "clip" in given:
         raise ConversionError(f"{title}: has clip, which no other framework has")
-    for name, (value, otherwise) in ATTRIBUTES.get(kind, {}).items():
-        has = given.get(name, 0)
-        if bool(has) != value:
-            raise ConversionError(f"{title}: has {name}={has}, so that {otherwise}")
+    if kind == "LSTM" and given.get("input_forget"):
+        raise ConversionError(
+            f"{title}: has input_forget={given['input_forget']}, so that its forget gate is 1 - i, "
+            "whatever its weights say"
+        )
     direction = given.get("direction", b"forward").decode(errors="replace")
     if direction not in ("forward", "reverse", "bidirectional"):
         raise ConversionError(f"{title}: has direction {direction!r}, which ONNX does not know")
@@ -272,7 +301,8 @@ def _attributes(node: _Node) -> tuple[str, bool]:
         activations = [a.decode(errors="replace").lower() for a in given["activations"]]
     if activations not in [one * directions for one in usual]:
         raise ConversionError(f"{title}: has activations {activations}, expected {usual}")
-    return activations[0] if len(usual) > 1 else "", direction == "reverse"
+    reset_after = bool(given.get("linear_before_reset")) if kind == "GRU" else None
+    return activations[0] if len(usual) > 1 else "", direction == "reverse", reset_after
 
 
 # Weights
@@ -386,7 +416,12 @@ def _load_external(tensor: Any, folder: str) -> None:
     external_data_helper.load_external_data_for_tensor(tensor, folder)
 
 
-def write(path: Path, tensors: Mapping[str, Any], nonlinearity: str = "") -> None:
+def write(
+    path: Path,
+    tensors: Mapping[str, Any],
+    nonlinearity: str = "",
+    reset_after: bool | None = None,
+) -> None:
     """Write a layer, or layers, as a model that computes what Elman's does.
 
     Parameters
@@ -394,6 +429,8 @@ def write(path: Path, tensors: Mapping[str, Any], nonlinearity: str = "") -> Non
     path : of the model, which appears whole or not at all.
     tensors : W, R and B under the names that ``convert(..., target="onnx")`` gives them.
     nonlinearity : "tanh" or "relu" for an RNN, whose weights do not tell; "" for another kind.
+    reset_after : whether a GRU applies its reset gate after the recurrent product. Default: as the
+        layer that ``convert`` was given; for other tensors, yes.
 
     The model's inputs are x (L, N, D) and, where they are given, h_0 (K, N, H), zeros by default,
     an LSTM's c_0, the same, and lengths, int32 (N,), L by default; its outputs are output
@@ -413,7 +450,9 @@ def write(path: Path, tensors: Mapping[str, Any], nonlinearity: str = "") -> Non
     """
     import onnx
 
-    canonical = to_canonical(tensors, "onnx")
+    if reset_after is None:
+        reset_after = tensors.arguments.get("reset_after") if type(tensors) is Converted else None
+    canonical = to_canonical(tensors, "onnx", reset_after)
     spec, dtype = canonical.spec, canonical.dtype.newbyteorder("=")
     if dtype.name not in ("float16", "float32", "float64"):
         raise ConversionError(f"onnx {spec}: has no weights of {dtype}")
@@ -521,7 +560,7 @@ def _layer(spec: Spec, tensors: Tensors, nonlinearity: str, k: int) -> list[Any]
     names = [f"{name}_l{k}" if spec.num_layers > 1 else name for name in ("W", "R", "B")]
     x = f"x_l{k}" if k else "x"
     weights = (n if n in tensors else "" for n in names)
-    own: dict[str, Any] = {n: value for n, (value, _) in ATTRIBUTES.get(kind, {}).items()}
+    own: dict[str, Any] = {**attributes(spec.cell)}
     if nonlinearity:
         own["activations"] = [nonlinearity.title()] * spec.directions
     return [
