@@ -49,7 +49,7 @@ def build_canonical(
 
     converted = from_canonical(canonical, "elman", cell=cell)
     arguments = converted.arguments | _nonlinearity(converted, nonlinearity)
-    options = {"dtype": canonical.dtype.name, **options}
+    options = {"dtype": str(canonical.dtype.newbyteorder("=")), **options}
     layer = getattr(elman, arguments.pop("class"))(**arguments, **options)
     layer.load_state_dict({name: a.astype(layer.dtype) for name, a in converted.items()})
     return layer

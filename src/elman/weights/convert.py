@@ -1,7 +1,7 @@
 """From a framework's tensors to the canonical ones, and back."""
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -331,20 +331,23 @@ def _fold(model: Model, w: Weights, resets_before: bool) -> tuple[Weights, bool]
     before the product b_hn is a summand like others, and is one where the target multiplies it.
     """
     form, named = model.form, APART.get(model.form.kind, {})
-    is_named = np.repeat([gate in named for gate in form.cell.gates], model.spec.hidden_size)
-    if form.biases.holds == "none" and not resets_before and w.b_hh[is_named].any():
+
+    def of(keeps: Callable[[str], bool]) -> Array:
+        return np.repeat([keeps(gate) for gate in form.cell.gates], model.spec.hidden_size)
+
+    def is_kept(gate: str) -> bool:
+        if form.biases.holds == "all":
+            return gate not in named or form.reset_before == resets_before
+        return form.biases.holds == "apart" and gate in named and not resets_before
+
+    if form.biases.holds == "none" and not resets_before and w.b_hh[of(named.__contains__)].any():
         raise ConversionError(
             f"{model.title}: has no place for a recurrent bias of the {' or '.join(named)} gate, "
             f"{' or '.join(named.values())}, and the one given is not zero"
         )
-    keeps = is_named.copy() if form.biases.holds == "apart" else is_named | True
-    if form.biases.holds == "none":
-        keeps = ~keeps
-    if resets_before and not form.reset_before:
-        keeps &= ~is_named
-    own = form.added(w.b_hh)
+    own, kept = form.added(w.b_hh), of(is_kept)
     moves, stays = w.b_hh - own, own
-    moves[keeps], stays[keeps] = 0, w.b_hh[keeps]
+    moves[kept], stays[kept] = 0, w.b_hh[kept]
     if not moves.any():
         return w, False
     return w._replace(b_ih=w.b_ih + moves, b_hh=stays), True
