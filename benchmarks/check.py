@@ -12,7 +12,7 @@ class WrongError(Exception):
 
 
 def reference(case: Case, inputs: Inputs, modes: list[str]) -> Arrays:
-    """What is right: torch's layer in float64, rows with lengths packed, or a loop where it has none.
+    """What is right: torch's layer in float64, rows with lengths packed, or else a loop.
 
     Names are those of Contender's ``answer`` and ``gradients``, the latter after "d_".
     """

@@ -94,7 +94,7 @@ class Packed(Padded):
 
 
 class Loop(Padded):
-    """Elman's loop on torch's operators, for what torch has no layer of. Not measured: the answer."""
+    """Elman's loop on torch's operators, where torch has no layer: not measured, but right."""
 
     layers = elman.torch
 

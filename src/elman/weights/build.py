@@ -1,6 +1,7 @@
 """The NumPy package's layer of a framework's tensors."""
 
-# (layers stands above: it reads files by this package, and so is imported when it is called for)
+# pyright: reportUnknownMemberType=false
+# (methods of arrays of any dtype are partly untyped)
 
 from collections.abc import Mapping
 from typing import Any
@@ -45,11 +46,11 @@ def build_canonical(
     canonical: Canonical, *, cell: bool | None = None, nonlinearity: str = "", **options: Any
 ) -> Any:
     """The same of weights that were read."""
-    import elman
+    import elman  # whose layers stand above, and read files by this package
 
     converted = from_canonical(canonical, "elman", cell=cell)
     arguments = converted.arguments | _nonlinearity(converted, nonlinearity)
-    options = {"dtype": str(canonical.dtype.newbyteorder("=")), **options}
+    options = {"dtype": canonical.dtype.name, **options}
     layer = getattr(elman, arguments.pop("class"))(**arguments, **options)
     layer.load_state_dict({name: a.astype(layer.dtype) for name, a in converted.items()})
     return layer
