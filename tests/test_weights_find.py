@@ -308,7 +308,6 @@ STACKS = {
     "a stacked cell": ("keras", keras_layer, ["rnn/gru_cell", "rnn/gru_cell_1", "rnn/gru_cell_2"]),
     "flax": ("flax-linen", linen_layer, ["a.layers_0", "a.layers_1", "a.layers_2"]),
     "compact": ("flax-linen", linen_layer, ["RNN_0", "RNN_1", "RNN_2"]),
-    "haiku": ("haiku", haiku_layer, ["a/lstm", "a/lstm_1", "a/lstm_2"]),
 }
 
 
@@ -349,6 +348,21 @@ def test_layers_that_are_of_no_stack(first, second):
     assert [f.prefix for f in find(model, "keras")] == [first[0], second[0]]
     with pytest.raises(ConversionError, match=r"got those of 2|of one dtype"):
         convert(model, "keras", "torch")
+
+
+def test_haikus_layers_are_numbered_under_one_name():
+    of = [haiku_layer(f"a/lstm{end}", input_size=size) for end, size in (("", D), ("_1", H))]
+    (layer,) = find(of[0] | of[1], "haiku")
+    assert (layer.prefix, layer.spec.num_layers) == ("a", 2)
+    gru = under("a/gru", {"w_i": np.ones((D, 3)), "w_h": np.ones((1, 3)), "b": np.ones(3)}, "/")
+    for model, prefixes in [
+        (of[0] | of[1] | gru, ["a/lstm", "a/lstm_1", "a/gru"]),
+        (of[0] | haiku_layer("a/lstm_2", input_size=H), ["a/lstm", "a/lstm_2"]),
+        (of[1], ["a/lstm_1"]),
+        (of[0] | haiku_layer("a/lstm_1", input_size=5), ["a/lstm", "a/lstm_1"]),
+        (haiku_layer("lstm"), [""]),
+    ]:
+        assert [f.prefix for f in find(model, "haiku")] == prefixes
 
 
 def test_two_stacks():

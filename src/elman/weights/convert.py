@@ -14,6 +14,7 @@ from elman.weights.find import (
     check_dtypes,
     check_names,
     entry,
+    expected,
     join,
     layers,
     read,
@@ -182,13 +183,7 @@ def _only(found: Sequence[Found], given: Iterable[str], source: str) -> Model:
             f"not one another's: {[layer.prefix for layer in joined]}; elman.weights.find gives "
             "each"
         )
-    framework = entry(source)
-    layouts = [(form, layout) for form in framework.forms for layout in framework.layouts(form)]
-    some = {framework.affix(layout, 0, 0).name(form.recurrent) for form, layout in layouts}
-    raise ConversionError(
-        f"{source}: expected the weights of a recurrent layer, with one of {sorted(some)}; "
-        f"got {list(given)[:8]}"
-    )
+    raise ConversionError(f"{source}: {expected(source)}; got {list(given)[:8]}")
 
 
 def _arrays_or_zeros(

@@ -35,7 +35,10 @@ def write_whole(path: Path, data: bytes) -> None:
     if os.path.exists(target):
         require_regular(target)
     temporary = os.path.join(os.path.dirname(target), f".{os.urandom(8).hex()}")
-    file = open(temporary, "xb")  # noqa: SIM115
+    try:
+        file = open(temporary, "xb")  # noqa: SIM115
+    except OSError as e:  # of a file that nobody asked for
+        raise type(e)(e.errno, e.strerror, os.fsdecode(path)) from e
     try:
         with file:
             file.write(data)
@@ -69,7 +72,7 @@ def read_safetensors(title: str, path: Path) -> tuple[dict[str, Array], dict[str
     Raises ValueError, opening with the title, where the file is no safetensors file or holds a type
     that NumPy does not have. Of bfloat16 needs the package ml_dtypes.
     """
-    _require_safetensors(title)
+    require(f"{title}:", "safetensors", "safetensors")
     from safetensors import SafetensorError, deserialize  # pyright: ignore[reportUnknownVariableType]
 
     # All of it at once: a file that is mapped, and cut short meanwhile, ends the process.
@@ -94,7 +97,7 @@ def write_safetensors(
     path: Path, tensors: Mapping[str, Array], metadata: dict[str, str] | None = None
 ) -> None:
     """Write the tensors under their names, whole or not at all. Needs the package safetensors."""
-    _require_safetensors("save")
+    require("save:", "safetensors", "safetensors")
     from safetensors.numpy import save
 
     # Memory is written as it lies, so each array has to lie in order.
@@ -121,15 +124,16 @@ def as_array(title: str, values: Any) -> Array:
 
 def bfloat16(title: str) -> np.dtype[Any]:
     """NumPy's bfloat16, which needs the package ml_dtypes."""
-    if find_spec("ml_dtypes") is None:
-        reason = "bfloat16 needs the package ml_dtypes, which the extra elman[bfloat16] brings"
-        raise ModuleNotFoundError(f"{title}: {reason}", name="ml_dtypes")
+    require(f"{title}: bfloat16", "ml_dtypes", "bfloat16")
     import ml_dtypes
 
     return np.dtype(ml_dtypes.bfloat16)
 
 
-def _require_safetensors(title: str) -> None:
-    if find_spec("safetensors") is None:
-        reason = "needs the package safetensors, which the extra elman[safetensors] brings"
-        raise ModuleNotFoundError(f"{title}: {reason}", name="safetensors")
+def require(title: str, package: str, extra: str) -> None:
+    """Raise ModuleNotFoundError, opening with the title, unless the package is there."""
+    if find_spec(package) is None:
+        raise ModuleNotFoundError(
+            f"{title} needs the package {package}, which the extra elman[{extra}] brings",
+            name=package,
+        )

@@ -176,8 +176,8 @@ def find(tensors: Mapping[str, Any], source: str) -> list[Found]:
     Returns
     -------
     The layers in the order of their first tensors. Layers that stand side by side under numbers, as
-    Keras, Flax and Haiku have them, are layers of their own here; ``convert`` takes the tensors of
-    all that fit one another for those of one.
+    Keras and Flax have them, are layers of their own here; ``convert`` takes the tensors of all
+    that fit one another for those of one.
 
     Raises
     ------
@@ -199,9 +199,9 @@ def find(tensors: Mapping[str, Any], source: str) -> list[Found]:
     shapes = {name: a.shape for name, a in unpacked(arrays, source).items()}
     for layer in found:
         check_dtypes(layer.tensors, source)
-        expected = layer.model.all_shapes()
-        given = {name: shapes.pop(name) for name in expected if name in shapes}
-        check_weights(layer.model.title, expected, given, ConversionError)
+        theirs = layer.model.all_shapes()
+        given = {name: shapes.pop(name) for name in theirs if name in shapes}
+        check_weights(layer.model.title, theirs, given, ConversionError)
     # Others are no matrices, and so of no layer that is called the same, such as Keras's ConvLSTM.
     lost = {name: shape for name, shape in shapes.items() if len(shape) == 2}
     if lost:
@@ -251,6 +251,14 @@ def unpacked(arrays: Mapping[str, Array], source: str) -> Tensors:
 # Layers, by names and shapes
 
 
+def expected(source: str) -> str:
+    """What is looked for, in words."""
+    framework = entry(source)
+    layouts = [(form, layout) for form in framework.forms for layout in framework.layouts(form)]
+    some = {framework.affix(layout, 0, 0).name(form.recurrent) for form, layout in layouts}
+    return f"expected the weights of a recurrent layer, with one of {sorted(some)}"
+
+
 def layers(arrays: Mapping[str, Array], source: str) -> list[Found]:
     """What is called and shaped as a layer, or nearly so."""
     unpack, origins, shapes = entry(source).unpack, dict[str, str](), dict[str, Shape]()
@@ -290,14 +298,16 @@ def _models(shapes: Mapping[str, Shape], source: str) -> list[Model]:
     for level in range(levels):
         last, together = level == levels - 1, dict[Place, list[Affix]]()
         for affix in waiting:
-            layer = places[affix][level]._replace(layer=0, direction=0)
+            layer = places[affix][level]._replace(layer=0, direction=0, kind="")
             together.setdefault(layer, []).append(affix)
         waiting = list[Affix]()
         for layer, affixes in together.items():
             parts = {places[a][level][1:3]: a for a in affixes}
             given = {name: shapes[name] for a in affixes for name in groups[a]}
-            model = _recognise(source, layer, parts, given)
-            if model and (last or (len(parts) == len(affixes) and _holds(model, parts, given))):
+            kinds = {places[a][level].kind for a in affixes}
+            model = _recognise(source, layer._replace(kind=min(kinds)), parts, given)
+            alike = len(parts) == len(affixes) and len(kinds) == 1
+            if model and (last or (alike and _holds(model, parts, given))):
                 models.append(model)
             else:
                 waiting += affixes

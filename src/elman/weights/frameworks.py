@@ -518,9 +518,14 @@ def _haiku(at: Layout, layer: int, direction: int) -> Affix:
 
 def _haiku_places(a: Affix) -> list[Place]:
     """Only where the module's name is its class's: any two Linears look like a VanillaRNN."""
-    module = re.sub(r"_\d+$", "", a.before[:-1].rpartition("/")[2])
-    kinds = [kind for kind, name in _HAIKU_NAMES.items() if name == module]
-    return [Place(a.before[:-1], kind=kind) for kind in kinds]
+    above, _, module = a.before[:-1].rpartition("/")
+    name, _, number = re.sub(rf"_({NUMBER})$", r"#\1", module).partition("#")
+    kinds = [kind for kind, known in _HAIKU_NAMES.items() if known == name]
+    return [
+        place
+        for kind in kinds
+        for place in (Place(above, int(number or 0), kind=kind), Place(a.before[:-1], kind=kind))
+    ]
 
 
 _TORCH = {"weight_ih": "G D", "weight_hh": "G H", "bias_ih": "G", "bias_hh": "G"}
@@ -701,7 +706,6 @@ FRAMEWORKS = {
         _haiku,
         _haiku_places,
         separator="/",
-        numbered=True,
         cells=False,
         bidirectional=False,
     ),
