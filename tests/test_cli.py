@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from reference import assert_all_same_bits
 from safetensors.numpy import load_file, save_file
 
 import elman
@@ -182,6 +183,34 @@ def test_haiku_takes_no_tanh(folder, capsys):
     status, _, err = run(capsys, *asked, "--nonlinearity=tanh")
     assert (status, err) == (1, "elman: haiku RNN: always applies relu, and this one tanh\n")
     assert run(capsys, *asked)[0] == 0
+
+
+def test_the_gru_that_resets_before(folder, capsys):
+    """Its files say so: Elman's, and a model; a target without it is refused."""
+    layer = elman.GRU(3, 4, 2, bidirectional=True, reset_after=False, seed=0)
+    layer.save("saved.safetensors")
+    assert cli.main(["convert", "saved.safetensors", "m.onnx", "--from=elman"]) == 0
+    assert cli.main(["convert", "m.onnx", "--list"]) == 0
+    assert "GRU, reset before the product, 2 layers, 2 directions" in capsys.readouterr().out
+    assert cli.main(["convert", "m.onnx", "back.safetensors", "--to=elman"]) == 0
+    back = elman.load("back.safetensors")
+    assert repr(back) == repr(layer)
+    assert_all_same_bits(back.state_dict(), layer.state_dict())
+    assert cli.main(["convert", "m.onnx", "torch.safetensors", "--to=torch"]) == 1
+    assert "and this one before the recurrent product" in capsys.readouterr().err
+    assert not os.path.exists("torch.safetensors")
+
+
+def test_into_a_file_of_elmans(folder, capsys):
+    """With its nonlinearity, which weights do not tell; cells are tensors by their names."""
+    save_file(elman.RNN(3, 4, seed=0).state_dict(), "rnn.safetensors")
+    convert = ["convert", "rnn.safetensors", "out.safetensors", "--from=torch", "--to=elman"]
+    assert cli.main(convert) == 1
+    assert "nonlinearity, which weights do not tell" in capsys.readouterr().err
+    assert cli.main([*convert, "--nonlinearity=relu"]) == 0
+    assert repr(elman.load("out.safetensors")) == "RNN(3, 4, nonlinearity='relu')"
+    assert cli.main([*convert, "--cell", "--force"]) == 0
+    assert load_file("out.safetensors").keys() == elman.RNNCell(3, 4).state_dict().keys()
 
 
 def test_one_node_of_a_model(folder, capsys):

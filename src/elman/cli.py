@@ -22,6 +22,7 @@ from elman.weights import (
     models,
     to_canonical,
 )
+from elman.weights.build import build_canonical, canonical_of, is_saved
 from elman.weights.files import write_safetensors
 from elman.weights.find import counted, describe, expected, join
 from elman.weights.frameworks import Tensors, nonlinearities
@@ -60,8 +61,8 @@ examples:
   elman convert model.pt gru.safetensors --to keras --layer encoder.gru
 
 Without --layer each layer of a model is written under the prefix that --list shows, and with it one
-layer under its own names. An RNN's weights do not tell its nonlinearity: to write a model of one,
-say --nonlinearity.
+layer under its own names. With --to elman the file is for elman.load. An RNN's weights do not tell
+its nonlinearity: to write a model of one, or a layer of Elman's, say --nonlinearity.
 """
 
 
@@ -128,7 +129,9 @@ def _parser() -> argparse.ArgumentParser:
         help="write a cell's names, or a layer's; default: as the source has them",
     )
     convert.add_argument(
-        "--nonlinearity", choices=("tanh", "relu"), help="of an RNN to be written as a model"
+        "--nonlinearity",
+        choices=("tanh", "relu"),
+        help="of an RNN to be written as a model, or as a layer of Elman's",
     )
     convert.add_argument("--force", action="store_true", help="overwrite the target")
 
@@ -160,7 +163,10 @@ def _convert(given: argparse.Namespace) -> None:
     converted = [_convert_one(given, *pair, target) for pair in zip(layers, read, strict=True)]
     bare = given.layer is not None or given.target.endswith(".onnx")
     tensors = converted[0] if bare else _together(layers, converted, target)
-    _write(given.target, tensors, read[0].nonlinearity)
+    if target == "elman" and tensors.keys() == converted[0].keys() and not _is_cell(converted[0]):
+        build_canonical(read[0], cell=False).save(given.target)  # for elman.load
+    else:
+        _write(given.target, tensors, read[0].nonlinearity)
     how = "biases added up, else exact" if any(one.folded for one in converted) else "exact"
     _say(f"wrote  {given.target}: {target}, {counted(len(tensors), 'tensor')}; {how}")
     for layer, one in zip(layers, converted, strict=True):
@@ -201,7 +207,7 @@ class _Layer:
     """A layer of a file.
 
     prefix : of its names; separator : between the parts of it.
-    read : reads it; found : its tensors, unless it is a model's node.
+    read : reads it; found : its tensors, unless it is a model's node or a file of Elman's.
     """
 
     prefix: str
@@ -221,6 +227,8 @@ def _layers(path: str, source: str) -> tuple[list[_Layer], int]:
         from elman import onnx
 
         return [_of_model(layer) for layer in onnx.find(path)], 0
+    if source == "elman" and path.endswith(".safetensors") and is_saved(path):
+        return [_Layer("", ".", lambda: canonical_of(elman.load(path)))], 0
     tensors = models.read(path)
     found = find(tensors, source)
     return [_of_tensors(one) for one in found], len(tensors) - sum(len(f.tensors) for f in found)
@@ -229,7 +237,7 @@ def _layers(path: str, source: str) -> tuple[list[_Layer], int]:
 def _of_model(layer: "onnx.Layer") -> _Layer:
     def read() -> Canonical:
         model = layer.read()
-        canonical = to_canonical(model.tensors, "onnx")
+        canonical = to_canonical(model.tensors, "onnx", model.reset_after)
         canonical.nonlinearity = model.nonlinearity
         canonical.notes += model.notes
         return canonical
@@ -304,6 +312,10 @@ def _write(path: str, tensors: Tensors, nonlinearity: str) -> None:
         onnx.write(path, tensors, nonlinearity)
     else:
         write_safetensors(path, tensors)
+
+
+def _is_cell(converted: Converted) -> bool:
+    return converted.arguments["class"].endswith("Cell")
 
 
 def _describe(canonical: Canonical) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from elman.weights.convert import Canonical, Converted, from_canonical, to_canonical
+from elman.weights.files import Path, read_safetensors
 from elman.weights.frameworks import ConversionError, nonlinearities
 
 
@@ -65,3 +66,15 @@ def _nonlinearity(converted: Converted, given: str) -> dict[str, str]:
             f"{name}: nonlinearity, which weights do not tell, must be in {possible}, got {given!r}"
         )
     return {"nonlinearity": given or known} if given or known else {}
+
+
+def is_saved(path: Path) -> bool:
+    """Whether a safetensors file is one that a layer of Elman's wrote."""
+    return "elman" in read_safetensors("convert", path)[1]
+
+
+def canonical_of(layer: Any) -> Canonical:
+    """The weights of a layer of the NumPy package."""
+    spec = layer.spec
+    nonlinearity = spec.cell.name.removeprefix("rnn_") if spec.cell.kind == "RNN" else ""
+    return Canonical(spec, layer.state_dict(), nonlinearity=nonlinearity)

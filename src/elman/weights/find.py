@@ -147,6 +147,7 @@ def describe(spec: Spec, cell: bool, dtype: np.dtype[Any], nonlinearity: str = "
     """A layer in words."""
     parts = [
         f"{spec}{'Cell' if cell else ''}",
+        "reset before the product" if spec.cell.gated else "",
         nonlinearity,
         counted(spec.num_layers, "layer"),
         counted(spec.directions, "direction"),
