@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from reference import assert_all_same_bits
 from safetensors.numpy import load_file, save_file
 
 import elman
@@ -68,7 +69,13 @@ def test_what_it_found_and_did(folder, capsys):
     assert "torch GRUCell, 1 layer" in out
     assert list(load_file("d.safetensors")) == ["bias", "kernel", "recurrent_kernel"]
     _, out, _ = run(
-        capsys, "convert", "d.safetensors", "e.safetensors", "--from=keras", "--to=torch", "--layer"
+        capsys,
+        "convert",
+        "d.safetensors",
+        "e.safetensors",
+        "--from=keras",
+        "--to=torch",
+        "--no-cell",
     )
     assert "weight_ih_l0" in load_file("e.safetensors")
 
@@ -121,7 +128,7 @@ def test_lstms_there_and_back_again(folder, capsys):
     for framework in FRAMEWORKS:
         names = ("a.safetensors", "b.safetensors"), ("b.safetensors", "c.safetensors")
         there = ("--from=torch", f"--to={framework}", "--force")
-        back = (f"--from={framework}", "--to=torch", "--layer", "--force")
+        back = (f"--from={framework}", "--to=torch", "--no-cell", "--force")
         status, out, _ = run(capsys, "convert", *names[0], *there)
         assert status == 0
         assert run(capsys, "convert", *names[1], *back)[0] == 0
@@ -178,17 +185,211 @@ def test_haiku_takes_no_tanh(folder, capsys):
     assert run(capsys, *asked)[0] == 0
 
 
+def test_the_gru_that_resets_before(folder, capsys):
+    """Its files say so: Elman's, and a model; a target without it is refused."""
+    layer = elman.GRU(3, 4, 2, bidirectional=True, reset_after=False, seed=0)
+    layer.save("saved.safetensors")
+    assert cli.main(["convert", "saved.safetensors", "m.onnx", "--from=elman"]) == 0
+    assert cli.main(["convert", "m.onnx", "--list"]) == 0
+    assert "GRU, reset before the product, 2 layers, 2 directions" in capsys.readouterr().out
+    assert cli.main(["convert", "m.onnx", "back.safetensors", "--to=elman"]) == 0
+    back = elman.load("back.safetensors")
+    assert repr(back) == repr(layer)
+    assert_all_same_bits(back.state_dict(), layer.state_dict())
+    assert cli.main(["convert", "m.onnx", "torch.safetensors", "--to=torch"]) == 1
+    assert "and this one before the recurrent product" in capsys.readouterr().err
+    assert not os.path.exists("torch.safetensors")
+
+
+def test_into_a_file_of_elmans(folder, capsys):
+    """With its nonlinearity, which weights do not tell; cells are tensors by their names."""
+    save_file(elman.RNN(3, 4, seed=0).state_dict(), "rnn.safetensors")
+    convert = ["convert", "rnn.safetensors", "out.safetensors", "--from=torch", "--to=elman"]
+    assert cli.main(convert) == 1
+    assert "nonlinearity, which weights do not tell" in capsys.readouterr().err
+    assert cli.main([*convert, "--nonlinearity=relu"]) == 0
+    assert repr(elman.load("out.safetensors")) == "RNN(3, 4, nonlinearity='relu')"
+    assert cli.main([*convert, "--cell", "--force"]) == 0
+    assert load_file("out.safetensors").keys() == elman.RNNCell(3, 4).state_dict().keys()
+
+
 def test_one_node_of_a_model(folder, capsys):
     pytest.importorskip("onnx", reason="onnx is not installed; models are read and written by it")
     gru().save("a.safetensors")
     run(capsys, "convert", "a.safetensors", "b.onnx", "--from=torch")
-    asked = ("convert", "b.onnx", "c.safetensors", "--to=torch", "--node")
+    asked = ("convert", "b.onnx", "c.safetensors", "--to=torch", "--layer")
     assert run(capsys, *asked, "layer_0")[0] == 0
+    assert load_file("c.safetensors").keys() == gru().state_dict().keys()
     status, _, err = run(capsys, *asked, "other", "--force")
-    assert (status, err) == (
+    assert (status, err) == (1, "elman: 'b.onnx' has no layer 'other', but ['layer_0']\n")
+
+
+# Whole models
+
+
+def under(prefix, layer):
+    return {f"{prefix}.{name}": w for name, w in layer.state_dict().items()}
+
+
+def whole():
+    """A model of three layers, and what it has beside them."""
+    others = {"linear.weight": np.ones((2, 4), "float32"), "steps": np.array([7])}
+    layers = under("encoder.gru", gru(num_layers=2)) | under("decoder", lstm(dtype="float64"))
+    cell = elman.RNNCell(3, 4, seed=1).state_dict()
+    return layers | others | {f"decoder.cell.{name}": w for name, w in cell.items()}
+
+
+LISTED = """\
+decoder: LSTM, 1 layer, 1 direction, input size 3, hidden size 4, float64
+decoder.cell: RNNCell, 1 layer, 1 direction, input size 3, hidden size 4, float32
+encoder.gru: GRU, 2 layers, 1 direction, input size 3, hidden size 4, float32
+2 tensors of no recurrent layer
+"""
+
+
+def test_a_list_of_layers(folder, capsys):
+    save_file(whole(), "a.safetensors")
+    status, out, err = run(capsys, "convert", "a.safetensors", "--list", "--from=torch")
+    assert (status, sorted(out.splitlines()), err) == (0, sorted(LISTED.splitlines()), "")
+    assert os.listdir() == ["a.safetensors"]
+    status, out, _ = run(capsys, "convert", "a.safetensors", "--list", "--from=keras")
+    assert (status, out) == (0, "18 tensors of no recurrent layer\n")
+
+
+def test_every_layer_under_its_prefix(folder, capsys):
+    save_file(whole(), "a.safetensors")
+    asked = ("convert", "a.safetensors", "b.safetensors", "--from=torch", "--to=keras")
+    status, _, err = run(capsys, *asked)
+    why = "elman: encoder.gru: keras GRU: cannot hold num_layers=2"
+    assert (status, err[: len(why)], os.listdir()) == (1, why, ["a.safetensors"])
+    status, out, _ = run(capsys, *asked[:-1], "--to=mlx")
+    assert status == 0
+    lines = sorted(line for line in out.splitlines() if not line.startswith("read"))
+    assert lines == [
+        "skip   a.safetensors: 2 tensors of no recurrent layer",
+        "wrote  b.safetensors: mlx, 14 tensors; biases added up, else exact",
+    ]
+    assert "read   a.safetensors: decoder.cell: torch RNNCell, 1 layer" in out
+    got, want = load_file("b.safetensors"), {}
+    for prefix, layer in (("encoder.gru", gru(num_layers=2)), ("decoder", lstm(dtype="float64"))):
+        one = convert(layer.state_dict(), "torch", "mlx")
+        want |= {f"{prefix}.{name}": w for name, w in one.items()}
+    cell = convert(elman.RNNCell(3, 4, seed=1).state_dict(), "torch", "mlx")
+    want |= {f"decoder.cell.{name}": w for name, w in cell.items()}
+    assert got.keys() == want.keys()
+    for name, a in want.items():
+        np.testing.assert_array_equal(got[name], a)
+
+
+def test_one_layer_of_many(folder, capsys):
+    """It has the names of one alone, and what there is of others is not looked at."""
+    save_file(whole() | {"encoder.gru.bias_hh_l7": np.ones(3)}, "a.safetensors")
+    asked = ("convert", "a.safetensors", "b.safetensors", "--from=torch", "--to=haiku", "--layer")
+    status, out, _ = run(capsys, *asked, "decoder")
+    assert status == 0
+    assert "skip" not in out
+    assert load_file("b.safetensors").keys() == {"lstm/linear/w", "lstm/linear/b"}
+    status, _, err = run(capsys, *asked, "encoder", "--force")
+    assert (status, err.startswith("elman: 'a.safetensors' has no layer 'encoder', but [")) == (
         1,
-        "elman: onnx: the model has no RNN or GRU or LSTM node named 'other'\n",
+        1,
     )
+    pytest.importorskip("onnx", reason="onnx is not installed; models are written by it")
+    status, _, err = run(capsys, "convert", "a.safetensors", "b.onnx", "--from=torch")
+    assert (status, err.startswith("elman: a model holds one layer; --layer says")) == (1, 1)
+    asked = ("convert", "a.safetensors", "b.onnx", "--from=torch", "--layer", "encoder.gru")
+    assert run(capsys, *asked)[0] == 0
+    assert run(capsys, "convert", "b.onnx", "c.safetensors", "--to=torch")[0] == 0
+    assert load_file("c.safetensors").keys() == gru(num_layers=2).state_dict().keys()
+
+
+def test_prefixes_have_the_targets_separators(folder, capsys):
+    save_file(under("encoder.gru", gru()) | under("decoder", gru()), "a.safetensors")
+    asked = ("convert", "a.safetensors", "b.safetensors", "--from=torch", "--to=keras")
+    assert run(capsys, *asked)[0] == 0
+    assert {name.rpartition("/")[0] for name in load_file("b.safetensors")} == {
+        "encoder/gru/gru_cell",
+        "decoder/gru_cell",
+    }
+    asked = ("convert", "b.safetensors", "c.safetensors", "--from=keras", "--to=torch")
+    assert run(capsys, *asked)[0] == 0
+    assert load_file("c.safetensors").keys() == load_file("a.safetensors").keys()
+    twice = load_file("b.safetensors")
+    twice |= {n.replace("encoder/gru/", "encoder.gru/"): w for n, w in twice.items()}
+    save_file(twice, "b.safetensors")
+    status, _, err = run(capsys, *asked, "--force")
+    assert status == 1
+    assert "encoder.gru.weight_ih_l0 would be there twice" in err
+
+
+def test_stacks_are_joined_where_the_target_has_such(folder, capsys):
+    of = convert(gru(num_layers=2, bidirectional=True).state_dict(), "torch", "torch")
+    parts = [{n.replace("_l1", "_l0"): w for n, w in of.items() if f"_l{k}" in n} for k in range(2)]
+    model = {}
+    for part, name in zip(parts, ("m/bidirectional", "m/bidirectional_1"), strict=True):
+        layer = convert(part, "torch", "keras")
+        model |= {f"{name}/{n}": w for n, w in layer.items()}
+    save_file(model, "a.safetensors")
+    asked = ("convert", "a.safetensors", "b.safetensors", "--from=keras")
+    status, out, _ = run(capsys, *asked, "--to=torch")
+    assert status == 0
+    assert "m/bidirectional: keras GRU, 2 layers, 2 directions" in out
+    assert "note   taken for layers of one another" in out
+    got = load_file("b.safetensors")
+    assert len(got) == len(of)
+    for name, w in of.items():
+        np.testing.assert_array_equal(got[f"m.bidirectional.{name}"], w)
+    status, out, _ = run(capsys, *asked, "--to=keras", "--force")
+    assert status == 0
+    assert load_file("b.safetensors").keys() == model.keys()
+    asked = (*asked, "--to=torch", "--force", "--layer", "m/bidirectional_1")
+    assert run(capsys, *asked)[0] == 0
+    for name, w in parts[1].items():
+        np.testing.assert_array_equal(load_file("b.safetensors")[name], w)
+
+
+def test_layers_of_a_model(folder, capsys):
+    """Their names are paths, and one that cannot be read does not hide the others."""
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed; models are read by it")
+    gru().save("a.safetensors")
+    run(capsys, "convert", "a.safetensors", "b.onnx", "--from=torch")
+    model = onnx.load("b.onnx")
+    (node,) = (node for node in model.graph.node if node.op_type == "GRU")
+    for name in ("/decoder/gru", "clipped"):
+        other = model.graph.node.add()
+        other.CopyFrom(node)
+        other.name, other.input[0] = name, "x"
+        other.output[:] = [f"{name} Y", f"{name} Y_h"]
+    other.attribute.append(onnx.helper.make_attribute("clip", 1.0))
+    onnx.save(model, "b.onnx")
+    status, out, _ = run(capsys, "convert", "b.onnx", "--list")
+    assert (status, out) == (
+        0,
+        "layer_0: GRU, 1 layer, 1 direction, input size 3, hidden size 4, float32\n"
+        "/decoder/gru: GRU, 1 layer, 1 direction, input size 3, hidden size 4, float32\n"
+        "clipped: cannot be read: onnx: GRU node 'clipped': has clip, which no other framework "
+        "has\n",
+    )
+    asked = ("convert", "b.onnx", "c.safetensors", "--to=torch")
+    status, _, err = run(capsys, *asked)
+    assert (status, "GRU node 'clipped': has clip" in err) == (1, True)
+    assert run(capsys, *asked, "--layer=/decoder/gru")[0] == 0
+    assert load_file("c.safetensors").keys() == gru().state_dict().keys()
+    del model.graph.node[-1]
+    onnx.save(model, "b.onnx")
+    assert run(capsys, *asked, "--force")[0] == 0
+    prefixes = {name.rpartition(".")[0] for name in load_file("c.safetensors")}
+    assert prefixes == {"layer_0", "decoder.gru"}
+
+
+def test_notes_of_a_target_alone(folder, capsys):
+    """What a GRU's node must have does not concern whoever reads one."""
+    pytest.importorskip("onnx", reason="onnx is not installed; models are read and written by it")
+    gru().save("a.safetensors")
+    _, out, _ = run(capsys, "convert", "a.safetensors", "b.onnx", "--from=torch")
+    assert "note   the GRU node has linear_before_reset=1\n" in out
+    _, out, _ = run(capsys, "convert", "b.onnx", "c.safetensors", "--to=keras")
+    assert "note" not in out
 
 
 # Files that stay as they are
@@ -282,7 +483,10 @@ def test_hostile_files(folder, capsys):
     ("arguments", "why"),
     [
         (("missing.safetensors", "b.safetensors", "--from=torch", "--to=mlx"), "missing.safetens"),
-        (("a.safetensors", "no/b.safetensors", "--from=torch", "--to=mlx"), "No such file"),
+        (
+            ("a.safetensors", "no/b.safetensors", "--from=torch", "--to=mlx"),
+            "No such file or directory: 'no/b.safetensors'",
+        ),
         (("a.safetensors", "b.safetensors", "--from=keras", "--to=mlx"), "keras: expected the"),
         (("a.safetensors", "b.safetensors", "--from=torch", "--to=flax-nnx"), "b_hn"),
         (("a.safetensors", "b.safetensors", "--from=torch", "--to=mlx", "--cell"), "no cells"),
@@ -311,12 +515,16 @@ def test_what_cannot_be_done_is_said_in_one_line(arguments, why, folder, capsys)
         (("convert", "a.safetensors", "b.safetensors", "--to=mlx"), "--from is needed"),
         (("convert", "a.safetensors", "b.safetensors", "--from=mlx"), "--to is needed"),
         (("convert", "a.safetensors", "b.safetensors", "--from=jax", "--to=mlx"), "invalid choice"),
-        (("convert", "a.pt", "b.safetensors", "--from=torch", "--to=mlx"), "'a.pt' must end in"),
-        (("convert", "a.onnx", "b.safetensors", "--from=torch", "--to=mlx"), "is an ONNX model"),
+        (("convert", "a.npz", "b.safetensors", "--from=torch", "--to=mlx"), "'a.npz' must end in"),
         (
-            ("convert", "a.safetensors", "b.safetensors", "--from=onnx", "--to=mlx", "--node=n"),
-            "--node",
+            ("convert", "a.pt", "b.pt", "--from=torch", "--to=mlx"),
+            "'b.pt' must end in .safetensors",
         ),
+        (("convert", "a.onnx", "b.safetensors", "--from=torch", "--to=mlx"), "is of onnx, not of"),
+        (("convert", "a.pt", "b.safetensors", "--from=mlx", "--to=mlx"), "is of torch, not of mlx"),
+        (("convert", "a.h5", "b.onnx", "--from=mlx"), "is of keras, not of mlx"),
+        (("convert", "a.safetensors", "--list"), "--from is needed"),
+        (("convert", "a.pt", "b.onnx", "--list"), "--list writes nothing"),
     ],
 )
 def test_a_command_that_is_none(arguments, why, folder, capsys):
@@ -384,6 +592,10 @@ def test_help_has_an_example_and_every_framework(capsys):
     assert "elman convert gru.safetensors mlx.safetensors --from torch --to mlx" in out
     assert "elman convert lstm.safetensors lstm.onnx --from keras" in out
     assert ", ".join(FRAMEWORKS) in out
+    assert "elman convert model.pt --list" in out
+    status, out, _ = run(capsys, "--help")
+    assert status == 0
+    assert "elman convert gru.safetensors mlx.safetensors --from torch --to mlx" in out
     assert run(capsys, "--version") == (0, f"elman {elman.__version__}\n", "")
 
 

@@ -28,9 +28,13 @@ def layer(kind="GRU", layers=1, directions=1, bias=True, dtype="float32", **opti
     return getattr(elman, kind)(D, H, layers, **options)
 
 
+def nonlinearity_of(of):
+    return of.spec.cell.name.partition("_")[2] if of.spec.cell.kind == "RNN" else ""
+
+
 def write(of, path):
-    nonlinearity = of.spec.cell.name.partition("_")[2]
-    models.write(path, convert(of.state_dict(), "torch", "onnx"), nonlinearity)
+    told = {"reset_after": of.spec.cell.gated is None} if of.spec.cell.kind == "GRU" else {}
+    models.write(path, convert(of.state_dict(), "elman", "onnx", **told), nonlinearity_of(of))
 
 
 SIZES = [(1, 1), (1, 2), (3, 1), (2, 2)]
@@ -41,7 +45,9 @@ LAYERS = [
         for n, d in SIZES
         for nonlinearity in ("tanh", "relu")
     ],
+    *[{"layers": n, "directions": d, "reset_after": False} for n, d in SIZES],
     {"layers": 2, "directions": 2, "bias": False},
+    {"reset_after": False, "bias": False},
     {"kind": "RNN", "bias": False},
     {"kind": "LSTM", "layers": 2, "bias": False},
     {"dtype": "float64"},
@@ -54,9 +60,14 @@ def test_a_model_is_read_as_it_was_written(options, tmp_path):
     of = layer(**options)
     write(of, tmp_path / "m.onnx")
     model = models.read(tmp_path / "m.onnx")
-    assert model.nonlinearity == of.spec.cell.name.partition("_")[2]
+    assert model.nonlinearity == nonlinearity_of(of)
     assert model.notes == []
-    back = convert(model.tensors, "onnx", "torch")
+    back = convert(model.tensors, "onnx", "elman", reset_after=model.reset_after)
+    loaded = models.load(tmp_path / "m.onnx")
+    assert repr(loaded) == repr(of)
+    assert loaded.state_dict().keys() == of.state_dict().keys()
+    for name, w in of.state_dict().items():
+        np.testing.assert_array_equal(loaded.state_dict()[name], w)
     assert back.keys() == of.state_dict().keys()
     for name, w in of.state_dict().items():
         np.testing.assert_array_equal(back[name], w)
@@ -152,9 +163,7 @@ def test_recorded_nodes(path, tmp_path):
         kind, ["x", *weights], ["Y", "Y_h"], name="own", hidden_size=20, **attributes
     )
     of = model(kind, weights, nodes=[node])
-    if "lbr0" in path.stem:
-        why = "clip" if "clip" in attributes else "linear_before_reset=0"
-    elif "clip" in attributes:
+    if "clip" in attributes:
         why = "clip"
     elif "relu" in path.stem and kind == "GRU":
         why = "activations"
@@ -164,24 +173,48 @@ def test_recorded_nodes(path, tmp_path):
         for name, a in weights.items():
             np.testing.assert_array_equal(found.tensors[name], a)
         assert found.nonlinearity == (path.stem.split("_")[1] if kind == "RNN" else "")
-        assert bool(found.notes) == (attributes["direction"] == "reverse")
+        assert bool(found.notes) == found.reverse == (attributes["direction"] == "reverse")
+        assert found.reset_after == ("lbr1" in path.stem if kind == "GRU" else None)
         return
     with pytest.raises(ConversionError, match=why):
         read(of, tmp_path)
 
 
-def test_onnxs_default_is_refused(tmp_path):
-    with pytest.raises(ConversionError, match="GRU node 'own': has linear_before_reset=0"):
-        read(model(linear_before_reset=0), tmp_path)
+def test_onnxs_default_resets_before(tmp_path):
+    assert read(model(), tmp_path).reset_after
+    assert read(model(linear_before_reset=0), tmp_path).reset_after is False
     graph = model()
     del graph.graph.node[0].attribute[:]
-    with pytest.raises(ConversionError, match="linear_before_reset=0"):
-        read(graph, tmp_path)
+    assert read(graph, tmp_path).reset_after is False
 
 
 def test_a_reverse_node_is_read_and_that_is_said(tmp_path):
     (note,) = read(model(direction="reverse"), tmp_path).notes
     assert "from the last step to the first" in note
+    with pytest.raises(ConversionError, match=r"^onnx: GRU of .*m\.onnx' runs from the last step"):
+        models.load(tmp_path / "m.onnx")
+
+
+def test_which_gru_is_written(tmp_path):
+    """What `convert` was told; tensors alone are of the one that PyTorch has."""
+    of = layer(reset_after=False)
+    tensors = convert(of.state_dict(), "elman", "onnx", reset_after=False)
+    told = {"as converted": {}, "asked for": {"reset_after": True}}
+    for how, given in told.items():
+        models.write(tmp_path / "m.onnx", tensors, **given)
+        assert models.read(tmp_path / "m.onnx").reset_after == (how == "asked for")
+    models.write(tmp_path / "m.onnx", dict(tensors))
+    assert models.read(tmp_path / "m.onnx").reset_after
+    rnns = convert(layer("RNN").state_dict(), "torch", "onnx")
+    with pytest.raises(ConversionError, match="onnx RNN: reset_after is of a GRU"):
+        models.write(tmp_path / "m.onnx", rnns, "tanh", reset_after=True)
+
+
+def test_options_of_load(tmp_path):
+    write(layer(reset_after=False), tmp_path / "m.onnx")
+    of = models.load(tmp_path / "m.onnx", batch_first=True, dtype="float64")
+    assert repr(of) == "GRU(3, 4, batch_first=True, reset_after=False)"
+    assert of.dtype == np.float64
 
 
 @pytest.mark.parametrize(
@@ -291,6 +324,261 @@ def test_weights_that_the_model_does_not_store(tmp_path):
     of.graph.input.append(helper.make_tensor_value_info("B", TensorProto.FLOAT, [1, 6 * H]))
     with pytest.raises(ConversionError, match="GRU node 'own': W is 'W', which the model does not"):
         read(of, tmp_path)
+
+
+# Weights that a model has otherwise than in its initialisers
+
+
+def constant(name, a):
+    return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(a))
+
+
+def numbers(name, *values):
+    return constant(name, np.array(values))
+
+
+def by_gates(name, a):
+    """As torch's exporter puts the gates in order: slices are joined, and have one more axis."""
+    rows = a.shape[1] // 2
+    return [
+        constant("stored", np.concatenate([a[0, rows:], a[0, :rows]])),
+        *(numbers(n, v) for n, v in (("0", 0), ("n", rows), ("end", 2 * rows))),
+        helper.make_node("Slice", ["stored", "n", "end", "0"], ["first"]),
+        helper.make_node("Slice", ["stored", "0", "n", "0"], ["second"]),
+        helper.make_node("Concat", ["first", "second"], ["joined"], axis=0),
+        helper.make_node("Unsqueeze", ["joined", "0"], [name]),
+    ]
+
+
+def by_halves(name, a):
+    halves = np.split(a, 2, 1)
+    return [
+        constant("stored", np.concatenate(halves[::-1], 1)),
+        helper.make_node("Split", ["stored"], ["second", "first"], axis=1),
+        helper.make_node("Concat", ["first", "second"], [name], axis=1),
+    ]
+
+
+def in_numbers(name, a):
+    """A scale of 1/64 and whole numbers."""
+    return [
+        constant("stored", (a * 64).astype("int8")),
+        constant("scale", np.float32(1 / 64)),
+        helper.make_node("DequantizeLinear", ["stored", "scale"], [name]),
+    ]
+
+
+WAYS = {
+    "Constant": lambda name, a: [constant(name, a)],
+    "Identity": lambda name, a: [
+        constant("stored", a),
+        helper.make_node("Identity", ["stored"], ["same"]),
+        helper.make_node("Identity", ["same"], [name]),
+    ],
+    "Transpose": lambda name, a: [
+        constant("stored", a.T),
+        helper.make_node("Transpose", ["stored"], [name]),
+    ],
+    "Reshape": lambda name, a: [
+        helper.make_node("Constant", [], ["stored"], value_floats=a.ravel().tolist()),
+        numbers("shape", *a.shape),
+        helper.make_node("Reshape", ["stored", "shape"], [name]),
+    ],
+    "Squeeze": lambda name, a: [
+        constant("stored", a[None]),
+        numbers("0", 0),
+        helper.make_node("Squeeze", ["stored", "0"], [name]),
+    ],
+    "Cast": lambda name, a: [
+        constant("stored", a.astype("float64")),
+        helper.make_node("Cast", ["stored"], [name], to=TensorProto.FLOAT),
+    ],
+    "DequantizeLinear": in_numbers,
+    "Concat": by_gates,
+    "Split": by_halves,
+}
+
+
+def rounded(kind, directions=1):
+    """A layer whose weights are whole multiples of 1/64, which every way of storing them keeps."""
+    of = layer(kind, directions=directions)
+    of.load_state_dict({n: np.round(w * 64) / np.float32(64) for n, w in of.state_dict().items()})
+    return of
+
+
+def otherwise(of, way, name, **attributes):
+    """A model of the layer that has one of its weights in nodes, which bring no names twice."""
+    kind = type(of).__name__
+    proto = model(kind, convert(of.state_dict(), "torch", "onnx"), **attributes)
+    (stored,) = (t for t in proto.graph.initializer if t.name == name)
+    nodes = [*way(name, numpy_helper.to_array(stored)), *proto.graph.node]
+    proto.graph.initializer.remove(stored)
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+    return proto
+
+
+def check_read_and_run(proto, of, tmp_path):
+    """The weights are the layer's, and ONNX Runtime, which runs the model, agrees."""
+    back = convert(read(proto, tmp_path).tensors, "onnx", "torch")
+    assert back.keys() == of.state_dict().keys()
+    for name, w in of.state_dict().items():
+        np.testing.assert_array_equal(back[name], w)
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    session = runtime.InferenceSession(tmp_path / "m.onnx")
+    x = np.random.default_rng(0).normal(size=(L, N, D)).astype("float32")
+    (got,) = session.run(None, {"x": x})
+    want = of(x)[0].reshape(L, N, of.spec.directions, H).swapaxes(1, 2)
+    assert_close(got, want)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", ["W", "R", "B"])
+def test_weights_that_nodes_lay_out(way, name, tmp_path):
+    for kind in ("GRU", "LSTM"):
+        of = rounded(kind)
+        proto = otherwise(of, WAYS[way], name)
+        check_read_and_run(proto, of, tmp_path)
+
+
+def test_weights_of_two_directions_that_nodes_lay_out(tmp_path):
+    of = rounded("LSTM", directions=2)
+    proto = otherwise(of, WAYS["Transpose"], "R", direction="bidirectional")
+    check_read_and_run(proto, of, tmp_path)
+
+
+def within_a_branch(proto, of):
+    """The node in both of an If's branches, its W in the branch and the others outside."""
+    graph = proto.graph
+    (node,) = (n for n in graph.node if n.op_type in ("GRU", "LSTM"))
+    weights = convert(of.state_dict(), "torch", "onnx")
+    branches = []
+    for k, name in enumerate(("then", "else")):
+        inner = onnx.NodeProto()
+        inner.CopyFrom(node)
+        inner.name, inner.input[1] = f"{name} own", "inner W"
+        inner.output[:] = [f"Y {name}", f"Y_h {name}"]
+        value = helper.make_tensor_value_info(f"Y {name}", TensorProto.FLOAT, None)
+        nodes = [constant("inner W", weights["W"] + np.float32(k)), inner]
+        branches.append(helper.make_graph(nodes, name, [], [value]))
+    both = dict(zip(("then_branch", "else_branch"), branches, strict=True))
+    choice = helper.make_node("If", ["yes"], ["Y"], **both)
+    others = [n for n in graph.node if n is not node]
+    del graph.node[:]
+    graph.node.extend([*others, constant("yes", np.array(True)), choice])
+
+
+def test_a_layer_within_a_branch(tmp_path):
+    of = rounded("GRU")
+    proto = otherwise(of, WAYS["Concat"], "R")
+    within_a_branch(proto, of)
+    with pytest.raises(ConversionError, match=r"nodes \['else own', 'then own'\] are not layers"):
+        read(proto, tmp_path)
+    second, first = models.find(tmp_path / "m.onnx")
+    assert (first.name, second.name) == ("then own", "else own")
+    assert_same_weights(first.read(), of)
+    np.testing.assert_array_equal(second.read().tensors["W"], first.read().tensors["W"] + 1)
+    assert_same_weights(models.read(tmp_path / "m.onnx", "then own"), of)
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    x = np.random.default_rng(0).normal(size=(L, N, D)).astype("float32")
+    (got,) = runtime.InferenceSession(tmp_path / "m.onnx").run(None, {"x": x})
+    assert_close(got[:, 0], of(x)[0])
+
+
+def assert_same_weights(model, of):
+    back = convert(model.tensors, "onnx", "torch")
+    for name, w in of.state_dict().items():
+        np.testing.assert_array_equal(back[name], w)
+
+
+def test_a_layer_within_a_function(tmp_path):
+    """As torch's newer exporter may write modules."""
+    of = rounded("LSTM")
+    proto = model("LSTM", convert(of.state_dict(), "torch", "onnx"))
+    inputs, body = ["x", "W", "R", "B"], list(proto.graph.node)
+    opsets = [helper.make_opsetid("", 17)]
+    proto.functions.append(helper.make_function("mine", "layer", inputs, ["Y"], body, opsets))
+    proto.opset_import.append(helper.make_opsetid("mine", 1))
+    proto.graph.node[0].CopyFrom(helper.make_node("layer", inputs, ["Y"], domain="mine"))
+    check_read_and_run(proto, of, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "why"),
+    [
+        ([helper.make_node("Tanh", ["stored"], ["W"])], "'W' is computed, by Tanh"),
+        ([helper.make_node("Concat", ["stored", "x"], ["W"], axis=1)], "'x' is an input"),
+        (
+            [helper.make_node("Identity", ["stored"], ["W"], domain="mine")],
+            "'W' is computed, by Ide",
+        ),
+        ([helper.make_node("Concat", ["stored"] * 99, ["W"], axis=1)], "makes .* values of few"),
+        (
+            [numbers("s", 5), helper.make_node("Reshape", ["stored", "s"], ["W"])],
+            "cannot be read: .*Reshape node .* fails",
+        ),
+    ],
+)
+def test_weights_that_are_computed(nodes, why, tmp_path):
+    proto = otherwise(layer(), lambda name, a: [constant("stored", a), *nodes], "W")
+    proto.opset_import.append(helper.make_opsetid("mine", 1))
+    with pytest.raises(ConversionError, match=f"GRU node 'own': W .*{why}"):
+        read(proto, tmp_path)
+
+
+def test_sizes_that_double_again_and_again(tmp_path):
+    """What a few nodes would make of little is more than any memory."""
+
+    def way(name, a):
+        yield constant("d0", a)
+        for k in range(60):
+            yield helper.make_node("Concat", [f"d{k}", f"d{k}"], [f"d{k + 1}"], axis=1)
+        yield helper.make_node("Identity", ["d60"], [name])
+
+    with pytest.raises(ConversionError, match=r"makes .* values of few"):
+        read(otherwise(layer(), way, "W"), tmp_path)
+
+
+def test_a_chain_of_nodes_without_end(tmp_path):
+    def way(name, a):
+        yield constant("i0", a)
+        for k in range(5000):
+            yield helper.make_node("Identity", [f"i{k}"], [f"i{k + 1}"])
+        yield helper.make_node("Identity", ["i5000"], [name])
+
+    with pytest.raises(ConversionError, match="W cannot be read: RecursionError"):
+        read(otherwise(layer(), way, "W"), tmp_path)
+
+
+@pytest.mark.parametrize(("kind", "theirs"), [("GRU", "LSTM"), ("LSTM", "GRU"), ("LSTM", "RNN")])
+def test_weights_of_another_kind(kind, theirs, tmp_path):
+    weights = convert(layer(theirs).state_dict(), "torch", "onnx")
+    with pytest.raises(ConversionError, match=f"{kind} node 'own': has {theirs} weights, R of sh"):
+        read(model(kind, weights), tmp_path)
+
+
+# Whole models
+
+
+def test_every_layer_of_a_model(tmp_path):
+    """By names that nodes may lack or share."""
+    proto = two_nodes("x")
+    for node in proto.graph.node:
+        node.name = ""
+    read_nothing = tmp_path / "m.onnx"
+    read_nothing.write_bytes(proto.SerializeToString())
+    assert [found.name for found in models.find(read_nothing)] == ["Y_1", "Y"]
+    for node in proto.graph.node:
+        node.name = "gru"
+    proto.graph.node[1].attribute.append(helper.make_attribute("clip", 1.0))
+    read_nothing.write_bytes(proto.SerializeToString())
+    first, second = models.find(read_nothing)
+    assert (first.name, second.name) == ("gru", "gru#2")
+    assert list(first.read().tensors) == ["W", "R"]
+    with pytest.raises(ConversionError, match="has clip"):
+        second.read()
+    write(layer(layers=3), read_nothing)
+    assert [found.name for found in models.find(read_nothing)] == ["layer_0"]
 
 
 # Files that are no models

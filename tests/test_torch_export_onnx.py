@@ -98,6 +98,8 @@ CASES = [
     ("gru", {"bidirectional": True}, ("lengths",)),
     ("gru", {"num_layers": 2, "dropout": 0.5}, ("hx", "lengths")),
     ("gru", {"num_layers": 2, "bidirectional": True, "batch_first": True}, ("hx", "lengths")),
+    ("gru_reset_before", {}, ("hx",)),
+    ("gru_reset_before", {"num_layers": 2, "bidirectional": True}, ("hx", "lengths")),
     ("rnn_tanh", {"batch_first": True}, ("lengths",)),
     ("rnn_tanh", {"num_layers": 2, "bidirectional": True}, ("hx", "lengths")),
     ("rnn_relu", {"bidirectional": True, "bias": False}, ()),
@@ -130,7 +132,7 @@ def test_the_model_computes_what_the_layer_does_at_any_size(kind, options, given
         directions = b"bidirectional" if layer.bidirectional else b"forward"
         assert attributes["direction"] == directions
         if name == "GRU":
-            assert attributes["linear_before_reset"] == 1
+            assert attributes["linear_before_reset"] == (kind == "gru")
         _, W, R, B, sequence_lens, *initial = [*inputs, *[""] * 4][: 5 + len(sizes_of(layer))]
         assert {W, R} <= stored
         assert (B in stored) == layer.bias

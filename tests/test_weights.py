@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import elman
 from elman.spec import CELLS, Spec
-from elman.weights import FRAMEWORKS, ConversionError, Converted, convert, to_canonical
+from elman.weights import FRAMEWORKS, ConversionError, Converted, build, convert, to_canonical
 
 D, H = 3, 4
 bounded = settings(deadline=None, derandomize=True)
@@ -48,10 +48,11 @@ def assert_same(got, want):
 # Round trips
 
 HOLDS = {  # the most layers and directions
+    "elman": (3, 2),
     "torch": (3, 2),
     "oneflow": (3, 2),
     "r-torch": (3, 2),
-    "mlx": (1, 1),
+    "mlx": (3, 2),
     "keras": (1, 2),
     "flax-linen": (3, 2),
     "flax-nnx": (3, 2),
@@ -61,7 +62,8 @@ HOLDS = {  # the most layers and directions
     "haiku": (3, 1),
 }
 LESS = {"equinox": ("GRU", "LSTM"), "flax-nnx-optimized": ("LSTM",)}  # than every kind
-PROJECTED = ("torch", "oneflow")
+PROJECTED = ("elman", "torch", "oneflow")
+BEFORE = ("elman", "keras", "onnx", "haiku")  # have the GRU that resets before the product
 ALWAYS_BIASED = ("flax-linen", "flax-nnx", "flax-nnx-optimized", "haiku")
 
 
@@ -99,7 +101,7 @@ def test_there_and_back_again(conversion):
 
 
 @bounded
-@given(conversions(), st.sampled_from(["torch", "oneflow", "r-torch", "onnx"]))
+@given(conversions(), st.sampled_from(["elman", "torch", "oneflow", "r-torch", "onnx"]))
 def test_by_way_of_another_framework(conversion, other):
     """Whatever way is taken, the answer is one."""
     framework, of = conversion
@@ -183,7 +185,7 @@ def test_biases_that_a_framework_always_has_are_zero_and_that_is_said():
 
 
 def test_exact_conversions_have_nothing_to_say():
-    for framework in ("torch", "oneflow", "r-torch", "keras"):
+    for framework in ("elman", "torch", "oneflow", "r-torch", "keras"):
         converted = convert(weights(), "torch", framework)
         assert (converted.folded, converted.notes) == (False, [])
 
@@ -258,9 +260,120 @@ def test_haikus_z_is_turned_where_its_reset_gate_may_stand(hidden):
         ),
     ],
 )
-def test_reset_before_is_refused(source, of):
-    with pytest.raises(ConversionError, match=r"before the recurrent product.*unless W_hn is diag"):
-        convert(of, source, "torch")
+def test_reset_before_is_refused_where_there_is_no_such_gru(source, of):
+    message = (
+        r"GRU: applies its reset gate (after|before).* and this one before.*unless W_hn is diag"
+    )
+    for target in sorted(FRAMEWORKS.keys() - {*BEFORE, "flax-nnx-optimized"}):
+        with pytest.raises(ConversionError, match=rf"^{target} {message}"):
+            convert(of, source, target)
+
+
+@bounded
+@given(conversions(BEFORE), st.sampled_from(BEFORE))
+def test_the_gru_that_resets_before_between_all_that_have_it(conversion, other):
+    """Values are moved, and biases added where there is one; there and back is what it was."""
+    framework, of = conversion
+    if not any(w.shape[0] == 3 * w.shape[1] for name, w in of.items() if "weight_hh" in name):
+        return
+    told = {"reset_after": False}
+    layers, directions = (
+        1 + max(int(name.split("_l")[1][0]) for name in of),
+        1 + any("reverse" in name for name in of),
+    )
+    if layers > HOLDS[other][0] or directions > HOLDS[other][1]:
+        return
+    there = convert(of, "elman", framework, **told)
+    around = convert(convert(there, framework, other, **told), other, framework, **told)
+    assert not around.folded
+    assert_same(around, there)
+    assert there.arguments["reset_after"] is False
+    back = convert(there, framework, "elman", cell=False, **told)
+    for name, w in of.items():
+        if "weight" in name:
+            np.testing.assert_array_equal(back[name], w, err_msg=name)
+    if not there.folded:
+        for name, w in of.items():
+            np.testing.assert_array_equal(back[name], w, err_msg=name)
+
+
+def test_b_hn_is_a_summand_where_the_reset_gate_comes_before():
+    """With a diagonal W_hn it joins b_in, which nothing multiplies."""
+    of = weights(dtype="float64")
+    of["weight_hh_l0"][2 * H :] *= np.eye(H)
+    converted = convert(of, "elman", "torch", reset_after=False)
+    assert converted.folded
+    assert converted.arguments["reset_after"]
+    b_ih, b_hh = of["bias_ih_l0"], of["bias_hh_l0"]
+    np.testing.assert_array_equal(converted["bias_hh_l0"][: 2 * H], b_hh[: 2 * H])
+    np.testing.assert_array_equal(converted["bias_hh_l0"][2 * H :], 0)
+    np.testing.assert_array_equal(converted["bias_ih_l0"][: 2 * H], b_ih[: 2 * H])
+    mlx = convert(of, "elman", "mlx", reset_after=False)
+    np.testing.assert_array_equal(mlx["b"], b_ih + b_hh)
+    np.testing.assert_array_equal(mlx["bhn"], 0)
+    x = np.random.default_rng(0).normal(size=(5, D))
+    before, after = (elman.GRU(D, H, dtype="float64", reset_after=r) for r in (False, True))
+    before.load_state_dict(of)
+    after.load_state_dict(converted)
+    np.testing.assert_allclose(after(x)[0], before(x)[0], rtol=1e-12)
+
+
+def test_reset_after_that_the_tensors_deny():
+    of = {"kernel": np.ones((D, 3 * H)), "recurrent_kernel": np.ones((H, 3 * H))}
+    both = of | {"bias": np.ones((2, 3 * H))}
+    with pytest.raises(ConversionError, match="keras GRU: there is none of reset_after=False"):
+        convert(both, "keras", "elman", reset_after=False)
+    with pytest.raises(ConversionError, match="keras GRU: there is none of reset_after=True"):
+        convert(of | {"bias": np.ones(3 * H)}, "keras", "elman", reset_after=True)
+    with pytest.raises(ConversionError, match="torch GRU: there is none of reset_after=False"):
+        convert(weights(), "torch", "elman", reset_after=False)
+    with pytest.raises(ConversionError, match="torch LSTM: reset_after is of a GRU"):
+        convert(weights("LSTM"), "torch", "elman", reset_after=True)
+    for reset_after in (True, False):  # without biases they do not tell
+        told = convert(of, "keras", "elman", reset_after=reset_after)
+        assert told.arguments["reset_after"] is reset_after
+
+
+# Elman's own layers
+
+
+@pytest.mark.parametrize(
+    ("made", "tensors"),
+    [
+        ("GRU(3, 4, num_layers=2, bidirectional=True)", weights(layers=2, directions=2)),
+        ("LSTM(3, 4, proj_size=2)", weights("LSTM", proj_size=2)),
+        ("RNN(3, 4, bias=False, nonlinearity='relu')", weights("RNN", bias=False)),
+        ("LSTMCell(3, 4)", cell(weights("LSTM"))),
+    ],
+)
+def test_build(made, tensors):
+    """The layer of these weights, as `arguments` says it."""
+    told = {"nonlinearity": "relu"} if "RNN" in made else {}
+    layer = build(tensors, "torch", **told)
+    assert repr(layer) == made
+    assert_same(layer.state_dict(), tensors)
+    arguments = convert(tensors, "torch", "elman").arguments
+    assert repr(getattr(elman, arguments.pop("class"))(**arguments, **told)) == made
+
+
+def test_options_of_build():
+    of = weights(dtype="float64")
+    assert build(of, "torch").dtype == np.float64
+    layer = build(of, "torch", dtype="float32", batch_first=True, dropout=0.5)
+    assert repr(layer) == "GRU(3, 4, batch_first=True, dropout=0.5)"
+    assert_same(layer.state_dict(), {name: w.astype("float32") for name, w in of.items()})
+    assert repr(build(of, "elman", reset_after=False)) == "GRU(3, 4, reset_after=False)"
+    assert repr(build(of, "torch", cell=True)) == "GRUCell(3, 4)"
+    with pytest.raises(ConversionError, match=r"^RNN: nonlinearity, which weights do not tell"):
+        build(weights("RNN"), "torch")
+    with pytest.raises(
+        ConversionError, match=r"^GRU: nonlinearity.* must be in \[''\], got 'relu'"
+    ):
+        build(of, "torch", nonlinearity="relu")
+    haikus = convert(weights("RNN"), "torch", "haiku")
+    assert repr(build(haikus, "haiku")) == "RNN(3, 4, nonlinearity='relu')"
+    with pytest.raises(ConversionError, match=r"^RNN: nonlinearity.* must be in \['relu'\]"):
+        build(haikus, "haiku", nonlinearity="tanh")
 
 
 def test_into_haiku_only_what_it_computes():
@@ -268,7 +381,7 @@ def test_into_haiku_only_what_it_computes():
         convert(weights(), "torch", "haiku")
     of = weights()
     of["bias_hh_l0"][2 * H :] = 0
-    with pytest.raises(ConversionError, match="haiku GRU: applies its reset gate before"):
+    with pytest.raises(ConversionError, match=r"haiku GRU: applies its reset gate before.* after"):
         convert(of, "torch", "haiku")
 
 
@@ -419,8 +532,6 @@ def test_a_projection_where_there_is_none(kind):
     ("of", "target", "why"),
     [
         (weights(), "flax-nnx", "flax-nnx GRU: has no place for a recurrent bias.*b_hn"),
-        (weights(layers=2), "mlx", "mlx GRU: cannot hold num_layers=2, directions=1;"),
-        (weights(directions=2), "mlx", "mlx GRU: cannot hold num_layers=1, directions=2;"),
         (weights("RNN", layers=3), "keras", "keras RNN: cannot hold num_layers=3, directions=1;"),
         (weights(layers=2), "equinox", "equinox GRUCell: cannot hold num_layers=2, directions=1;"),
         (
@@ -430,7 +541,6 @@ def test_a_projection_where_there_is_none(kind):
         ),
         (weights("RNN"), "equinox", "equinox: has no RNN"),
         (weights("GRU"), "flax-nnx-optimized", "flax-nnx-optimized: has no GRU"),
-        (weights("LSTM", layers=2), "mlx", "mlx LSTM: cannot hold num_layers=2, directions=1;"),
         (weights("LSTM", directions=2), "haiku", "haiku LSTM: cannot hold num_layers=1, dire"),
         *[
             (weights("LSTM", proj_size=2), name, f"{name} LSTM\\w*: has no projection.*proj_size=2")
@@ -526,8 +636,42 @@ def test_what_is_no_such_set_of_weights(of, why):
 
 @pytest.mark.parametrize("names", [("pytorch", "mlx"), ("torch", "tensorflow"), ("", "")])
 def test_unknown_frameworks(names):
-    with pytest.raises(ConversionError, match=r"no framework '\w*'; there are torch, oneflow"):
+    with pytest.raises(ConversionError, match=r"no framework '\w*'; there are elman, torch"):
         convert(weights(), *names)
+
+
+KINDS = ("RNN", "GRU", "LSTM")
+
+
+@pytest.mark.parametrize("ours", KINDS)
+@pytest.mark.parametrize("theirs", KINDS)
+def test_weights_of_another_kind(ours, theirs):
+    """They are called so, not by a shape alone."""
+    for options in ({}, {"layers": 2, "directions": 2, "bias": False}):
+        layers, directions = options.get("layers", 1), options.get("directions", 1)
+        bias = options.get("bias", True)
+        layer = getattr(elman, ours)(D, H, layers, bias=bias, bidirectional=directions == 2)
+        of = weights(theirs, **options)
+        if ours == theirs:
+            layer.load_state_dict(of)
+            continue
+        why = f"{ours}: {theirs} weights where {ours} weights are expected: weight_ih_l0 must have"
+        with pytest.raises(ValueError, match=why):
+            layer.load_state_dict(of)
+
+
+def test_an_lstms_tensors_by_the_names_of_a_gru():
+    of = convert(weights("LSTM"), "torch", "mlx")
+    of["b"], of["bhn"] = of.pop("bias"), np.ones(H, "float32")
+    with pytest.raises(ConversionError, match=r"mlx LSTM: .*unexpected: \['b', 'bhn'\]"):
+        convert(of, "mlx", "torch")
+
+
+@pytest.mark.parametrize("sizes", [(4, 4), (3, 3), (3, 12), (4, 3), (9, 4)])
+def test_other_sizes_are_no_other_kind(sizes):
+    """A ratio of three to four in one matrix, or in all rows and columns, is none of gates."""
+    with pytest.raises(ValueError, match=r"GRU: weight_[ih]h_l0 must have shape"):
+        elman.GRU(D, H).load_state_dict(elman.GRU(*sizes).state_dict())
 
 
 def test_weights_of_huge_sizes_are_only_looked_at():
@@ -621,7 +765,7 @@ def test_kerass_own_paths():
 def test_two_layers_of_keras_are_refused():
     of = convert(weights(), "torch", "keras")
     two = {f"model/{layer}/{name}": a for layer in ("gru", "gru_1") for name, a in of.items()}
-    with pytest.raises(ConversionError, match="'model/gru_1/gru_cell/kernel' is of a second layer"):
+    with pytest.raises(ConversionError, match=r"got those of 2, .*\['model/gru', 'model/gru_1'\]"):
         convert(two, "keras", "torch")
 
 
@@ -671,6 +815,36 @@ def test_tensors_of_torch():
     of = torch.nn.GRU(D, H).state_dict()
     converted = convert(of, "torch", "keras")
     assert_same(convert(converted, "keras", "torch"), {name: w.numpy() for name, w in of.items()})
-    half = {name: w.to(torch.bfloat16) for name, w in of.items()}
-    with pytest.raises(ConversionError, match="torch: weight_ih_l0 is nothing that NumPy reads"):
-        convert(half, "torch", "keras")
+    needing = dict(torch.nn.GRU(D, H, dtype=torch.bfloat16).named_parameters())
+    with pytest.raises(ConversionError, match=r"weight_ih_l0 is nothing that NumPy reads.*grad"):
+        convert(needing, "torch", "keras")
+
+
+def half_of_torch(torch, of):
+    return {name: torch.from_numpy(w).to(torch.bfloat16) for name, w in of.items()}
+
+
+def half_of_mlx(mx, of):
+    return {name: mx.array(w).astype(mx.bfloat16) for name, w in of.items()}
+
+
+@pytest.mark.parametrize(
+    ("module", "halve"), [("torch", half_of_torch), ("mlx.core", half_of_mlx)], ids=["torch", "mlx"]
+)
+def test_bfloat16_that_numpy_does_not_read(module, halve):
+    """Tensors that lie in order and such as do not; every value by the bits that it has."""
+    library = pytest.importorskip(module, reason="its own tensors are given")
+    ml_dtypes = pytest.importorskip("ml_dtypes", reason="it gives NumPy bfloat16")
+    of = weights()
+    of["bias_ih_l0"][:4] = np.inf, -np.inf, -0.0, 1e-39
+    want = {name: w.astype(ml_dtypes.bfloat16) for name, w in of.items()}
+    turned = halve(library, {name: w.T.copy() for name, w in of.items()})
+    turned = {name: w.T if len(w.shape) > 1 else w for name, w in turned.items()}
+    for half in (halve(library, of), turned):
+        converted = convert(half, "torch", "oneflow")
+        layer = elman.GRU(D, H, dtype="bfloat16")
+        layer.load_state_dict(half)
+        for read in (converted, layer.state_dict()):
+            for name, w in want.items():
+                assert read[name].dtype == w.dtype
+                np.testing.assert_array_equal(read[name].view("u2"), w.view("u2"))

@@ -13,7 +13,7 @@ import pytest
 from reference import assert_close
 
 import elman
-from elman.weights import convert
+from elman.weights import build, convert
 
 D, H, L, N = 3, 4, 6, 2
 pytestmark = pytest.mark.filterwarnings("ignore")  # the frameworks' own
@@ -84,11 +84,11 @@ def mlx_layer(kind, layers, directions, bias, dtype):
     return dict(utils.tree_flatten(model.parameters())), run
 
 
-def keras_layer(kind, layers, directions, bias, dtype):
+def keras_layer(kind, layers, directions, bias, dtype, **own):
     os.environ.setdefault("KERAS_BACKEND", "torch")
     keras = needs("keras")
     name = {"RNN": "SimpleRNN", "RNNCell": "SimpleRNNCell"}.get(kind, kind)
-    options = {"use_bias": bias, "dtype": dtype}
+    options = {"use_bias": bias, "dtype": dtype, **own}
     if kind.endswith("Cell"):
         cell = getattr(keras.layers, name)(H, **options)
         cell.build((N, D))
@@ -276,6 +276,14 @@ MODELS = [
 ]
 
 
+#: The GRU that resets before the recurrent product, whole; Haiku's has no other.
+BEFORE = [
+    *[("keras", "GRU", 1, d, b) for d, b in ((1, True), (2, True), (1, False))],
+    ("keras", "GRUCell", 1, 1, True),
+    *[("haiku", "GRU", layers, 1, True) for layers in (1, 2)],
+]
+
+
 def name(model):
     framework, kind, layers, directions, bias = model
     return f"{framework}-{kind}-{layers}x{directions}{'' if bias else '-nobias'}"
@@ -361,3 +369,33 @@ class TestLive:
         assert all(a.dtype == dtype and a.flags.c_contiguous for a in tensors.values())
         x = random({"x": np.empty((L, N, D))}, dtype, 1)["x"]
         assert_close(run(tensors, x), output(weights, x, *model, dtype), dtype)
+
+
+@pytest.mark.parametrize("model", BEFORE, ids=name)
+class TestResetBefore:
+    @pytest.fixture
+    def adapter(self, model):
+        own = {"reset_after": False} if model[0] == "keras" else {}
+        return ADAPTERS[model[0]](*model[1:], "float32", **own)
+
+    def test_theirs_in_ours(self, model, adapter):
+        (framework, _, _, _, bias), (own, run) = model, adapter
+        tensors = random(own, "float32")
+        told = {} if bias else {"reset_after": False}  # Keras's biases tell
+        layer = build(tensors, framework, cell=False, **told)
+        assert "reset_after=False" in repr(layer)
+        x = random({"x": np.empty((L, N, D))}, "float32", 1)["x"]
+        assert_close(layer(x)[0], run(tensors, x), "float32")
+
+    def test_ours_in_theirs(self, model, adapter):
+        (framework, kind, layers, directions, bias), (own, run) = model, adapter
+        layer = elmans(kind, layers, directions, bias, "float32", reset_after=False)
+        layer.load_state_dict(random(layer.state_dict(), "float32"))
+        cell = kind.endswith("Cell")
+        tensors = convert(layer.state_dict(), "elman", framework, cell=cell, reset_after=False)
+        assert tensors.folded == bias  # both have one bias
+        if framework == "keras" and not cell:
+            own = {below_layer(path): a for path, a in own.items()}
+        assert {k: a.shape for k, a in tensors.items()} == {k: np.shape(a) for k, a in own.items()}
+        x = random({"x": np.empty((L, N, D))}, "float32", 1)["x"]
+        assert_close(run(tensors, x), layer(x)[0], "float32")

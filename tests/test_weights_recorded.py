@@ -22,6 +22,7 @@ SOURCES = ("keras", "flax", "equinox", "onnx")
 #: Cases of functions that no door has, by options of a class that weights do not tell.
 OTHER_FUNCTIONS = {
     "gru_after_acts": "activations that are not σ and tanh",
+    "gru_before_acts": "activations that are not σ and tanh",
     "linen_grucell_act_relu": "relu in place of tanh",
     "nnx_grucell_act_relu": "relu in place of tanh",
     "linen_simplecell_residual": "a residual connection",
@@ -32,6 +33,12 @@ OTHER_FUNCTIONS = {
     "gru_lbr1_forward_relu": "HardSigmoid and relu in place of σ and tanh",
     "gru_lbr1_reverse_relu": "HardSigmoid and relu in place of σ and tanh",
     "gru_lbr1_bidirectional_relu": "HardSigmoid and relu in place of σ and tanh",
+    "gru_lbr0_forward_clip": "clip",
+    "gru_lbr0_reverse_clip": "clip",
+    "gru_lbr0_bidirectional_clip": "clip",
+    "gru_lbr0_forward_relu": "HardSigmoid and relu in place of σ and tanh",
+    "gru_lbr0_reverse_relu": "HardSigmoid and relu in place of σ and tanh",
+    "gru_lbr0_bidirectional_relu": "HardSigmoid and relu in place of σ and tanh",
 }
 #: Reset before the recurrent product, which these tensors alone do not tell: an attribute does.
 UNTOLD = {"gru_before_nobias", "grucell_before_nobias"}
@@ -65,8 +72,16 @@ class Case:
         return not self.arguments.get("reset_after", True)
 
     @property
+    def told(self):
+        """What `convert` has to be told of the tensors."""
+        untold = self.framework == "onnx" or self.name in UNTOLD
+        return {"reset_after": False} if self.before and untold else {}
+
+    @property
     def cell(self):
         """The row of the table of cells."""
+        if self.before:
+            return CELLS["gru_reset_before"]
         for kind in ("gru", "lstm"):
             if kind in self.name:
                 return CELLS[kind]
@@ -225,7 +240,7 @@ class Run:
 
     def __init__(self, case):
         self.case = case
-        self.weights = convert(case.weights, source=case.framework, target="torch")
+        self.weights = convert(case.weights, source=case.framework, target="elman", **case.told)
         cell = "weight_ih" in self.weights
         self.hidden = next(w for name, w in self.weights.items() if "hh" in name).shape[1]
         self.x = time_major(case, case["input"])
@@ -238,6 +253,8 @@ class Run:
             options = {"bias": len(own) == 4, "dtype": case.meta["dtype"]}
             if case.cell.kind == "RNN":
                 options["nonlinearity"] = case.cell.name.removeprefix("rnn_")
+            if case.before:
+                options["reset_after"] = False
             layer = getattr(elman, case.cell.kind)(size, self.hidden, **options)
             layer.load_state_dict(own)
             plan = PLANS[case.framework](case, steps, rows, d == 1)
@@ -271,8 +288,14 @@ class Run:
         return [(d_output * share).astype(f.dtype) for share in shares]
 
 
-SUPPORTED = cases(lambda c: not c.before and c.name not in OTHER_FUNCTIONS)
-REFUSED = cases(lambda c: c.before and c.framework != "onnx" and c.name not in UNTOLD)
+SUPPORTED = cases(lambda c: c.name not in OTHER_FUNCTIONS)
+REFUSED = cases(lambda c: c.before and c.name not in OTHER_FUNCTIONS)
+
+
+def from_elman(case, weights):
+    """In the case's framework."""
+    told = {"reset_after": False} if case.before else {}
+    return convert(weights, source="elman", target=case.framework, **told)
 
 
 @pytest.mark.parametrize("path", SUPPORTED)
@@ -315,7 +338,7 @@ def d_directions(case, run):
 def places(case):
     """1 where a canonical weight is one of the framework's, 0 where it is a zero that it lacks."""
     ones = {name: np.ones_like(a) for name, a in case.weights.items()}
-    return convert(ones, source=case.framework, target="torch")
+    return convert(ones, source=case.framework, target="elman", **case.told)
 
 
 @pytest.mark.parametrize("path", [p for p in SUPPORTED if "grad.input" in Case(p.values[0]).arrays])
@@ -337,7 +360,7 @@ def test_gradients(path):
         if case[f"grad.{name}"] is not None:
             assert_close(np.stack(got), want, dtype, name)
     own = {name: d_weights[name] * place for name, place in places(case).items()}
-    back = convert(own, source="torch", target=case.framework)
+    back = from_elman(case, own)
     assert back.keys() == case.gradients.keys()
     for name, want in case.gradients.items():
         assert_close(back[name], want, dtype, name)
@@ -346,8 +369,8 @@ def test_gradients(path):
 @pytest.mark.parametrize("path", SUPPORTED)
 def test_weights_come_back_as_they_were(path):
     case = Case(path)
-    there = convert(case.weights, source=case.framework, target="torch")
-    back = convert(there, source="torch", target=case.framework)
+    there = convert(case.weights, source=case.framework, target="elman", **case.told)
+    back = from_elman(case, there)
     assert not there.folded
     assert not back.folded
     assert back.keys() == case.weights.keys()
@@ -359,8 +382,9 @@ def test_weights_come_back_as_they_were(path):
 @pytest.mark.parametrize("path", REFUSED)
 def test_reset_before_is_refused(path):
     case = Case(path)
-    with pytest.raises(ConversionError, match="reset gate before the recurrent product"):
-        convert(case.weights, source=case.framework, target="torch")
+    for target in ("torch", "mlx"):
+        with pytest.raises(ConversionError, match="and this one before the recurrent product"):
+            convert(case.weights, source=case.framework, target=target, **case.told)
 
 
 @pytest.mark.parametrize("name", sorted(UNTOLD))
@@ -370,9 +394,7 @@ def test_what_the_tensors_do_not_tell_is_said(name):
     assert any("reset_after=True" in note for note in converted.notes)
 
 
-def test_every_case_is_run_refused_or_listed_with_a_reason():
+def test_every_case_is_run_or_listed_with_a_reason():
     paths = {path for source in SOURCES for path in (FIXTURES / source).glob("*.npz")}
-    named = {param.values[0] for param in SUPPORTED + REFUSED}
-    rest = {path.stem for path in paths - named}
-    before = {path.stem for path in (FIXTURES / "onnx").glob("gru_lbr0_*.npz")}  # test_onnx.py
-    assert rest == OTHER_FUNCTIONS.keys() | UNTOLD | before
+    named = {param.values[0] for param in SUPPORTED}
+    assert {path.stem for path in paths - named} == OTHER_FUNCTIONS.keys()

@@ -29,9 +29,21 @@ OTHERS = {
     "OpenVINO": "onnx_models.OpenVino",
     "JAX": "jax_scan.JaxScan",
     "MLX": "mlx_layers.MlxLayer",
+    "Keras on JAX": "keras_layers.KerasOnJax",
 }
 #: The packages whose versions go with the results.
-PACKAGES = ("elman", "numpy", "torch", "onnxruntime", "openvino", "jax", "jaxlib", "mlx", "onnx")
+PACKAGES = (
+    "elman",
+    "numpy",
+    "torch",
+    "onnxruntime",
+    "openvino",
+    "jax",
+    "jaxlib",
+    "keras",
+    "mlx",
+    "onnx",
+)
 
 
 class LeftOutError(Exception):

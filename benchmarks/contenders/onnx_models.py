@@ -19,7 +19,7 @@ def model(case: Case, inputs: Inputs) -> bytes:
 
     Of one direction, output stays as the node has it, (L, 1, N, H), so that nothing is moved.
     """
-    weights = convert(inputs.weights, source="torch", target="onnx")
+    weights = convert(inputs.weights, source="torch", target="onnx")  # of either GRU the same
     constants = dict(weights)
     nodes, x = [], "x"
     finals: dict[str, list[str]] = {name: [] for name in case.states}

@@ -5,8 +5,9 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
-from typing import TextIO
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TextIO
 
 import elman
 from elman import engine
@@ -15,24 +16,53 @@ from elman.weights import (
     Canonical,
     ConversionError,
     Converted,
+    Found,
+    find,
     from_canonical,
+    models,
     to_canonical,
 )
-from elman.weights.files import read_safetensors, write_safetensors
-from elman.weights.frameworks import nonlinearities
+from elman.weights.build import build_canonical, canonical_of, is_saved
+from elman.weights.files import write_safetensors
+from elman.weights.find import counted, describe, expected, join
+from elman.weights.frameworks import Tensors, nonlinearities
+
+if TYPE_CHECKING:
+    from elman import onnx
 
 PACKAGES = ("numpy", "torch", "mlx", "oneflow")
-FILES = ("safetensors", "onnx")
+FILES = ("safetensors", "onnx", "h5py")
+READ = (*models.READERS, ".onnx")
+WRITTEN = (".safetensors", ".onnx")
+#: Whose weights a file has, where the end of its name says it.
+IMPLIED = {
+    ".onnx": "onnx",
+    ".pt": "torch",
+    ".pth": "torch",
+    ".keras": "keras",
+    ".h5": "keras",
+    ".hdf5": "keras",
+}
 
-EXAMPLE = f"""\
+EXAMPLE = """\
+examples:
+  elman convert gru.safetensors mlx.safetensors --from torch --to mlx
+  elman convert model.pt --list
+  elman info
+"""
+CONVERT = f"""\
 frameworks:
   {", ".join(FRAMEWORKS)}
 
 examples:
   elman convert gru.safetensors mlx.safetensors --from torch --to mlx
   elman convert lstm.safetensors lstm.onnx --from keras
+  elman convert model.pt --list
+  elman convert model.pt gru.safetensors --to keras --layer encoder.gru
 
-An RNN's weights do not tell its nonlinearity: to write a model of one, say --nonlinearity.
+Without --layer each layer of a model is written under the prefix that --list shows, and with it one
+layer under its own names. With --to elman the file is for elman.load. An RNN's weights do not tell
+its nonlinearity: to write a model of one, or a layer of Elman's, say --nonlinearity.
 """
 
 
@@ -64,7 +94,10 @@ def _say(line: str, file: TextIO | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="elman", description=__doc__)
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="elman", description=__doc__, epilog=EXAMPLE, formatter_class=layout
+    )
     parser.add_argument("--version", action="version", version=f"elman {elman.__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
 
@@ -72,28 +105,33 @@ def _parser() -> argparse.ArgumentParser:
         "convert",
         help="turn one framework's weights into another's",
         description="Turn one framework's weights into another's.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=CONVERT,
+        formatter_class=layout,
     )
     convert.set_defaults(run=_convert, error=convert.error)
-    convert.add_argument("source", help="file to read, .safetensors or .onnx")
-    convert.add_argument("target", help="file to write, .safetensors or .onnx")
+    convert.add_argument("source", help=f"file to read: {', '.join(READ)}")
+    convert.add_argument("target", nargs="?", help=f"file to write: {', '.join(WRITTEN)}")
     for option, name in (("--from", "source"), ("--to", "target")):
         convert.add_argument(
             option,
             dest=f"{name}_framework",
             choices=FRAMEWORKS,
             metavar="FRAMEWORK",
-            help=f"whose weights the {name} has; a name that ends in .onnx says it",
+            help=f"whose weights the {name} has; needed where the end of its name does not say it",
         )
-    shape = convert.add_mutually_exclusive_group()
-    shape.add_argument("--cell", action="store_true", default=None, help="write a cell's names")
-    shape.add_argument(
-        "--layer", action="store_false", dest="cell", help="write a layer's names, not a cell's"
-    )
-    convert.add_argument("--node", help="name of the one node of a model to read")
+    convert.add_argument("--list", action="store_true", help="show the source's recurrent layers")
     convert.add_argument(
-        "--nonlinearity", choices=("tanh", "relu"), help="of an RNN to be written as a model"
+        "--layer", metavar="PREFIX", help="convert this one, as --list shows it; default: all"
+    )
+    convert.add_argument(
+        "--cell",
+        action=argparse.BooleanOptionalAction,
+        help="write a cell's names, or a layer's; default: as the source has them",
+    )
+    convert.add_argument(
+        "--nonlinearity",
+        choices=("tanh", "relu"),
+        help="of an RNN to be written as a model, or as a layer of Elman's",
     )
     convert.add_argument("--force", action="store_true", help="overwrite the target")
 
@@ -107,45 +145,135 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _convert(given: argparse.Namespace) -> None:
-    source = _framework(given, given.source, given.source_framework, "--from")
-    target = _framework(given, given.target, given.target_framework, "--to")
-    if given.node and not given.source.endswith(".onnx"):
-        given.error("--node is of a model, and the source is none")
+    if not (given.target or given.list):
+        return given.error("the following arguments are required: target")
+    source = _framework(given, given.source, given.source_framework, "--from", READ)
+    if given.list:
+        return _list(given, source)
+    target = _framework(given, given.target, given.target_framework, "--to", WRITTEN)
     if os.path.lexists(given.target) and not given.force:
         raise FileExistsError(f"{given.target!r} is there already; --force overwrites it")
-    canonical = _read(given, source)
-    _say(f"read   {given.source}: {_describe(canonical, source)}")
-    converted = from_canonical(canonical, target, cell=given.cell)
-    _write(given.target, converted, canonical.nonlinearity)
-    how = "biases added up, else exact" if converted.folded else "exact"
-    _say(f"wrote  {given.target}: {target}, {_count(len(converted), 'tensor')}; {how}")
-    for note in converted.notes:
-        _say(f"note   {note}")
+    layers, others = _layers(given.source, source)
+    layers = _choose(given, source, layers, target)
+    read = [_read(given, layer) for layer in layers]
+    for layer, canonical in zip(layers, read, strict=True):
+        _say(f"read   {given.source}: {layer.title}{source} {_describe(canonical)}")
+    if others and given.layer is None:
+        _say(f"skip   {given.source}: {counted(others, 'tensor')} of no recurrent layer")
+    converted = [_convert_one(given, *pair, target) for pair in zip(layers, read, strict=True)]
+    bare = given.layer is not None or given.target.endswith(".onnx")
+    tensors = converted[0] if bare else _together(layers, converted, target)
+    if target == "elman" and tensors.keys() == converted[0].keys() and not _is_cell(converted[0]):
+        build_canonical(read[0], cell=False).save(given.target)  # for elman.load
+    else:
+        _write(given.target, tensors, read[0].nonlinearity)
+    how = "biases added up, else exact" if any(one.folded for one in converted) else "exact"
+    _say(f"wrote  {given.target}: {target}, {counted(len(tensors), 'tensor')}; {how}")
+    for layer, one in zip(layers, converted, strict=True):
+        for note in one.notes:
+            _say(f"note   {layer.title if len(layers) > 1 else ''}{note}")
+    return None
 
 
-def _framework(given: argparse.Namespace, path: str, name: str | None, option: str) -> str:
+def _list(given: argparse.Namespace, source: str) -> None:
+    if given.target is not None:
+        given.error("--list writes nothing, and takes no target")
+    layers, others = _layers(given.source, source)
+    for layer in layers:
+        try:
+            what = _describe(layer.read())
+        except ConversionError as e:
+            what = f"cannot be read: {e}"
+        _say(f"{layer.title}{what}")
+    if others or not layers:
+        _say(f"{counted(others, 'tensor')} of no recurrent layer")
+
+
+def _framework(
+    given: argparse.Namespace, path: str, name: str | None, option: str, ends: Sequence[str]
+) -> str:
     """The framework of a file, from its name or from the option."""
-    if not path.endswith((".onnx", ".safetensors")):
-        given.error(f"{path!r} must end in .safetensors or .onnx")
-    if path.endswith(".onnx") and name not in (None, "onnx"):
-        given.error(f"{path!r} is an ONNX model, not of {name}")
+    end = next((end for end in ends if path.endswith(end)), None)
+    if end is None:
+        return given.error(f"{path!r} must end in {', '.join(ends[:-1])} or {ends[-1]}")
+    said = IMPLIED.get(end)
+    if said and name not in (None, said):
+        given.error(f"{path!r} is of {said}, not of {name}")
+    return said or name or given.error(f"{option} is needed: whose weights are in {path!r}?")
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer of a file.
+
+    prefix : of its names; separator : between the parts of it.
+    read : reads it; found : its tensors, unless it is a model's node or a file of Elman's.
+    """
+
+    prefix: str
+    separator: str
+    read: Callable[[], Canonical]
+    found: Found | None = None
+
+    @property
+    def title(self) -> str:
+        """What its line begins with."""
+        return f"{self.prefix}: " if self.prefix else ""
+
+
+def _layers(path: str, source: str) -> tuple[list[_Layer], int]:
+    """The recurrent layers of a file, and how many tensors are none's."""
     if path.endswith(".onnx"):
-        return "onnx"
-    return name or given.error(f"{option} is needed: whose weights are in {path!r}?")
-
-
-def _read(given: argparse.Namespace, source: str) -> Canonical:
-    """The weights of the file, with the nonlinearity that the file or the option says."""
-    if given.source.endswith(".onnx"):
         from elman import onnx
 
-        model = onnx.read(given.source, given.node)
-        canonical = to_canonical(model.tensors, source)
+        return [_of_model(layer) for layer in onnx.find(path)], 0
+    if source == "elman" and path.endswith(".safetensors") and is_saved(path):
+        return [_Layer("", ".", lambda: canonical_of(elman.load(path)))], 0
+    tensors = models.read(path)
+    found = find(tensors, source)
+    return [_of_tensors(one) for one in found], len(tensors) - sum(len(f.tensors) for f in found)
+
+
+def _of_model(layer: "onnx.Layer") -> _Layer:
+    def read() -> Canonical:
+        model = layer.read()
+        canonical = to_canonical(model.tensors, "onnx", model.reset_after)
         canonical.nonlinearity = model.nonlinearity
         canonical.notes += model.notes
-    else:
-        tensors, _ = read_safetensors("convert", given.source)
-        canonical = to_canonical(tensors, source)
+        return canonical
+
+    return _Layer(layer.name, "/", read)
+
+
+def _of_tensors(found: Found) -> _Layer:
+    source = found.model.framework
+    separator = FRAMEWORKS[source].separator
+    return _Layer(found.prefix, separator, lambda: to_canonical(found.tensors, source), found)
+
+
+def _choose(
+    given: argparse.Namespace, source: str, layers: list[_Layer], target: str
+) -> list[_Layer]:
+    """The layers to convert: the one that is asked for, or all, in stacks where the target can."""
+    prefixes = [layer.prefix for layer in layers]
+    if given.layer is not None:
+        layers = [layer for layer in layers if layer.prefix == given.layer]
+        if not layers:
+            raise ConversionError(f"{given.source!r} has no layer {given.layer!r}, but {prefixes}")
+    elif FRAMEWORKS[target].stacks and not given.cell and all(layer.found for layer in layers):
+        layers = [_of_tensors(found) for found in join([one.found for one in layers if one.found])]
+    if not layers:
+        raise ConversionError(f"{given.source!r}: {source}: {expected(source)}")
+    if given.target.endswith(".onnx") and len(layers) > 1:
+        raise ConversionError(f"a model holds one layer; --layer says which, of {prefixes}")
+    if len(layers) == 1 and not layers[0].found:
+        return [replace(layers[0], prefix="")]  # a node has a name where it is all there is, too
+    return layers
+
+
+def _read(given: argparse.Namespace, layer: _Layer) -> Canonical:
+    """The weights of a layer, with the nonlinearity that the file or the option says."""
+    canonical = layer.read()
     known, asked, kind = canonical.nonlinearity, given.nonlinearity, canonical.spec.cell.kind
     possible = [known] if known else nonlinearities(kind)
     if asked and asked not in possible:
@@ -154,7 +282,30 @@ def _read(given: argparse.Namespace, source: str) -> Canonical:
     return canonical
 
 
-def _write(path: str, tensors: Converted, nonlinearity: str) -> None:
+def _convert_one(
+    given: argparse.Namespace, layer: _Layer, canonical: Canonical, target: str
+) -> Converted:
+    try:
+        return from_canonical(canonical, target, cell=given.cell)
+    except ConversionError as e:
+        raise ConversionError(f"{layer.title}{e}") from e
+
+
+def _together(layers: Sequence[_Layer], converted: Sequence[Converted], target: str) -> Tensors:
+    """All tensors, each under its layer's prefix."""
+    tensors: Tensors = {}
+    separator = FRAMEWORKS[target].separator
+    for layer, one in zip(layers, converted, strict=True):
+        path = layer.prefix.strip(layer.separator).replace(layer.separator, separator)
+        for name, a in one.items():
+            full = f"{path}{separator}{name}" if path else name
+            if full in tensors:
+                raise ConversionError(f"{layer.title}{full} would be there twice; use --layer")
+            tensors[full] = a
+    return tensors
+
+
+def _write(path: str, tensors: Tensors, nonlinearity: str) -> None:
     if path.endswith(".onnx"):
         from elman import onnx
 
@@ -163,24 +314,12 @@ def _write(path: str, tensors: Converted, nonlinearity: str) -> None:
         write_safetensors(path, tensors)
 
 
-def _describe(canonical: Canonical, framework: str) -> str:
-    spec = canonical.spec
-    parts = [
-        f"{framework} {spec}{'Cell' if canonical.cell else ''}",
-        canonical.nonlinearity,
-        _count(spec.num_layers, "layer"),
-        _count(spec.directions, "direction"),
-        f"input size {spec.input_size}",
-        f"hidden size {spec.hidden_size}",
-        f"projection size {spec.proj_size}" if spec.proj_size else "",
-        "" if spec.bias else "no biases",
-        str(canonical.dtype),
-    ]
-    return ", ".join(part for part in parts if part)
+def _is_cell(converted: Converted) -> bool:
+    return converted.arguments["class"].endswith("Cell")
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' if number > 1 else ''}"
+def _describe(canonical: Canonical) -> str:
+    return describe(canonical.spec, canonical.cell, canonical.dtype, canonical.nonlinearity)
 
 
 def _info(given: argparse.Namespace) -> None:

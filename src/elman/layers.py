@@ -32,7 +32,7 @@ from elman.spec import (
     weight_names,
 )
 from elman.streams import Stream
-from elman.weights.files import bfloat16, read_safetensors, write_safetensors
+from elman.weights.files import as_array, bfloat16, read_safetensors, write_safetensors
 
 # What the constructor was told of a cell that is not its default.
 _IN_REPR = {"rnn_relu": "nonlinearity='relu'", "gru_reset_before": "reset_after=False"}
@@ -891,7 +891,7 @@ def _read(title: str, name: str, values: Any) -> Array:
             f"say by lengths where rows end, or give {name}.filled()"
         )
     try:
-        return np.asarray(values)
+        return as_array(title, values)
     except (TypeError, ValueError, RuntimeError) as e:
         raise TypeError(f"{title}: {name} is nothing that NumPy reads: {e}") from e
 

@@ -1,5 +1,5 @@
-"""ONNX models of layers, read and written: :func:`read`, :func:`write`. See ``weights/onnx.py``."""
+"""ONNX models of layers, found, read, loaded and written. See ``weights/onnx.py``."""
 
-from elman.weights.onnx import Model, read, write
+from elman.weights.onnx import Layer, Model, find, load, read, write
 
-__all__ = ["Model", "read", "write"]
+__all__ = ["Layer", "Model", "find", "load", "read", "write"]

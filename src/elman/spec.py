@@ -3,6 +3,7 @@
 The one place for names, shapes, gate order, initialisation and shape checks. Nothing here computes.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -212,8 +213,25 @@ def check_weights(
     if missing or unexpected:
         raise error(f"{title}: weights missing: {missing}, unexpected: {unexpected}")
     for name, shape in expected.items():
-        if tuple(given[name]) != shape:
-            raise error(f"{title}: {name} must have shape {shape}, got {tuple(given[name])}")
+        got = tuple(given[name])
+        if got != shape:
+            why = f"{name} must have shape {shape}, got {got}"
+            raise error(f"{title}: {_of_another_kind(expected, given)}{why}")
+
+
+def _of_another_kind(expected: Mapping[str, Shape], given: Mapping[str, Shape]) -> str:
+    """Whose weights they are, where every matrix has as many gates as another kind of cell."""
+    sizes: set[tuple[int, int]] = set()
+    for name, shape in expected.items():
+        off = [pair for pair in zip(shape, given[name], strict=False) if len(set(pair)) > 1]
+        if len(shape) > 1 and len(off) != 1:  # another hidden size shows in two axes
+            return ""
+        sizes.update(off)
+    for ours, theirs in itertools.permutations(CELLS.values(), 2):
+        gates = len(ours.gates), len(theirs.gates)
+        if gates[0] != gates[1] and all(a * gates[1] == b * gates[0] for a, b in sizes):
+            return f"{theirs.kind} weights where {ours.kind} weights are expected: "
+    return ""
 
 
 def check_input(spec: Spec, shape: Shape, error: type[Exception]) -> None:

@@ -22,8 +22,9 @@ from torch.utils._python_dispatch import _disable_current_modes  # pyright: igno
 from elman.spec import WEIGHTS, Cell, Weights
 from elman.torch.operators import join, run_scan, split
 from elman.weights.frameworks import FRAMEWORKS, KINDS, Form
-from elman.weights.onnx import ATTRIBUTES
+from elman.weights.onnx import attributes
 
+# Of both GRUs they lie alike.
 _FORMS: dict[str, Form] = {form.kind: form for form in FRAMEWORKS["onnx"].forms}
 
 
@@ -46,19 +47,20 @@ def run_layer(
     reset : must be None; RuntimeError if it is not, or if the layer has a projection.
     k, x, h_0 : which of its layers, (L, N, D), and (directions, N, S) or None for zeros.
     """
-    name, (kind, _, nonlinearity) = layer._get_name(), layer.mode.partition("_")
+    name, cell = layer._get_name(), layer._cell
+    kind, nonlinearity = cell.kind, getattr(layer, "nonlinearity", "")
     for option, given in (("reset", reset is not None), ("proj_size", layer.proj_size > 0)):
         if given:
             raise RuntimeError(
                 f"{name}: {option}= cannot be exported; ONNX's {kind} has no such thing"
             )
-    directions, sizes = 2 if layer.bidirectional else 1, _sizes(KINDS[kind], layer.hidden_size)
+    directions, sizes = 2 if layer.bidirectional else 1, _sizes(cell, layer.hidden_size)
     each = len(weights) // layer.num_layers
     own = slice(k * each, (k + 1) * each)
     W, R, B = _store(_FORMS[kind], weights[own], layer._flat_weights[own], directions)
-    attributes: dict[str, Any] = {n: value for n, (value, _) in ATTRIBUTES.get(kind, {}).items()}
+    told: dict[str, Any] = {**attributes(cell)}
     if nonlinearity:
-        attributes["activations"] = [nonlinearity.title()] * directions
+        told["activations"] = [nonlinearity.title()] * directions
     Y, *finals = getattr(torch.ops.onnx, kind).opset14(
         x,
         W,
@@ -68,7 +70,7 @@ def run_layer(
         *([None] * len(sizes) if h_0 is None else split(h_0, sizes)),
         hidden_size=layer.hidden_size,
         direction="bidirectional" if layer.bidirectional else "forward",
-        **attributes,
+        **told,
     )
     h_n: Any = join(finals)
     if lengths is not None and h_0 is not None:  # ONNX has 0, not h_0, for a row without steps
@@ -131,6 +133,7 @@ def _run(
     sequence_lens: Tensor | None,
     *initial: Tensor | None,
     activations: Sequence[str] = (),
+    linear_before_reset: int = 1,
     **attributes: Any,
 ) -> tuple[Tensor, ...]:
     """What the node computes: Y (L, directions, N, H), and Y_h, Y_c (directions, N, H)."""
@@ -142,6 +145,7 @@ def _run(
     weights += [None] * (2 * len(WEIGHTS) - len(weights))
     h_0 = join([state for state in initial if state is not None])
     name = "_".join([cell.kind, *activations[:1]]).lower()
+    name += "" if linear_before_reset else "_reset_before"
     output, h_n = run_scan(name, X, h_0, *weights, sequence_lens, None, None)
     Y = output.unflatten(2, (len(W), -1)).transpose(1, 2).contiguous()
     return Y, *split(h_n, _sizes(cell, R.shape[-1]))
@@ -163,13 +167,13 @@ def _define(cell: Cell) -> None:
     name = f"{cell.kind}.opset14"
     inputs = ["Tensor X", "Tensor W", "Tensor R", "Tensor? B", "Tensor? sequence_lens"]
     inputs += [f"Tensor? initial_{state}" for state in cell.states]
-    attributes = ["int hidden_size", "str direction"]
-    attributes += [f"int {attribute}" for attribute in ATTRIBUTES.get(cell.kind, {})]
+    options = ["int hidden_size", "str direction"]
+    options += [f"int {attribute}" for attribute in attributes(cell)]
     if "_" in cell.name:  # with a nonlinearity of several
-        attributes.append("str[] activations")
+        options.append("str[] activations")
     outputs = ["Tensor Y", *(f"Tensor Y_{state}" for state in cell.states)]
     _library.define(
-        f"{name}({', '.join(inputs)}, *, {', '.join(attributes)}) -> ({', '.join(outputs)})"
+        f"{name}({', '.join(inputs)}, *, {', '.join(options)}) -> ({', '.join(outputs)})"
     )
     _library.impl(name, partial(_run, cell), "CPU")
     torch.library.register_fake(f"onnx::{name}", partial(_fake, cell), lib=_library)

@@ -6,6 +6,7 @@ Every framework's weights are read into it and written from it, by the framework
 negated; only where a framework has fewer biases than PyTorch are two added up, and that is said.
 """
 
+from elman.weights.build import build
 from elman.weights.convert import (
     Canonical,
     Converted,
@@ -13,6 +14,7 @@ from elman.weights.convert import (
     from_canonical,
     to_canonical,
 )
+from elman.weights.find import Found, find
 from elman.weights.frameworks import FRAMEWORKS, ConversionError
 
 __all__ = [
@@ -20,7 +22,10 @@ __all__ = [
     "Canonical",
     "ConversionError",
     "Converted",
+    "Found",
+    "build",
     "convert",
+    "find",
     "from_canonical",
     "to_canonical",
 ]

@@ -1,20 +1,32 @@
 """From a framework's tensors to the canonical ones, and back."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from elman.spec import WEIGHTS, Shape, Spec, Weights, check_weights, weight_names
+from elman.weights.find import (
+    Found,
+    Model,
+    check_dtypes,
+    check_names,
+    entry,
+    expected,
+    join,
+    layers,
+    read,
+    unpacked,
+)
 from elman.weights.frameworks import (
     APART,
     FRAMEWORKS,
+    RESETS,
     Array,
     ConversionError,
     Form,
-    Framework,
     Layout,
     Tensors,
 )
@@ -29,11 +41,19 @@ class Converted(Tensors):
         was given, at most negated, or one that the framework adds without storing it: the 1 of
         Haiku's forget gate, and 0 for a bias that there is not.
     notes : sentences on what weights alone do not tell.
+    arguments : what Elman's class has to be told for the layer: its name as "class", and the
+        arguments of its constructor, those apart that weights do not tell.
     """
 
-    def __init__(self, tensors: Mapping[str, Array], folded: bool, notes: list[str]) -> None:
+    def __init__(
+        self,
+        tensors: Mapping[str, Array],
+        folded: bool,
+        notes: list[str],
+        arguments: dict[str, Any],
+    ) -> None:
         super().__init__(tensors)
-        self.folded, self.notes = folded, notes
+        self.folded, self.notes, self.arguments = folded, notes, arguments
 
 
 @dataclass
@@ -42,7 +62,7 @@ class Canonical:
 
     Attributes
     ----------
-    spec : sizes, layers, directions; of an RNN, whatever its nonlinearity.
+    spec : its cell, sizes, layers, directions; of an RNN, whatever its nonlinearity.
     weights : arrays by PyTorch's names, of one dtype.
     cell : whether they are a cell's, whose names have no suffix.
     nonlinearity : an RNN's, "tanh" or "relu", where it is known; weights do not tell.
@@ -64,9 +84,19 @@ class Canonical:
         """PyTorch's names of one direction's weights."""
         return list(WEIGHTS) if self.cell else weight_names(layer, direction)
 
+    @property
+    def resets_before(self) -> bool:
+        """Whether it is the GRU whose reset gate comes before the recurrent product."""
+        return self.spec.cell.gated is not None
+
 
 def convert(
-    tensors: Mapping[str, Any], source: str, target: str, *, cell: bool | None = None
+    tensors: Mapping[str, Any],
+    source: str,
+    target: str,
+    *,
+    cell: bool | None = None,
+    reset_after: bool | None = None,
 ) -> Converted:
     """Give a recurrent layer's weights the names, shapes and order of another framework.
 
@@ -74,15 +104,18 @@ def convert(
     ----------
     tensors : the source's arrays by name, anything that NumPy reads; docs/weights.md lists every
         framework's names.
-    source, target : "torch", "oneflow", "r-torch", "mlx", "keras", "flax-linen", "flax-nnx",
-        "flax-nnx-optimized" (its OptimizedLSTMCell, which "flax-nnx" reads too), "equinox", "onnx"
-        or "haiku".
+    source, target : "elman", "torch", "oneflow", "r-torch", "mlx", "keras", "flax-linen",
+        "flax-nnx", "flax-nnx-optimized" (its OptimizedLSTMCell, which "flax-nnx" reads too),
+        "equinox", "onnx" or "haiku".
     cell : whether the answer is a cell's, such as GRUCell's, or a layer's. Default: as the
         source's, or what the target has.
+    reset_after : whether the source's GRU applies its reset gate after the recurrent product.
+        Default: what its tensors tell; yes, where they do not.
 
     Returns
     -------
-    A dictionary of new NumPy arrays, of the dtype that was given, with ``folded`` and ``notes``.
+    A dictionary of new NumPy arrays, of the dtype that was given, with ``folded``, ``notes`` and
+    ``arguments``.
 
     Raises
     ------
@@ -97,74 +130,19 @@ def convert(
     >>> converted.folded  # MLX has one bias for r and z, PyTorch has two
     True
     """
-    _entry(target)  # a name that is wrong is the first thing to say
-    return from_canonical(to_canonical(tensors, source), target, cell=cell)
-
-
-def _entry(name: str) -> Framework:
-    if not isinstance(name, str) or name not in FRAMEWORKS:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ConversionError(f"no framework {name!r}; there are {', '.join(FRAMEWORKS)}")
-    return FRAMEWORKS[name]
+    entry(target)  # a name that is wrong is the first thing to say
+    return from_canonical(to_canonical(tensors, source, reset_after), target, cell=cell)
 
 
 # From a framework's tensors to the canonical ones
 
 
-@dataclass(frozen=True)
-class _Model:
-    """What all names and shapes of a framework's tensors follow from."""
+def to_canonical(
+    tensors: Mapping[str, Any], source: str, reset_after: bool | None = None
+) -> Canonical:
+    """Read a framework's tensors; `reset_after` is that of :func:`convert`.
 
-    framework: str
-    form: Form
-    layout: Layout
-    spec: Spec
-
-    @property
-    def title(self) -> str:
-        return f"{self.framework} {self.spec}"
-
-    @property
-    def parts(self) -> Iterator[tuple[int, int]]:
-        """Each layer and direction."""
-        return itertools.product(range(self.spec.num_layers), range(self.spec.directions))
-
-    @property
-    def notes(self) -> list[str]:
-        """What the tensors of this model do not tell."""
-        form, always = self.form, self.form.nonlinearity
-        notes = [form.note] if form.note else []
-        if always:
-            notes.append(f"{self.title} always applies {always}")
-        if form.note_unbiased and not self.spec.bias:
-            notes.append(form.note_unbiased)
-        return notes
-
-    def shapes(self, layer: int, direction: int) -> dict[str, Shape]:
-        """Full name and shape of one direction's tensors, in the order of the form's.
-
-        Biases are among them, whether the model has any or not.
-        """
-        spec, address = self.spec, FRAMEWORKS[self.framework].address
-        size = spec.input_size if layer == 0 else spec.directions * spec.output_size
-        shapes = self.form.shapes(spec, size)
-        return {address(t, self.layout, layer, direction): s for t, s in shapes.items()}
-
-    def stored(self, layer: int, direction: int) -> dict[str, Shape]:
-        """Those that the model has."""
-        shapes, biases = self.shapes(layer, direction), self.form.bias_names
-        there = [self.spec.bias or t not in biases for t in self.form.tensors]
-        return dict(itertools.compress(shapes.items(), there))
-
-    def all_shapes(self) -> dict[str, Shape]:
-        """The same for every layer and direction."""
-        return {name: shape for part in self.parts for name, shape in self.stored(*part).items()}
-
-
-def to_canonical(tensors: Mapping[str, Any], source: str) -> Canonical:
-    """Read a framework's tensors.
-
-    Raises ConversionError for tensors that are missing, unexpected, misshapen or of mixed dtypes,
-    and for a GRU that PyTorch's equations cannot express.
+    Raises ConversionError for tensors that are missing, unexpected, misshapen or of mixed dtypes.
 
     >>> import elman, elman.weights
     >>> weights = elman.GRU(10, 20, num_layers=2, bidirectional=True).state_dict()
@@ -172,23 +150,40 @@ def to_canonical(tensors: Mapping[str, Any], source: str) -> Canonical:
     >>> canonical.spec.num_layers, canonical.spec.directions, canonical.dtype.name
     (2, 2, 'float32')
     """
-    arrays = _entry(source).unpack(_arrays(tensors, source))
+    entry(source)
+    check_names(tensors, source)
+    given = {name: read(name, tensor, source) for name, tensor in tensors.items()}
+    check_dtypes(given, source)
+    arrays, model = unpacked(given, source), _only(layers(given, source), given, source)
     shapes = {name: a.shape for name, a in arrays.items()}
-    model = _recognise(source, shapes)
     check_weights(model.title, model.all_shapes(), shapes, ConversionError)
+    if reset_after is not None:
+        model = _resetting(model, reset_after)
     form = model.form
-    canonical = Canonical(model.spec, {}, model.layout.cell, form.nonlinearity, model.notes)
+    canonical = Canonical(model.spec, {}, model.cell, form.nonlinearity, model.notes)
     dtype = next(iter(arrays.values())).dtype
     for part in model.parts:
         w = form.restore(_arrays_or_zeros(arrays, model.shapes(*part), dtype))
-        if form.reset_before:
-            _check_diagonal(model, w)
         if not model.spec.bias:
             w = w._replace(b_ih=None, b_hh=None)
         for name, a in zip(canonical.names(*part), w, strict=True):
             if a is not None:
                 canonical.weights[name] = np.array(a, order="C")
     return canonical
+
+
+def _only(found: Sequence[Found], given: Iterable[str], source: str) -> Model:
+    """The one layer that was found."""
+    joined = join(found)
+    if len(joined) == 1:
+        return joined[0].model
+    if joined:
+        raise ConversionError(
+            f"{source}: expected the weights of one layer, got those of {len(joined)}, which are "
+            f"not one another's: {[layer.prefix for layer in joined]}; elman.weights.find gives "
+            "each"
+        )
+    raise ConversionError(f"{source}: {expected(source)}; got {list(given)[:8]}")
 
 
 def _arrays_or_zeros(
@@ -198,72 +193,16 @@ def _arrays_or_zeros(
     return [arrays[n] if n in arrays else np.zeros(s, dtype) for n, s in shapes.items()]
 
 
-def _arrays(tensors: Mapping[str, Any], source: str) -> Tensors:
-    """The tensors as NumPy arrays, which must be of one floating-point dtype."""
-    if not isinstance(tensors, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ConversionError(f"{source}: expected arrays by name, got {type(tensors)}")
-    arrays: Tensors = {}
-    for name, tensor in tensors.items():
-        if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConversionError(f"{source}: names must be strings, got {name!r}")
-        try:
-            arrays[name] = np.asarray(tensor)
-        except (TypeError, ValueError, RuntimeError) as e:
-            raise ConversionError(f"{source}: {name} is nothing that NumPy reads: {e}") from e
-    dtypes = {str(a.dtype): a.dtype for a in arrays.values()}
-    if len(dtypes) > 1:
-        raise ConversionError(f"{source}: tensors must be of one dtype, got {sorted(dtypes)}")
-    for name, dtype in dtypes.items():
-        if dtype.kind != "f" and name != "bfloat16":
-            raise ConversionError(f"{source}: tensors must be floating-point, got {name}")
-    return arrays
-
-
-def _recognise(source: str, shapes: Mapping[str, Shape]) -> _Model:
-    """The model whose names and shapes are the given ones, or come closest."""
-    entry = FRAMEWORKS[source]
-    pairs = [(form, layout) for form in entry.forms for layout in entry.layouts(form)]
-    models = [m for form, layout in pairs if (m := _assume(source, form, layout, shapes))]
-    if not models:
-        some = {entry.address(form.recurrent, layout, 0, 0) for form, layout in pairs}
-        raise ConversionError(
-            f"{source}: expected the weights of a recurrent layer, with one of {sorted(some)}; "
-            f"got {list(shapes)[:8]}"
-        )
-    return min(models, key=lambda model: len(model.all_shapes().items() ^ shapes.items()))
-
-
-def _assume(source: str, form: Form, layout: Layout, shapes: Mapping[str, Shape]) -> _Model | None:
-    """The model of this form and layout that the shapes may be; None where they cannot."""
-    last = layout.directions - 1
-
-    def full(tensor: str, layer: int = 0, direction: int = last) -> str:
-        return FRAMEWORKS[source].address(tensor, layout, layer, direction)
-
-    counted = itertools.takewhile(lambda k: full(form.recurrent, k) in shapes, itertools.count())
-    layers = sum(1 for _ in counted) if layout.several else 1
-    D, H, P = form.measure({t: shapes[full(t)] for t in form.tensors if full(t) in shapes})
-    if layers < 1 or min(D, H) < 1 or (form.projected and not 0 < P < H):
-        return None
-    biases = [full(t, 0, d) for t in form.bias_names for d in (0, last)]
-    bias = not form.optional_bias or any(name in shapes for name in biases)
-    two, proj_size = layout.directions == 2, P if form.projected else 0
-    try:
-        spec = Spec(form.cell, D, H, layers, bias, bidirectional=two, proj_size=proj_size)
-    except ValueError as e:  # larger than any layer
-        raise ConversionError(f"{source}: {e}") from e
-    return _Model(source, form, layout, spec)
-
-
-def _check_diagonal(model: _Model, w: Weights) -> None:
-    """Raise unless W_hn (r * h) is r * (W_hn h), which takes a diagonal W_hn."""
-    w_hn = np.split(w.w_hh, len(model.form.cell.gates))[-1]
-    if w_hn[~np.eye(len(w_hn), dtype=bool)].any():
-        raise ConversionError(
-            f"{model.title}: applies its reset gate before the recurrent product, W_hn (r * h), "
-            "and PyTorch after it, r * (W_hn h + b_hn); no weights make them the same unless W_hn "
-            "is diagonal"
-        )
+def _resetting(model: Model, after: bool) -> Model:
+    """The model of the GRU that is asked for, whose tensors are the same."""
+    if model.form.kind != "GRU":
+        raise ConversionError(f"{model.title}: reset_after is of a GRU")
+    for form in (form for form in entry(model.framework).forms if form.kind == "GRU"):
+        spec = replace(model.spec, cell=form.cell)
+        other = replace(model, form=form, spec=spec)
+        if form.reset_before != after and other.all_shapes() == model.all_shapes():
+            return other
+    raise ConversionError(f"{model.title}: there is none of reset_after={after} with these tensors")
 
 
 # From the canonical tensors to a framework's
@@ -279,27 +218,60 @@ def from_canonical(canonical: Canonical, target: str, *, cell: bool | None = Non
     """
     model, notes = _plan(canonical, target, cell)
     tensors: Tensors = {}
-    folded = False
+    folded, alike = False, model.form.reset_before == canonical.resets_before
     for part in model.parts:
         w = Weights(*map(canonical.weights.get, canonical.names(*part)))
         if not canonical.spec.bias:
             none = np.zeros(len(w.w_ih), canonical.dtype)
             w = w._replace(b_ih=none, b_hh=none)
-        w, added = _fold(model, w)
+        if not alike:
+            _check_diagonal(canonical, model, w)
+        w, added = _fold(model, w, canonical.resets_before)
         folded = folded or added
-        if model.form.reset_before:
-            _check_diagonal(model, w)
         there = model.stored(*part)
         pairs = zip(model.shapes(*part), model.form.store(w), strict=True)
         tensors.update({name: a for name, a in pairs if name in there})
     packed = FRAMEWORKS[target].pack(tensors)
-    return Converted({n: np.array(a, order="C") for n, a in packed.items()}, folded, notes)
+    arrays = {n: np.array(a, order="C") for n, a in packed.items()}
+    return Converted(arrays, folded, notes, _arguments(canonical, model))
 
 
-def _plan(canonical: Canonical, target: str, cell: bool | None) -> tuple[_Model, list[str]]:
+def _arguments(canonical: Canonical, model: Model) -> dict[str, Any]:
+    """The class and its arguments that make Elman's of the layer, as the model holds it."""
+    spec, kind = model.spec, model.spec.cell.kind
+    given: dict[str, Any] = {
+        "class": f"{kind}{'Cell' if model.cell else ''}",
+        "input_size": spec.input_size,
+        "hidden_size": spec.hidden_size,
+        "bias": spec.bias,
+    }
+    if not model.cell:
+        given |= {"num_layers": spec.num_layers, "bidirectional": spec.bidirectional}
+    if kind == "LSTM" and not model.cell:
+        given["proj_size"] = spec.proj_size
+    if kind == "GRU":
+        given["reset_after"] = not model.form.reset_before
+    if canonical.nonlinearity:
+        given["nonlinearity"] = canonical.nonlinearity
+    return given
+
+
+def _check_diagonal(canonical: Canonical, model: Model, w: Weights) -> None:
+    """Raise unless W_hn (r * h) is r * (W_hn h), which takes a diagonal W_hn."""
+    w_hn = np.split(w.w_hh, len(model.form.cell.gates))[-1]
+    if w_hn[~np.eye(len(w_hn), dtype=bool)].any():
+        raise ConversionError(
+            f"{model.title}: applies its reset gate {RESETS[model.form.cell.name]}, and this one "
+            f"{RESETS[canonical.spec.cell.name]}; no weights make them the same unless W_hn is "
+            "diagonal"
+        )
+
+
+def _plan(canonical: Canonical, target: str, cell: bool | None) -> tuple[Model, list[str]]:
     """The model to write, and what to say of it; raises where the target has no such thing."""
-    entry, spec = _entry(target), canonical.spec
-    forms = [form for form in entry.forms if form.kind == spec.cell.kind]
+    framework, spec = entry(target), canonical.spec
+    written = (form for form in framework.forms if form.parts.cut)
+    forms = [form for form in written if form.kind == spec.cell.kind]
     if not forms:
         raise ConversionError(f"{target}: has no {spec}")
     always, known = forms[0].nonlinearity, canonical.nonlinearity
@@ -308,14 +280,18 @@ def _plan(canonical: Canonical, target: str, cell: bool | None) -> tuple[_Model,
     as_cell = _as_cell(canonical, target, cell)
     one = f"{target} {spec}{'Cell' if as_cell else ''}"
     layout = Layout(spec.cell.kind, as_cell, spec.num_layers > 1, spec.directions)
-    if layout not in entry.layouts(forms[0]):
+    if layout not in framework.layouts(forms[0]):
         raise ConversionError(
             f"{one}: cannot hold num_layers={spec.num_layers}, directions={spec.directions}; "
             "convert one layer, or one direction, at a time"
         )
     projected = spec.proj_size > 0
-    holding = (f for f in forms if f.projected == projected and layout in entry.layouts(f))
-    form = next(holding, None)
+    holding = [f for f in forms if f.projected == projected and layout in framework.layouts(f)]
+
+    def differs(form: Form) -> bool:
+        return form.reset_before != canonical.resets_before
+
+    form = min(holding, key=differs, default=None)  # the first, of one kind if there is
     if form is None:
         raise ConversionError(
             f"{one}: has no projection, so that its h is o * tanh(c), and this one has "
@@ -325,38 +301,48 @@ def _plan(canonical: Canonical, target: str, cell: bool | None) -> tuple[_Model,
     if not spec.bias and not form.optional_bias:
         spec = replace(spec, bias=True)
         notes.append(f"{target}'s {spec} always has biases; those it gets have no effect")
-    model = _Model(target, form, layout, spec)
+    parts = itertools.product(range(spec.num_layers), range(spec.directions))
+    affixes = {part: framework.affix(layout, *part) for part in parts}
+    model = Model(target, form, spec, as_cell, affixes)
+    if form.note_written:
+        notes.append(form.note_written)
     return model, [*dict.fromkeys(notes + model.notes)]
 
 
 def _as_cell(canonical: Canonical, target: str, cell: bool | None) -> bool:
     """Whether to write a cell: as asked for, else as the source's, else what there is."""
-    entry = FRAMEWORKS[target]
+    framework = FRAMEWORKS[target]
     if cell is None:
-        return entry.cells if canonical.cell else not entry.layers
-    if not (entry.cells if cell else entry.layers):
+        return framework.cells if canonical.cell else not framework.layers
+    if not (framework.cells if cell else framework.layers):
         raise ConversionError(f"{target}: has no {'cells' if cell else 'layers, only cells'}")
     return cell
 
 
-def _fold(model: _Model, w: Weights) -> tuple[Weights, bool]:
+def _fold(model: Model, w: Weights, resets_before: bool) -> tuple[Weights, bool]:
     """Add to b_ih what of b_hh has no place of its own, and say whether that was anything.
 
-    What the class itself adds stays in b_hh, and so do the gates in ``APART``.
+    What the class itself adds stays in b_hh, and so do the gates in ``APART``. Of a GRU that resets
+    before the product b_hn is a summand like others, and is one where the target multiplies it.
     """
-    form = model.form
-    if form.biases.holds == "all":
-        return w, False
-    own = form.added(w.b_hh)
-    apart = APART.get(form.kind, {})
-    is_apart = np.repeat([gate in apart for gate in form.cell.gates], model.spec.hidden_size)
-    if form.biases.holds == "none" and w.b_hh[is_apart].any():
+    form, named = model.form, APART.get(model.form.kind, {})
+
+    def of(keeps: Callable[[str], bool]) -> Array:
+        return np.repeat([keeps(gate) for gate in form.cell.gates], model.spec.hidden_size)
+
+    def is_kept(gate: str) -> bool:
+        if form.biases.holds == "all":
+            return gate not in named or form.reset_before == resets_before
+        return form.biases.holds == "apart" and gate in named and not resets_before
+
+    if form.biases.holds == "none" and not resets_before and w.b_hh[of(named.__contains__)].any():
         raise ConversionError(
-            f"{model.title}: has no place for a recurrent bias of the {' or '.join(apart)} gate, "
-            f"{' or '.join(apart.values())}, and the one given is not zero"
+            f"{model.title}: has no place for a recurrent bias of the {' or '.join(named)} gate, "
+            f"{' or '.join(named.values())}, and the one given is not zero"
         )
+    own, kept = form.added(w.b_hh), of(is_kept)
     moves, stays = w.b_hh - own, own
-    moves[is_apart], stays[is_apart] = 0, w.b_hh[is_apart]
+    moves[kept], stays[kept] = 0, w.b_hh[kept]
     if not moves.any():
         return w, False
     return w._replace(b_ih=w.b_ih + moves, b_hh=stays), True

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import stat
+import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any, cast
@@ -34,7 +35,10 @@ def write_whole(path: Path, data: bytes) -> None:
     if os.path.exists(target):
         require_regular(target)
     temporary = os.path.join(os.path.dirname(target), f".{os.urandom(8).hex()}")
-    file = open(temporary, "xb")  # noqa: SIM115
+    try:
+        file = open(temporary, "xb")  # noqa: SIM115
+    except OSError as e:  # of a file that nobody asked for
+        raise type(e)(e.errno, e.strerror, os.fsdecode(path)) from e
     try:
         with file:
             file.write(data)
@@ -68,7 +72,7 @@ def read_safetensors(title: str, path: Path) -> tuple[dict[str, Array], dict[str
     Raises ValueError, opening with the title, where the file is no safetensors file or holds a type
     that NumPy does not have. Of bfloat16 needs the package ml_dtypes.
     """
-    _require_safetensors(title)
+    require(f"{title}:", "safetensors", "safetensors")
     from safetensors import SafetensorError, deserialize  # pyright: ignore[reportUnknownVariableType]
 
     # All of it at once: a file that is mapped, and cut short meanwhile, ends the process.
@@ -93,7 +97,7 @@ def write_safetensors(
     path: Path, tensors: Mapping[str, Array], metadata: dict[str, str] | None = None
 ) -> None:
     """Write the tensors under their names, whole or not at all. Needs the package safetensors."""
-    _require_safetensors("save")
+    require("save:", "safetensors", "safetensors")
     from safetensors.numpy import save
 
     # Memory is written as it lies, so each array has to lie in order.
@@ -101,17 +105,35 @@ def write_safetensors(
     write_whole(path, save(ordered, metadata))
 
 
+def as_array(title: str, values: Any) -> Array:
+    """Like ``np.asarray``, and bfloat16 of torch and MLX, which that does not read, by its bits.
+
+    Raises what that does, and ModuleNotFoundError, opening with the title, where bfloat16 lacks the
+    package ml_dtypes.
+    """
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError):
+        dtype: Any = getattr(values, "dtype", None)
+        if str(dtype) not in ("torch.bfloat16", "mlx.core.bfloat16"):
+            raise
+    # The framework's integers of as many bits, from the module that its dtypes are from.
+    bits: Any = np.asarray(values.view(sys.modules[type(dtype).__module__].int16))
+    return bits.view(bfloat16(title))
+
+
 def bfloat16(title: str) -> np.dtype[Any]:
     """NumPy's bfloat16, which needs the package ml_dtypes."""
-    if find_spec("ml_dtypes") is None:
-        reason = "bfloat16 needs the package ml_dtypes, which the extra elman[bfloat16] brings"
-        raise ModuleNotFoundError(f"{title}: {reason}", name="ml_dtypes")
+    require(f"{title}: bfloat16", "ml_dtypes", "bfloat16")
     import ml_dtypes
 
     return np.dtype(ml_dtypes.bfloat16)
 
 
-def _require_safetensors(title: str) -> None:
-    if find_spec("safetensors") is None:
-        reason = "needs the package safetensors, which the extra elman[safetensors] brings"
-        raise ModuleNotFoundError(f"{title}: {reason}", name="safetensors")
+def require(title: str, package: str, extra: str) -> None:
+    """Raise ModuleNotFoundError, opening with the title, unless the package is there."""
+    if find_spec(package) is None:
+        raise ModuleNotFoundError(
+            f"{title} needs the package {package}, which the extra elman[{extra}] brings",
+            name=package,
+        )

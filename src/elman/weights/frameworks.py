@@ -6,8 +6,10 @@ the fields of ``spec.Weights``, gates in the order of ``spec.Cell``. ``convert.p
 by it, and knows of no framework and no kind of cell.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,10 +33,16 @@ for _cell in CELLS.values():
 #: Gates whose recurrent bias is no mere summand, so that it cannot join the other one, and why.
 APART = {"GRU": {"new": "b_hn in r * (W_hn h + b_hn)"}}
 
+#: Where a GRU applies its reset gate, by the cell.
+RESETS = {
+    "gru": "after the recurrent product, r * (W_hn h + b_hn)",
+    "gru_reset_before": "before the recurrent product, W_hn (r * h)",
+}
+
 
 def nonlinearities(kind: str) -> list[str]:
     """The names between which a kind of cell leaves the choice; "" alone where it leaves none."""
-    return [cell.name.partition("_")[2] for cell in CELLS.values() if cell.kind == kind]
+    return ["tanh", "relu"] if kind == "RNN" else [""]
 
 
 # How a framework lays out one direction of one layer
@@ -44,11 +52,11 @@ class Parts(NamedTuple):
     """A way to cut w_ih and w_hh into tensors.
 
     join : a form's tensors and the number of gates, to w_ih, w_hh and what :class:`Biases` read;
-    cut : the inverse.
+    cut : the inverse. Default: none, such tensors are read and not written.
     """
 
     join: Callable[[Sequence[Array], int], Sequence[Array]]
-    cut: Callable[[Sequence[Array], int], Sequence[Array]]
+    cut: Callable[[Sequence[Array], int], Sequence[Array]] | None = None
 
 
 def _unchanged(tensors: Any, *_: Any) -> Any:
@@ -75,9 +83,22 @@ def _cut_inputs(t: Sequence[Array], gates: int) -> Sequence[Array]:
     return [np.concatenate([w_ih, w_hh]), *biases]
 
 
+def _join_cudnn(t: Sequence[Array], gates: int) -> Sequence[Array]:
+    w_ih, w_hh, *biases = t
+    return [_from_cudnn(w_ih, gates), _from_cudnn(w_hh, gates), *biases]
+
+
+def _from_cudnn(w: Array, gates: int) -> Array:
+    """Each gate's matrix has its shape turned, (D, H), and its values as (H, D) has them."""
+    rows, units = len(w), w.shape[1] // gates
+    parts = [np.reshape(a, (units, rows)) for a in np.split(w, gates, -1)]
+    return np.transpose(np.concatenate(parts))
+
+
 WHOLE = Parts(_unchanged, _unchanged)  # a tensor each
 BY_GATE = Parts(_join_gates, _cut_gates)  # each gate has tensors of its own, and of its first bias
 STACKED = Parts(_join_inputs, _cut_inputs)  # one matrix on [x, h]
+AS_CUDNN = Parts(_join_cudnn)  # as Keras 2 has what cuDNN takes
 
 
 class Biases(NamedTuple):
@@ -153,9 +174,10 @@ class Form:
     turned : gates whose weights have the other sign. With h' = (1 - z) * h + z * n, z is 1 - z
         here, and 1 - σ(a) = σ(-a).
     adds : what the class itself adds to a gate, beside the bias that is stored.
-    reset_before : n = tanh(W_in x + b_in + W_hn (r * h)).
+    reset_before : of a GRU, whether its reset gate is applied before the recurrent product.
     nonlinearity : of an RNN, where it is always the same.
-    note : what the tensors do not tell; note_unbiased : what they do not tell without biases.
+    note : what the tensors do not tell; note_unbiased : what they do not tell without biases;
+        note_written : what whoever gives them to the class has to know.
     """
 
     kind: str
@@ -170,11 +192,12 @@ class Form:
     nonlinearity: str = ""
     note: str = ""
     note_unbiased: str = ""
+    note_written: str = ""
 
     @property
     def cell(self) -> Cell:
-        """The kind's cell, whose gates are PyTorch's."""
-        return KINDS[self.kind]
+        """The cell, whose gates are PyTorch's; of an RNN the first."""
+        return CELLS["gru_reset_before"] if self.reset_before else KINDS[self.kind]
 
     @property
     def transposed(self) -> bool:
@@ -217,6 +240,7 @@ class Form:
 
     def store(self, w: Weights) -> Iterable[Array]:
         """PyTorch's weights as this form's tensors, in the order of its names."""
+        assert self.parts.cut
         gates = self.cell.gates
         w = _arrange(w, gates, self.order or gates, self.turned)
         stored = self.biases.write(_transpose(w) if self.transposed else w)
@@ -256,7 +280,10 @@ def _transpose(w: Weights) -> Weights:
     return w._replace(w_ih=w.w_ih.T, w_hh=w.w_hh.T)
 
 
-# The frameworks
+# What a framework calls its layers
+
+#: A layer's number in a name, which is none where it would be too long to be read.
+NUMBER = r"(?:0|[1-9]\d{0,8})"
 
 
 class Layout(NamedTuple):
@@ -272,7 +299,38 @@ class Layout(NamedTuple):
     directions: int
 
 
-Address = Callable[[str, Layout, int, int], str]
+class Affix(NamedTuple):
+    """What stands before and behind a tensor's own name in the full one."""
+
+    before: str
+    behind: str = ""
+
+    def name(self, tensor: str) -> str:
+        """The tensor's full name."""
+        return f"{self.before}{tensor}{self.behind}"
+
+    def under(self, prefix: str, separator: str) -> "Affix":
+        """The same of a layer that has a name."""
+        return self._replace(before=f"{prefix}{separator}{self.before}") if prefix else self
+
+
+class Place(NamedTuple):
+    """Where one direction of one layer belongs, as its names say.
+
+    prefix : of the layer, without the separator; "" where the names are the layer's own alone.
+    layer, direction : within it; cell : whether the names are a cell's.
+    kind : of the cell, where the names tell.
+    """
+
+    prefix: str
+    layer: int = 0
+    direction: int = 0
+    cell: bool = False
+    kind: str = ""
+
+
+def _alone(name: str, a: Array) -> Tensors:
+    return {name: a}
 
 
 @dataclass(frozen=True)
@@ -282,20 +340,43 @@ class Framework:
     Attributes
     ----------
     forms : how a direction's tensors may lie; the first that holds a layer is the one written.
-    address : (tensor, layout, layer, direction) to the tensor's full name.
+    affix : (layout, layer, direction) to what stands around the names of such tensors.
+    places : the inverse, of any model's names: what stands around them to the places that this
+        may be, the likeliest first; as many for every name, or none for what is no layer's.
+    separator : between the parts of a name.
+    behind : pattern of what may stand behind a tensor's own name.
+    numbered : whether the layers of a stack are layers of their own, numbered where they stand.
     layers, cells : whether it has a layer's names, or a cell's. No cell has a projection.
     stacks, bidirectional : whether a layer's names go beyond one layer, or one direction.
-    unpack, pack : from its tensors to those that the names above are for, and back.
+    unpack, pack : from each of its tensors to those that the names above are for, and back from
+        all of them; dropped : tensors that unpack looks at, and drops.
     """
 
     forms: tuple[Form, ...]
-    address: Address
+    affix: Callable[[Layout, int, int], Affix]
+    places: Callable[[Affix], list[Place]]
+    separator: str = "."
+    behind: str = ""
+    numbered: bool = False
     layers: bool = True
     cells: bool = True
     stacks: bool = True
     bidirectional: bool = True
-    unpack: Callable[[Tensors], Tensors] = _unchanged
+    unpack: Callable[[str, Array], Tensors] = _alone
     pack: Callable[[Tensors], Tensors] = _unchanged
+    dropped: tuple[str, ...] = ()
+
+    @cached_property
+    def _names(self) -> re.Pattern[str]:
+        own = [t for form in self.forms for t in form.tensors]
+        tensors = {re.escape(t) for t in (*own, *self.dropped)}
+        before = f"(?:.*?{re.escape(self.separator)})?"
+        return re.compile(f"({before})({'|'.join(tensors)})({self.behind})", re.DOTALL)
+
+    def split(self, name: str) -> tuple[Affix, str] | None:
+        """What stands around a tensor's own name, and that; None where it is no layer's."""
+        match = self._names.fullmatch(name)
+        return match and (Affix(match[1], match[3]), match[2])
 
     def layouts(self, form: Form) -> Iterator[Layout]:
         """Every layout of the form's names."""
@@ -307,87 +388,118 @@ class Framework:
             yield Layout(form.kind, True, False, 1)
 
 
-def _torch(first: int) -> Address:
-    def address(tensor: str, at: Layout, layer: int, direction: int) -> str:
-        end = "_reverse" if direction else ""
-        return tensor if at.cell else f"{tensor}_l{layer + first}{end}"
+def _torch(forms: tuple[Form, ...], first: int = 0, cells: bool = True) -> Framework:
+    """Names with a layer's number behind them, which counts from the first."""
 
-    return address
+    def affix(at: Layout, layer: int, direction: int) -> Affix:
+        return Affix("", "" if at.cell else f"_l{layer + first}{'_reverse' * direction}")
+
+    def places(a: Affix) -> list[Place]:
+        number, _, reverse = a.behind.removeprefix("_l").partition("_")
+        layer = int(number) - first if number else 0
+        place = Place(a.before[:-1], layer, int(bool(reverse)), not number)
+        return [place] if layer >= 0 else []
+
+    behind = f"_l{NUMBER}(?:_reverse)?"
+    behind = f"(?:{behind})?" if cells else behind
+    return Framework(forms, affix, places, behind=behind, cells=cells)
 
 
-def _bare(tensor: str, at: Layout, layer: int, direction: int) -> str:
-    return tensor
+def _mlx(at: Layout, layer: int, direction: int) -> Affix:
+    """``mlx.nn``'s names, or those of ``elman.mlx``'s layers of several."""
+    if not at.several and at.directions == 1:
+        return Affix("")
+    return Affix(f"layers{'_reverse' * direction}.{layer}.")
+
+
+def _mlx_places(a: Affix) -> list[Place]:
+    alone = Place(a.before[:-1])
+    listed = re.fullmatch(r"(?:(.*)\.)?layers(_reverse)?\.(" + NUMBER + r")\.", a.before, re.DOTALL)
+    if not listed:
+        return [alone, alone]
+    return [Place(listed[1] or "", int(listed[3]), int(bool(listed[2]))), alone]
+
+
+def _bare(at: Layout, layer: int, direction: int) -> Affix:
+    return Affix("")
+
+
+def _bare_places(a: Affix) -> list[Place]:
+    return [Place(a.before[:-1], cell=True)]
 
 
 _KERAS_NAMES = {"RNN": "simple_rnn", "GRU": "gru", "LSTM": "lstm"}
 
 
-def _keras(tensor: str, at: Layout, layer: int, direction: int) -> str:
+def _keras(at: Layout, layer: int, direction: int) -> Affix:
     if at.cell:
-        return tensor
+        return Affix("")
     name = _KERAS_NAMES[at.kind]
     wrapper = f"{('forward', 'backward')[direction]}_{name}/" if at.directions == 2 else ""
-    return f"{wrapper}{name}_cell/{tensor}"
+    return Affix(f"{wrapper}{name}_cell/")
 
 
-def _keras_unpack(arrays: Tensors) -> Tensors:
-    """Drop what Keras puts before a layer's own names, and the names and numbers it makes up.
-
-    ("my_model/bidirectional_1/forward_gru_3/gru_cell/kernel" is "forward_gru/gru_cell/kernel".)
-    """
-    found: Tensors = {}
-    for path, a in arrays.items():
-        name = _keras_name(path.split("/"))
-        if name in found:
-            raise ConversionError(f"keras: {path!r} is of a second layer; convert one at a time")
-        found[name] = a
-    return found
-
-
-def _keras_name(path: list[str]) -> str:
-    *above, tensor = path
-    if not above:
-        return tensor
-    kind = above[-1].partition("_cell")[0]
-    wrapper = above[-2].partition("_")[0] if len(above) > 1 else ""
-    outer = f"{wrapper}_{kind}/" if wrapper in ("forward", "backward") else ""
-    return f"{outer}{kind}_cell/{tensor}"
+def _keras_places(a: Affix) -> list[Place]:
+    """A layer's name is its user's, and may lack a cell's behind it: Keras 2 has such."""
+    *path, _ = a.before.split("/")
+    whole = Place("/".join(path), cell=not path)
+    if path and re.fullmatch(r"(?:.*_)?cell(?:_\d+)?", path[-1]):
+        path = path[:-1]
+    layer = Place("/".join(path), cell=whole.cell)
+    *outer, last = path or [""]
+    wrapped = re.match("(forward|backward)_", last)
+    if not wrapped:
+        return [layer, layer, whole]
+    return [Place("/".join(outer), 0, int(wrapped[1] == "backward")), layer, whole]
 
 
-def _flax(prefix: str) -> Address:
-    def address(tensor: str, at: Layout, layer: int, direction: int) -> str:
+def _flax(list_of_layers: str) -> Callable[[Layout, int, int], Affix]:
+    def affix(at: Layout, layer: int, direction: int) -> Affix:
         if at.cell:
-            return tensor
-        several = prefix.format(layer) if at.several else ""
+            return Affix("")
+        several = list_of_layers.format(layer) if at.several else ""
         wrapper = ("forward_rnn.", "backward_rnn.")[direction] if at.directions == 2 else ""
-        return f"{several}{wrapper}cell.{tensor}"
+        return Affix(f"{several}{wrapper}cell.")
 
-    return address
-
-
-def _onnx(tensor: str, at: Layout, layer: int, direction: int) -> str:
-    return f"{tensor}{f'_l{layer}' if at.several else ''}[{direction}]"
+    return affix
 
 
-def _onnx_unpack(arrays: Tensors) -> Tensors:
-    """One tensor a direction, from one that has directions as its first axis."""
-    whole = {name: a for name, a in arrays.items() if not _is_no_peephole(name, a)}
-    for name, a in whole.items():
-        if a.ndim == 0 or len(a) not in (1, 2):
-            raise ConversionError(f"onnx: {name}'s first axis must be 1 or 2, got {a.shape}")
-    return {f"{name}[{d}]": part for name, a in whole.items() for d, part in enumerate(a)}
+def _flax_places(a: Affix) -> list[Place]:
+    """A layer has its cell as ``cell``; what its user made of cells has them under other names."""
+    *path, _ = a.before.split(".")
+    if path[-1:] != ["cell"]:
+        return [Place(".".join(path), cell=True)] * 2
+    *outer, last = path[:-1] or [""]
+    layer = Place(".".join(path[:-1]))
+    if last not in ("forward_rnn", "backward_rnn"):
+        return [layer, layer]
+    return [Place(".".join(outer), 0, int(last == "backward_rnn")), layer]
 
 
-def _is_no_peephole(name: str, a: Array) -> bool:
-    """Whether it is an LSTM's P, which no other framework has, and changes nothing."""
-    if name.partition("_l")[0] != "P":
-        return False
-    if a.any():
-        raise ConversionError(
-            f"onnx: {name} holds peepholes, by which gates read c; no other framework has such, "
-            "and these are not zero"
-        )
-    return True
+def _onnx(at: Layout, layer: int, direction: int) -> Affix:
+    return Affix("", f"{f'_l{layer}' if at.several else ''}[{direction}]")
+
+
+def _onnx_places(a: Affix) -> list[Place]:
+    layer, _, direction = a.behind.removeprefix("_l").partition("[")
+    return [Place(a.before[:-1], int(layer or 0), int(direction.removesuffix("]") or 0))]
+
+
+def _onnx_unpack(name: str, a: Array) -> Tensors:
+    """One tensor a direction, from one that has directions as its first axis.
+
+    There is no place for an LSTM's P, which no other framework has, unless it changes nothing.
+    """
+    if re.fullmatch(rf"(?:.*\.)?P(?:_l{NUMBER})?", name, re.DOTALL):
+        if a.any():
+            raise ConversionError(
+                f"onnx: {name} holds peepholes, by which gates read c; no other framework has "
+                "such, and these are not zero"
+            )
+        return {}
+    if a.ndim == 0 or len(a) not in (1, 2):
+        raise ConversionError(f"onnx: {name}'s first axis must be 1 or 2, got {a.shape}")
+    return {f"{name}[{d}]": part for d, part in enumerate(a)}
 
 
 def _onnx_pack(arrays: Tensors) -> Tensors:
@@ -400,15 +512,31 @@ def _onnx_pack(arrays: Tensors) -> Tensors:
 _HAIKU_NAMES = {"RNN": "vanilla_rnn", "GRU": "gru", "LSTM": "lstm"}
 
 
-def _haiku(tensor: str, at: Layout, layer: int, direction: int) -> str:
-    return f"{_HAIKU_NAMES[at.kind]}{f'_{layer}' if layer else ''}/{tensor}"
+def _haiku(at: Layout, layer: int, direction: int) -> Affix:
+    return Affix(f"{_HAIKU_NAMES[at.kind]}{f'_{layer}' if layer else ''}/")
+
+
+def _haiku_places(a: Affix) -> list[Place]:
+    """Only where the module's name is its class's: any two Linears look like a VanillaRNN."""
+    above, _, module = a.before[:-1].rpartition("/")
+    name, _, number = re.sub(rf"_({NUMBER})$", r"#\1", module).partition("#")
+    kinds = [kind for kind, known in _HAIKU_NAMES.items() if known == name]
+    return [
+        place
+        for kind in kinds
+        for place in (Place(above, int(number or 0), kind=kind), Place(a.before[:-1], kind=kind))
+    ]
 
 
 _TORCH = {"weight_ih": "G D", "weight_hh": "G H", "bias_ih": "G", "bias_hh": "G"}
 _TORCH_FORMS = tuple(Form(kind, _TORCH, PAIR) for kind in KINDS)
+_RESET_BEFORE = Form(
+    "GRU", _TORCH, PAIR, reset_before=True, note_written="Elman's GRU has reset_after=False"
+)
 _PROJECTED = Form("LSTM", _TORCH | {"weight_hh": "G P", "weight_hr": "P H"}, PAIR)
 _MLX = {"Wx": "G D", "Wh": "G H"}
 _KERAS = {"kernel": "D G", "recurrent_kernel": "H G", "bias": "G"}
+_CUDNN = _KERAS | {"bias": "2G"}
 _LINEN = {f"i{gate}.kernel": "D H" for gate in "rzn"} | {f"h{gate}.kernel": "H H" for gate in "rzn"}
 _NNX = {"dense_i.kernel": "D G", "dense_h.kernel": "H G"}
 _EQUINOX = {"weight_ih": "G D", "weight_hh": "G H", "bias": "G"}
@@ -429,19 +557,19 @@ def _flax_lstm(forget: str) -> Form:
 _NNX_OPTIMIZED = Form("LSTM", _NNX | {"dense_h.bias": "G"}, ONE, optional_bias=False, note=_CARRY)
 
 FRAMEWORKS = {
-    "torch": Framework((*_TORCH_FORMS, _PROJECTED), _torch(0)),
-    "oneflow": Framework((*_TORCH_FORMS, _PROJECTED), _torch(0)),
-    "r-torch": Framework(_TORCH_FORMS, _torch(1), cells=False),
+    "elman": _torch((*_TORCH_FORMS, _RESET_BEFORE, _PROJECTED)),
+    "torch": _torch((*_TORCH_FORMS, _PROJECTED)),
+    "oneflow": _torch((*_TORCH_FORMS, _PROJECTED)),
+    "r-torch": _torch(_TORCH_FORMS, first=1, cells=False),
     "mlx": Framework(
         (
             Form("GRU", _MLX | {"b": "G", "bhn": "H"}, NEW),
             Form("RNN", {"Wxh": "G D", "Whh": "G H", "bias": "G"}, ONE),
             Form("LSTM", _MLX | {"bias": "G"}, ONE),
         ),
-        _bare,
+        _mlx,
+        _mlx_places,
         cells=False,
-        stacks=False,
-        bidirectional=False,
     ),
     "keras": Framework(
         (
@@ -453,13 +581,25 @@ FRAMEWORKS = {
                 note_unbiased="a Keras GRU without biases is taken to have reset_after=True, the "
                 "default",
             ),
-            Form("GRU", _KERAS, ONE, order=_UPDATE_FIRST, reset_before=True),
+            Form(
+                "GRU",
+                _KERAS,
+                ONE,
+                order=_UPDATE_FIRST,
+                reset_before=True,
+                note_written="the Keras GRU has reset_after=False",
+            ),
             Form("RNN", _KERAS, ONE),
             Form("LSTM", _KERAS, ONE),
+            Form("GRU", _CUDNN, JOINED, AS_CUDNN, order=_UPDATE_FIRST, optional_bias=False),
+            Form("LSTM", _CUDNN, JOINED, AS_CUDNN, optional_bias=False),
         ),
         _keras,
+        _keras_places,
+        separator="/",
+        behind=r"(?::\d+)?",
+        numbered=True,
         stacks=False,
-        unpack=_keras_unpack,
     ),
     "flax-linen": Framework(
         (
@@ -479,6 +619,8 @@ FRAMEWORKS = {
             _flax_lstm("f"),
         ),
         _flax("layers_{}."),
+        _flax_places,
+        numbered=True,
     ),
     "flax-nnx": Framework(
         (
@@ -490,11 +632,16 @@ FRAMEWORKS = {
             _NNX_OPTIMIZED,
         ),
         _flax("layers.{}."),
+        _flax_places,
+        numbered=True,
     ),
-    "flax-nnx-optimized": Framework((_NNX_OPTIMIZED,), _flax("layers.{}.")),
+    "flax-nnx-optimized": Framework(
+        (_NNX_OPTIMIZED,), _flax("layers.{}."), _flax_places, numbered=True
+    ),
     "equinox": Framework(
         (Form("GRU", _EQUINOX | {"bias_n": "H"}, NEW), Form("LSTM", _EQUINOX, ONE)),
         _bare,
+        _bare_places,
         layers=False,
     ),
     "onnx": Framework(
@@ -504,13 +651,24 @@ FRAMEWORKS = {
                 _ONNX,
                 JOINED,
                 order=_UPDATE_FIRST,
-                note="the GRU node has linear_before_reset=1",
+                note_written="the GRU node has linear_before_reset=1",
+            ),
+            Form(
+                "GRU",
+                _ONNX,
+                JOINED,
+                order=_UPDATE_FIRST,
+                reset_before=True,
+                note_written="the GRU node has linear_before_reset=0, the default",
             ),
             Form("RNN", _ONNX, JOINED),
             Form("LSTM", _ONNX, JOINED, order=("input", "output", "forget", "cell")),
         ),
         _onnx,
+        _onnx_places,
+        behind=rf"(?:_l{NUMBER})?(?:\[[01]\])?",
         cells=False,
+        dropped=("P",),
         unpack=_onnx_unpack,
         pack=_onnx_pack,
     ),
@@ -546,6 +704,8 @@ FRAMEWORKS = {
             ),
         ),
         _haiku,
+        _haiku_places,
+        separator="/",
         cells=False,
         bidirectional=False,
     ),

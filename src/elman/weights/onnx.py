@@ -11,35 +11,31 @@ several layers W_l0, W_l1 and so on. Needs the package onnx.
 import itertools
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from elman.spec import Spec
-from elman.weights.convert import to_canonical
+from elman.spec import Cell, Shape, Spec
+from elman.weights.build import build_canonical
+from elman.weights.convert import Converted, to_canonical
 from elman.weights.files import Path, require_regular, write_whole
-from elman.weights.frameworks import KINDS, ConversionError, Tensors, nonlinearities
+from elman.weights.frameworks import KINDS, Array, ConversionError, Tensors, nonlinearities
 
-__all__ = ["Model", "read", "write"]
+__all__ = ["Layer", "Model", "find", "load", "read", "write"]
 
 OPSET, IR = 17, 8  # of 2022, for older runtimes too
 #: What may stand between two layers: operators that only lay values out.
 MOVES = {"Dropout", "Identity", "Reshape", "Squeeze", "Transpose"}
+#: What may stand between a weight and where it is stored: no more is computed of any model.
+LAYS_OUT = {"Cast", "Concat", "Constant", "DequantizeLinear", "Slice", "Split", "Unsqueeze"} | (
+    MOVES - {"Dropout"}
+)
+#: How often such nodes may have what is stored: no model has the same many times over.
+MOST_TIMES = 16
 #: A node's inputs, as far as it has them. No other framework has peepholes, P.
 INPUTS = ("x", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
-#: For each kind of node, attributes that must have a value, and what it means where they have not.
-#: Their default is 0.
-ATTRIBUTES = {
-    "GRU": {
-        "linear_before_reset": (
-            1,
-            "it applies its reset gate before the recurrent product, W_hn (r * h), and PyTorch "
-            "after it, r * (W_hn h + b_hn)",
-        )
-    },
-    "LSTM": {"input_forget": (0, "its forget gate is 1 - i, whatever its weights say")},
-}
 #: For each kind of node, the functions that a direction may have.
 ACTIVATIONS = {
     "RNN": [["tanh"], ["relu"]],
@@ -48,15 +44,81 @@ ACTIVATIONS = {
 }
 
 
+def attributes(cell: Cell) -> dict[str, int]:
+    """What a cell's node has to be told, beside sizes and activations; all are 0 by default."""
+    own = {
+        "GRU": {"linear_before_reset": int(cell.gated is None)},
+        "LSTM": {"input_forget": 0},  # or its forget gate is 1 - i
+    }
+    return own.get(cell.kind, {})
+
+
 class Model(NamedTuple):
     """What :func:`read` finds: tensors under ONNX's names, and what tensors do not tell.
 
-    nonlinearity is an RNN's, "tanh" or "relu", and "" for another kind; notes are sentences.
+    nonlinearity is an RNN's, "tanh" or "relu", and "" for another kind; notes are sentences;
+    reset_after is a GRU's, as ``convert`` takes it, and None for another kind; reverse, whether a
+    node of one direction runs from the last step to the first.
     """
 
     tensors: Tensors
     nonlinearity: str
     notes: list[str]
+    reset_after: bool | None = None
+    reverse: bool = False
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of a model, or layers that feed one another, as :func:`find` gives them.
+
+    Attributes
+    ----------
+    name : of its node, or of the first one; another where that is taken or empty.
+    """
+
+    name: str
+    _nodes: Sequence["_Node"]
+    _stored: "_Stored"
+
+    def read(self) -> Model:
+        """Its weights; raises ConversionError as :func:`read` does."""
+        kinds = {(n.proto.op_type, *_attributes(n)) for n in self._nodes}
+        if len(kinds) > 1:
+            raise ConversionError(f"onnx: layers of one model must be alike, got {sorted(kinds)}")
+        tensors = {
+            f"{name}_l{k}" if len(self._nodes) > 1 else name: a
+            for k, n in enumerate(self._nodes)
+            for name, a in _weights(n, self._stored).items()
+        }
+        ((_, nonlinearity, reverse, reset_after),) = kinds
+        notes = ["the node runs from the last step to the first, which weights do not tell"]
+        return Model(tensors, nonlinearity, notes if reverse else [], reset_after, reverse)
+
+
+def find(path: Path) -> list[Layer]:
+    """Find the recurrent layers of a model, those in branches and functions too.
+
+    Nothing is read of them yet, so that one that cannot be read does not hide the others. Raises
+    ConversionError where the file is no model, OSError where it cannot be read.
+
+    >>> import elman, elman.onnx, elman.weights, os, tempfile
+    >>> weights = elman.GRU(3, 4, num_layers=2, seed=0).state_dict()
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "gru.onnx")
+    ...     elman.onnx.write(path, elman.weights.convert(weights, "torch", "onnx"))
+    ...     for layer in elman.onnx.find(path):
+    ...         print(layer.name, list(layer.read().tensors))
+    layer_0 ['W_l0', 'R_l0', 'B_l0', 'W_l1', 'R_l1', 'B_l1']
+    """
+    nodes, stored = _open(path)
+    layers: dict[str, Layer] = {}
+    for chain in _chains(nodes):
+        name = chain[0].name
+        if name in layers:
+            name = next(n for k in itertools.count(2) if (n := f"{name}#{k}") not in layers)
+        layers[name] = Layer(name, chain, stored)
+    return list(layers.values())
 
 
 def read(path: Path, node: str | None = None) -> Model:
@@ -64,15 +126,14 @@ def read(path: Path, node: str | None = None) -> Model:
 
     Parameters
     ----------
-    path : of the model. Nothing in it is run.
+    path : of the model. No more of it is computed than what lays out the weights.
     node : the name of the one node to read. Default: the model's only one, or its layers in turn.
 
     Raises
     ------
     ConversionError : no model; no such node, or several that are not one layer's; weights that are
-        not stored in the model; a node that no other framework has the like of, such as a GRU with
-        linear_before_reset=0, which is ONNX's default, an LSTM with peepholes that are not zero or
-        with input_forget, or any with clip.
+        not stored in the model; a node that no other framework has the like of, such as an LSTM
+        with peepholes that are not zero or with input_forget, or any with clip.
     OSError : the file cannot be read.
 
     >>> import elman, elman.onnx, elman.weights, os, tempfile
@@ -85,23 +146,83 @@ def read(path: Path, node: str | None = None) -> Model:
     {'W_l0': (1, 12, 3), 'R_l0': (1, 12, 4), 'B_l0': (1, 24),
      'W_l1': (1, 12, 4), 'R_l1': (1, 12, 4), 'B_l1': (1, 24)}
     """
-    graph, folder = _load(path).graph, os.path.dirname(os.fsdecode(path))
-    nodes = _choose(graph, node)
-    kinds = {(n.op_type, *_attributes(n)) for n in nodes}
-    if len(kinds) > 1:
-        raise ConversionError(f"onnx: layers of one model must be alike, got {sorted(kinds)}")
-    tensors = {
-        f"{name}_l{k}" if len(nodes) > 1 else name: a
-        for k, n in enumerate(nodes)
-        for name, a in _initialisers(graph, n, folder).items()
-    }
-    ((_, nonlinearity, reverse),) = kinds
-    notes = ["the node runs from the last step to the first, which weights do not tell"]
-    return Model(tensors, nonlinearity, notes if reverse else [])
+    nodes, stored = _open(path)
+    chains = _chains([n for n in nodes if node in (None, n.name)])
+    if not chains:
+        named = "" if node is None else f" named {node!r}"
+        raise ConversionError(f"onnx: the model has no {' or '.join(KINDS)} node{named}")
+    if len(chains) > 1:
+        names = [n.name for chain in chains for n in chain]
+        raise ConversionError(f"onnx: nodes {names} are not layers of one another; name one")
+    return Layer(chains[0][0].name, chains[0], stored).read()
+
+
+def load(path: Path, node: str | None = None, **options: Any) -> Any:
+    """Make the NumPy package's layer of the RNN, GRU or LSTM of a model, time first as ONNX has it.
+
+    `path` and `node` are those of :func:`read`, and so are the errors; `options` those of
+    ``elman.weights.build``. A node that runs from the last step to the first alone is refused.
+
+    >>> import elman, elman.onnx, elman.weights, os, tempfile
+    >>> gru = elman.GRU(3, 4, num_layers=2, reset_after=False, seed=0)
+    >>> weights = elman.weights.convert(gru.state_dict(), "elman", "onnx", reset_after=False)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "gru.onnx")
+    ...     elman.onnx.write(path, weights)
+    ...     print(elman.onnx.load(path))
+    GRU(3, 4, num_layers=2, reset_after=False)
+    """
+    model = read(path, node)
+    canonical = to_canonical(model.tensors, "onnx", model.reset_after)
+    if model.reverse:
+        raise ConversionError(
+            f"onnx: {canonical.spec} of {os.fspath(path)!r} runs from the last step to the first, "
+            "and Elman's layers of one direction from the first to the last: build it of "
+            "elman.onnx.read's tensors, and give it x the other way round"
+        )
+    canonical.nonlinearity = model.nonlinearity
+    return build_canonical(canonical, **options)
+
+
+# Graphs and their nodes
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """What the names in a graph stand for; those of the graphs around it hold there too."""
+
+    tensors: Mapping[str, Any]  # that are stored
+    makers: Mapping[str, Any]  # nodes by their outputs
+
+
+@dataclass(frozen=True)
+class _Node:
+    """A node that is a layer, and the graph that it is in."""
+
+    proto: Any
+    graph: _Graph
+
+    @property
+    def name(self) -> str:
+        """Its own, or for want of one its output's."""
+        return self.proto.name or next(filter(None, self.proto.output), "")
+
+    @property
+    def title(self) -> str:
+        return f"onnx: {self.proto.op_type} node {self.name!r}"
+
+
+def _open(path: Path) -> tuple[list[_Node], "_Stored"]:
+    """The recurrent nodes of a model."""
+    model = _load(path)
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    stored = _Stored(os.path.dirname(os.fsdecode(path)), opsets)
+    return list(_nodes(model.graph, _Graph({}, {}))), stored
 
 
 def _load(path: Path) -> Any:
     import onnx
+    import onnx.inliner
     from google.protobuf.message import DecodeError
 
     require_regular(path)
@@ -111,51 +232,66 @@ def _load(path: Path) -> Any:
         model = onnx.load(name, format="protobuf", load_external_data=False)
         # By its name, which has to be text, since other files may be named from there.
         onnx.checker.check_model(name if text else model)
+        return onnx.inliner.inline_local_functions(model) if model.functions else model
     except (DecodeError, ValueError, RuntimeError, onnx.checker.ValidationError) as e:
         reason = str(e).strip().partition("\n")[0]
         raise ConversionError(f"onnx: {os.fspath(path)!r} is not an ONNX model: {reason}") from e
-    return model
 
 
-def _choose(graph: Any, name: str | None) -> list[Any]:
-    """The nodes of one layer after another."""
-    # ONNX's own: what others mean by such names is theirs.
-    own = [n for n in graph.node if n.domain in ("", "ai.onnx")]
-    nodes = [n for n in own if n.op_type in KINDS and name in (None, n.name)]
-    if not nodes:
-        named = "" if name is None else f" named {name!r}"
-        raise ConversionError(f"onnx: the model has no {' or '.join(KINDS)} node{named}")
-    makers = {output: n for n in own for output in n.output}
-    for below, above in itertools.pairwise(nodes):
-        if _source(makers, above) != below:
-            names = [n.name for n in nodes]
-            raise ConversionError(f"onnx: nodes {names} are not layers of one another; name one")
-    return nodes
+def _nodes(proto: Any, around: _Graph) -> Iterator[_Node]:
+    """The recurrent nodes of a graph, and of those within its nodes, such as an If's branches."""
+    tensors = {tensor.name: tensor for tensor in proto.initializer}
+    makers = {output: node for node in proto.node for output in node.output}
+    graph = _Graph({**around.tensors, **tensors}, {**around.makers, **makers})
+    for node in proto.node:
+        if _own(node) and node.op_type in KINDS:
+            yield _Node(node, graph)
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _nodes(inner, graph) if inner.node else ()
 
 
-def _source(makers: Mapping[str, Any], node: Any) -> Any:
+def _own(node: Any) -> bool:
+    """Whether it is ONNX's own: what others mean by such names is theirs."""
+    return node.domain in ("", "ai.onnx")
+
+
+def _chains(nodes: Sequence[_Node]) -> list[list[_Node]]:
+    """Nodes that feed one another, each for a layer."""
+    chains: list[list[_Node]] = []
+    for node in nodes:
+        if chains and _source(node) is chains[-1][-1].proto:
+            chains[-1].append(node)
+        else:
+            chains.append([node])
+    return chains
+
+
+def _source(node: _Node) -> Any:
     """The node whose output, laid out otherwise, is this one's x."""
-    node = makers.get(node.input[0])
-    while node is not None and node.op_type in MOVES:
-        node = makers.get(node.input[0])
-    return node
+    makers = node.graph.makers
+    maker = makers.get(node.proto.input[0])
+    while maker is not None and maker.op_type in MOVES and _own(maker):
+        maker = makers.get(maker.input[0])
+    return maker
 
 
-def _attributes(node: Any) -> tuple[str, bool]:
-    """A node's nonlinearity, "" where its kind leaves no choice, and whether it runs in reverse.
+def _attributes(node: _Node) -> tuple[str, bool, bool | None]:
+    """A node's nonlinearity, whether it runs in reverse, and its reset_after, as in :class:`Model`.
 
     Raises for what no other framework has the like of.
     """
     import onnx
 
-    given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-    kind, title = node.op_type, f"onnx: {node.op_type} node {node.name!r}"
+    given = {a.name: onnx.helper.get_attribute_value(a) for a in node.proto.attribute}
+    kind, title = node.proto.op_type, node.title
     if "clip" in given:
         raise ConversionError(f"{title}: has clip, which no other framework has")
-    for name, (value, otherwise) in ATTRIBUTES.get(kind, {}).items():
-        has = given.get(name, 0)
-        if bool(has) != value:
-            raise ConversionError(f"{title}: has {name}={has}, so that {otherwise}")
+    if kind == "LSTM" and given.get("input_forget"):
+        raise ConversionError(
+            f"{title}: has input_forget={given['input_forget']}, so that its forget gate is 1 - i, "
+            "whatever its weights say"
+        )
     direction = given.get("direction", b"forward").decode(errors="replace")
     if direction not in ("forward", "reverse", "bidirectional"):
         raise ConversionError(f"{title}: has direction {direction!r}, which ONNX does not know")
@@ -165,38 +301,104 @@ def _attributes(node: Any) -> tuple[str, bool]:
         activations = [a.decode(errors="replace").lower() for a in given["activations"]]
     if activations not in [one * directions for one in usual]:
         raise ConversionError(f"{title}: has activations {activations}, expected {usual}")
-    return activations[0] if len(usual) > 1 else "", direction == "reverse"
+    reset_after = bool(given.get("linear_before_reset")) if kind == "GRU" else None
+    return activations[0] if len(usual) > 1 else "", direction == "reverse", reset_after
 
 
-def _initialisers(graph: Any, node: Any, folder: str) -> Tensors:
-    """A node's W, R and, where it has one, B; files beside the model lie in the folder.
+# Weights
 
-    Raises for peepholes.
-    """
-    import onnx
 
-    stored = {tensor.name: tensor for tensor in graph.initializer}
+def _weights(node: _Node, stored: "_Stored") -> Tensors:
+    """A node's W, R and, where it has one, B. Raises for peepholes."""
     tensors: Tensors = {}
-    title = f"onnx: {node.op_type} node {node.name!r}"
-    for name, given in zip(INPUTS, node.input, strict=False):
+    for name, given in zip(INPUTS, node.proto.input, strict=False):
         if not given or name not in ("W", "R", "B", "P"):
             continue
-        if given not in stored:
-            raise ConversionError(f"{title}: {name} is {given!r}, which the model does not store")
         try:
-            _load_external(stored[given], folder)
-            tensors[name] = onnx.numpy_helper.to_array(stored[given])
-        except (KeyError, TypeError, ValueError) as e:  # what the checker does not look at
-            raise ConversionError(f"{title}: {name} cannot be read: {e!r}") from e
+            tensors[name] = stored.value(node.graph, given)
+        except _NotStored as e:
+            raise ConversionError(
+                f"{node.title}: {name} is {given!r}, which the model does not store: {e}"
+            ) from e
+        except (KeyError, RecursionError, RuntimeError, TypeError, ValueError) as e:
+            # What the checker does not look at.
+            raise ConversionError(f"{node.title}: {name} cannot be read: {e!r}") from e
     if tensors.pop("P", np.zeros(0)).any():
         raise ConversionError(
-            f"{title}: has peepholes, by which gates read c; no other framework has"
+            f"{node.title}: has peepholes, by which gates read c; no other framework has"
         )
-    hidden = [a.i for a in node.attribute if a.name == "hidden_size"]
-    if hidden and hidden[0] != tensors["R"].shape[-1]:
-        shape = tensors["R"].shape
-        raise ConversionError(f"{title}: has hidden_size {hidden[0]}, but R has shape {shape}")
+    if "R" in tensors:
+        _check_sizes(node, tensors["R"].shape)
     return tensors
+
+
+def _check_sizes(node: _Node, shape: Shape) -> None:
+    """Raise unless R has the rows that its node's kind and hidden_size take."""
+    if len(shape) != 3:
+        return  # which is said where all shapes are looked at
+    hidden = [a.i for a in node.proto.attribute if a.name == "hidden_size"]
+    if hidden and hidden[0] != shape[-1]:
+        raise ConversionError(f"{node.title}: has hidden_size {hidden[0]}, but R has shape {shape}")
+    kinds = [kind for kind, cell in KINDS.items() if shape[1:-1] == (len(cell.gates) * shape[-1],)]
+    if kinds and node.proto.op_type not in kinds:
+        raise ConversionError(f"{node.title}: has {kinds[0]} weights, R of shape {shape}")
+
+
+class _NotStored(Exception):
+    """A value that comes from elsewhere than from what the model stores."""
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """The values that a model stores, or makes of such by laying them out otherwise.
+
+    Attributes
+    ----------
+    folder : of the model, where other files of its tensors lie; opsets : the model's.
+    """
+
+    folder: str
+    opsets: Mapping[str, int]
+    _known: dict[tuple[int, str], Array] = field(default_factory=lambda: {})
+    _sizes: list[int] = field(default_factory=lambda: [])  # of what is stored itself
+
+    def value(self, graph: _Graph, name: str) -> Array:
+        """The value that goes by the name in the graph; raises _NotStored where there is none."""
+        key = id(graph), name
+        if key not in self._known:
+            made = self._read(graph, name)
+            self._known.update({(key[0], output): a for output, a in made.items()})
+        return self._known[key]
+
+    def _read(self, graph: _Graph, name: str) -> Tensors:
+        import onnx
+
+        if name in graph.tensors:
+            _load_external(graph.tensors[name], self.folder)
+            a = onnx.numpy_helper.to_array(graph.tensors[name])
+            self._sizes.append(a.size)
+            return {name: a}
+        maker = graph.makers.get(name)
+        if maker is None:
+            raise _NotStored(f"{name!r} is an input")
+        if maker.op_type not in LAYS_OUT or not _own(maker):
+            raise _NotStored(f"{name!r} is computed, by {maker.op_type}")
+        return self._run(maker, {given: self.value(graph, given) for given in maker.input if given})
+
+    def _run(self, node: Any, inputs: Tensors) -> Tensors:
+        """The outputs of a node, which are no larger than what it lays out."""
+        from onnx.reference import ReferenceEvaluator
+
+        size = sum(inputs[name].size for name in node.input if name)
+        if size > MOST_TIMES * sum(self._sizes):
+            raise ValueError(f"{node.op_type} node {node.name!r} makes {size} values of few")
+        try:
+            outputs: Any = ReferenceEvaluator(node, opsets=dict(self.opsets)).run(None, inputs)
+        except Exception as e:  # for it raises whatever comes
+            raise ValueError(f"{node.op_type} node {node.name!r} fails: {e!r}") from e
+        if not inputs:
+            self._sizes.extend(map(np.size, outputs))
+        return dict(zip(node.output, map(np.asarray, outputs), strict=False))
 
 
 def _load_external(tensor: Any, folder: str) -> None:
@@ -214,7 +416,12 @@ def _load_external(tensor: Any, folder: str) -> None:
     external_data_helper.load_external_data_for_tensor(tensor, folder)
 
 
-def write(path: Path, tensors: Mapping[str, Any], nonlinearity: str = "") -> None:
+def write(
+    path: Path,
+    tensors: Mapping[str, Any],
+    nonlinearity: str = "",
+    reset_after: bool | None = None,
+) -> None:
     """Write a layer, or layers, as a model that computes what Elman's does.
 
     Parameters
@@ -222,6 +429,8 @@ def write(path: Path, tensors: Mapping[str, Any], nonlinearity: str = "") -> Non
     path : of the model, which appears whole or not at all.
     tensors : W, R and B under the names that ``convert(..., target="onnx")`` gives them.
     nonlinearity : "tanh" or "relu" for an RNN, whose weights do not tell; "" for another kind.
+    reset_after : whether a GRU applies its reset gate after the recurrent product. Default: as the
+        layer that ``convert`` was given; for other tensors, yes.
 
     The model's inputs are x (L, N, D) and, where they are given, h_0 (K, N, H), zeros by default,
     an LSTM's c_0, the same, and lengths, int32 (N,), L by default; its outputs are output
@@ -241,7 +450,9 @@ def write(path: Path, tensors: Mapping[str, Any], nonlinearity: str = "") -> Non
     """
     import onnx
 
-    canonical = to_canonical(tensors, "onnx")
+    if reset_after is None:
+        reset_after = tensors.arguments.get("reset_after") if type(tensors) is Converted else None
+    canonical = to_canonical(tensors, "onnx", reset_after)
     spec, dtype = canonical.spec, canonical.dtype.newbyteorder("=")
     if dtype.name not in ("float16", "float32", "float64"):
         raise ConversionError(f"onnx {spec}: has no weights of {dtype}")
@@ -349,7 +560,7 @@ def _layer(spec: Spec, tensors: Tensors, nonlinearity: str, k: int) -> list[Any]
     names = [f"{name}_l{k}" if spec.num_layers > 1 else name for name in ("W", "R", "B")]
     x = f"x_l{k}" if k else "x"
     weights = (n if n in tensors else "" for n in names)
-    own: dict[str, Any] = {n: value for n, (value, _) in ATTRIBUTES.get(kind, {}).items()}
+    own: dict[str, Any] = {**attributes(spec.cell)}
     if nonlinearity:
         own["activations"] = [nonlinearity.title()] * spec.directions
     return [
