@@ -894,3 +894,63 @@ def test_undo_leaves_elmans_own():
     assert accelerate(model) == ["1"]
     assert accelerate(model, undo=True) == ["1"]
     assert type(model[0]) is elman.oneflow.GRU
+
+
+# --- The GRU that OneFlow has not ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}])
+@pytest.mark.parametrize("lengths", [None, [6, 4, 4, 1]])
+def test_reset_before(options, lengths):
+    """Whatever way it goes, it is the NumPy package's; OneFlow's own never is asked."""
+    ours = elman.oneflow.GRU(5, 7, reset_after=False, **options)
+    twin = elman.GRU(5, 7, reset_after=False, **options)
+    twin.load_state_dict({k: p.numpy() for k, p in ours.named_parameters()})
+    x, h = randn(6, 4, 5), state_of(ours, 4)
+    want, want_h = twin(x, h, lengths=lengths)
+    given = {} if lengths is None else {"lengths": flow.tensor(lengths)}
+    with require("kernel"):
+        output, h_n = ours(flow.tensor(x), flow.tensor(h), **given)
+    assert_same_bits(output.numpy(), want)
+    assert_same_bits(h_n.numpy(), want_h)
+    with pytest.MonkeyPatch.context() as patch, require("scan"):
+        patch.setattr(elman.oneflow.layers, "is_served", lambda *_: False)
+        output, h_n = ours(flow.tensor(x), flow.tensor(h), **given)
+        assert_close(output.numpy(), want)
+        assert_close(h_n.numpy(), want_h)
+        if lengths is not None:
+            packed = pack_padded_sequence(flow.tensor(x), lengths)
+            output, h_n = ours(packed, flow.tensor(h))
+            assert_close(pad_packed_sequence(output)[0].numpy(), want)
+            assert_close(h_n.numpy(), want_h)
+    with require("scan"):
+        assert_close(Graph(ours)(flow.tensor(x)).numpy(), twin(x)[0])
+
+
+@pytest.mark.parametrize("rows", [(), (4,)])
+def test_a_cell_that_resets_before(rows):
+    ours = elman.oneflow.GRUCell(5, 7, reset_after=False)
+    twin = elman.GRUCell(5, 7, reset_after=False)
+    twin.load_state_dict({k: p.numpy() for k, p in ours.named_parameters()})
+    x, h = randn(*rows, 5), randn(*rows, 7, seed=1)
+    for given in ((x,), (x, h)):
+        tensors = [flow.tensor(a) for a in given]
+        with require("kernel"):
+            assert_same_bits(ours(*tensors).numpy(), twin(*given))
+        with pytest.MonkeyPatch.context() as patch, require("scan"):
+            patch.setattr(elman.oneflow.layers, "is_served", lambda *_: False)
+            assert_close(ours(*tensors).numpy(), twin(*given))
+
+
+def test_reset_before_is_kept():
+    """In repr; accelerate neither makes it nor takes it for OneFlow's; only bools are taken."""
+    model = nn.Sequential(elman.oneflow.GRU(3, 4, reset_after=False), nn.GRU(4, 4))
+    assert "reset_after=False" in repr(model[0])
+    assert "reset_after=False" in repr(elman.oneflow.GRUCell(3, 4, reset_after=False))
+    assert accelerate(model) == ["1"]
+    assert model[1].reset_after
+    assert accelerate(model, undo=True) == ["1"]
+    assert not model[0].reset_after
+    for kind in (elman.oneflow.GRU, elman.oneflow.GRUCell):
+        with pytest.raises(TypeError, match=f"^{kind.__name__}: reset_after must be a bool, got 0"):
+            kind(3, 4, reset_after=0)
