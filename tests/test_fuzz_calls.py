@@ -155,8 +155,11 @@ def test_a_call_of_a_cell(data, cell, dtype):
         state = each(np.zeros_like, after)
     state = parts(as_state(case.spec, state))
     biases = [case.weights[f"{name}_l0"].astype(np.float64) for name in ("bias_ih", "bias_hh")]
-    u = state[0] @ case.weights["weight_hh_l0"].T.astype(np.float64) + biases[1]
+    w_hh = case.weights["weight_hh_l0"].T.astype(np.float64)
+    u = state[0] @ w_hh + biases[1]
     v = x @ case.weights["weight_ih_l0"].T.astype(np.float64) + biases[0]
+    if SPECS[cell].gated:
+        u[..., -H:] = SPECS[cell].gated(v, u, state[0], np) @ w_hh[:, -H:] + biases[1][-H:]
     reference.assert_close(after, SPECS[cell].forward(v, u, state[-1], np), dtype)
 
 
@@ -280,7 +283,11 @@ def test_a_call_of_a_layer_of_torch(data, case):
 
 
 @pytest.mark.skipif(not find_spec("torch"), reason="PyTorch is not installed")
-@given(data=st.data(), cell=st.sampled_from(CELLS), dtype=st.sampled_from(FULL))
+@given(
+    data=st.data(),
+    cell=st.sampled_from([cell for cell in CELLS if SPECS[cell].gated is None]),  # torch's
+    dtype=st.sampled_from(FULL),
+)
 def test_a_call_of_a_cell_of_torch(data, cell, dtype):
     """torch's own error, or torch's own answer."""
     import torch

@@ -65,6 +65,7 @@ def test_signature_begins_as_mlx_does(kind):
         "num_layers": 1,
         "bidirectional": False,
         "dropout": 0.0,
+        **({"reset_after": True} if kind == "GRU" else {}),
         "recompute": False,
     }
     assert {p.kind for p in added} == {inspect.Parameter.KEYWORD_ONLY}

@@ -570,9 +570,18 @@ class GRUCell(nn.GRUCell):
     __prepare_scriptable__ = _refuse_scripting
     reset_after = True
 
-    def __init__(self, *args: Any, reset_after: bool = True, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        reset_after: bool = True,
+    ) -> None:
         gru("GRUCell", reset_after)
-        super().__init__(*args, **kwargs)
+        super().__init__(input_size, hidden_size, bias, device, dtype)
         self.reset_after = reset_after
 
     def extra_repr(self) -> str:
