@@ -243,6 +243,7 @@ def test_one_of_two_directions():
     """As ``bidirectional.forward_layer`` has it, or a layer of such a name."""
     of = {f"forward_gru/gru_cell/{t}": w for t, w in keras().items()}
     assert convert(of, "keras", "torch")["weight_ih_l0"].shape == (3 * H, D)
+    assert [f.prefix for f in find(of, "keras")] == ["forward_gru"]
 
 
 def as_cudnn(w, gates):
