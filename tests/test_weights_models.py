@@ -339,7 +339,7 @@ def test_what_is_no_keras_file(how, tmp_path):
 def test_a_package_that_is_missing_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("elman.weights.files.find_spec", lambda name: None)
-    for name, package, extra in (("a.h5", "h5py", "keras"), ("a.pt", "torch", "torch")):
+    for name, package, extra in (("a.h5", "h5py", "h5py"), ("a.pt", "torch", "torch")):
         (tmp_path / name).write_bytes(b"")
         assert cli.main(["convert", name, "--list"]) == 1
         why = f"needs the package {package}, which the extra elman[{extra}] brings: pip install"

@@ -88,7 +88,7 @@ def _read_hdf5(path: Path) -> Tensors:
 
 def _hdf5(path: Path, data: bytes) -> Tensors:
     """Every array of an HDF5 file, by its path, in which Keras's numbers are names again."""
-    require("keras", "h5py", "keras")
+    require("keras", "h5py", "h5py")
     import h5py
 
     tensors: Tensors = {}
