@@ -40,10 +40,11 @@ SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 # crashes when it checks how double backward is traced.
 OLDEST := .venv-torch-oldest
 
-# What others build on torch, which is heavy, in an environment of its own. Of Resemblyzer only the
-# weights are read, so that it comes without what it imports.
+# What others build on torch, which is heavy, in an environment of its own. Of the second ones only
+# the weights are read, so that they come without what they import.
 ECOSYSTEM := .venv-ecosystem
-ECOSYSTEM_PACKAGES := lightning neuralforecast sb3-contrib skorch torchrl
+ECOSYSTEM_PACKAGES := lightning neuralforecast onnxruntime sb3-contrib skorch torchrl
+ECOSYSTEM_WEIGHTS := g2p-en resemblyzer silero-vad
 
 .PHONY: help setup test test-oneflow test-r test-ecosystem test-torch-oldest test-engine test-arm hashes \
 	sanitize soak accuracy fuzz demo bench bench-calls bench-quick bench-compare lint format types stubs clean
@@ -68,8 +69,8 @@ test-r: $(INSTALLED) ## run the R package's tests; installs R and reticulate on 
 	R_LIBS=$(CURDIR)/build/r RETICULATE_PYTHON=$(CURDIR)/$(BIN)/python Rscript -e \
 		'testthat::test_dir("r/tests/testthat", reporter = "summary", package = "elman", load_package = "installed")'
 
-test-ecosystem: $(ECOSYSTEM)/installed ## run the PyTorch package's tests within what others build on torch
-	$(ECOSYSTEM)/bin/python -m pytest -s tests/test_torch_ecosystem.py
+test-ecosystem: $(ECOSYSTEM)/installed ## run the PyTorch package within what others build on torch, and read others' weights
+	$(ECOSYSTEM)/bin/python -m pytest -s tests/test_torch_ecosystem.py tests/test_weights_ecosystem.py
 
 test-torch-oldest: $(OLDEST)/installed ## run the PyTorch package's tests on torch 2.6; some 3 GB on Linux
 	$(OLDEST)/bin/python -m pytest -W default $(wildcard tests/test_torch_*.py) src/elman/torch \
@@ -169,7 +170,7 @@ $(OLDEST)/installed: pyproject.toml CMakeLists.txt $(NATIVE)
 $(ECOSYSTEM)/installed: pyproject.toml CMakeLists.txt $(NATIVE)
 	test -x $(ECOSYSTEM)/bin/python || python3 -m venv $(ECOSYSTEM)
 	$(ECOSYSTEM)/bin/python $(PIP) torch==2.13.0
-	$(ECOSYSTEM)/bin/python $(PIP) --no-deps resemblyzer
+	$(ECOSYSTEM)/bin/python $(PIP) --no-deps $(ECOSYSTEM_WEIGHTS)
 	$(ECOSYSTEM)/bin/python $(PIP) torch==2.13.0 $(ECOSYSTEM_PACKAGES) numpy scikit-build-core nanobind cmake ninja
 	$(ECOSYSTEM)/bin/python $(PIP) --no-build-isolation --config-settings=build-dir=build/ecosystem \
 		--editable '.[test]'

@@ -397,11 +397,16 @@ def test_an_lstm_of_which_something_is_changed(source, target, data):
 def test_weights_that_are_none(tensors, source, target):
     with contextlib.suppress(readers.weights.ConversionError, MemoryError):
         convert(tensors, source, target)
+    with contextlib.suppress(readers.weights.ConversionError, MemoryError):
+        for layer in readers.weights.find(tensors, source):
+            assert str(layer)
 
 
 COMMAND = ["convert", "a.safetensors", "b.onnx", "--from", "torch", "--to", "onnx", "--force"]
 words = st.one_of(
-    st.sampled_from([*COMMAND, "--cell", "--layer", "--node", "info", "--from=mlx", "-h", "\0"]),
+    st.sampled_from(
+        [*COMMAND, "--cell", "--no-cell", "--layer", "--list", "info", "--from=mlx", "-h", "\0"]
+    ),
     st.text(max_size=5),
     st.sampled_from(["a\n.safetensors", "\udcff.onnx", "../x/y.onnx", "a" * 300 + ".onnx"]),
 )

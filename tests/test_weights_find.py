@@ -9,6 +9,7 @@ from test_weights import D, H, assert_same, fit, weights
 
 import elman.weights
 from elman.weights import FRAMEWORKS, ConversionError, convert, find, to_canonical
+from elman.weights.find import join
 
 
 def under(prefix, of, separator="."):
@@ -243,6 +244,7 @@ def test_one_of_two_directions():
     """As ``bidirectional.forward_layer`` has it, or a layer of such a name."""
     of = {f"forward_gru/gru_cell/{t}": w for t, w in keras().items()}
     assert convert(of, "keras", "torch")["weight_ih_l0"].shape == (3 * H, D)
+    assert [f.prefix for f in find(of, "keras")] == ["forward_gru"]
 
 
 def as_cudnn(w, gates):
@@ -345,7 +347,9 @@ def test_layers_of_a_stack(name):
 )
 def test_layers_that_are_of_no_stack(first, second):
     model = keras_layer(first[0], **first[1]) | keras_layer(second[0], **second[1])
-    assert [f.prefix for f in find(model, "keras")] == [first[0], second[0]]
+    found = find(model, "keras")
+    assert [f.prefix for f in found] == [first[0], second[0]]
+    assert join(found) == found
     with pytest.raises(ConversionError, match=r"got those of 2|of one dtype"):
         convert(model, "keras", "torch")
 

@@ -307,7 +307,7 @@ def _models(shapes: Mapping[str, Shape], source: str) -> list[Model]:
             given = {name: shapes[name] for a in affixes for name in groups[a]}
             kinds = {places[a][level].kind for a in affixes}
             model = _recognise(source, layer._replace(kind=min(kinds)), parts, given)
-            alike = len(parts) == len(affixes) and len(kinds) == 1
+            alike = len(kinds) == 1 and len(parts) == len(affixes) > int(layer.several)
             if model and (last or (alike and _holds(model, parts, given))):
                 models.append(model)
             else:

@@ -320,6 +320,7 @@ class Place(NamedTuple):
     prefix : of the layer, without the separator; "" where the names are the layer's own alone.
     layer, direction : within it; cell : whether the names are a cell's.
     kind : of the cell, where the names tell.
+    several : whether names are such only where there are several layers or directions.
     """
 
     prefix: str
@@ -327,6 +328,7 @@ class Place(NamedTuple):
     direction: int = 0
     cell: bool = False
     kind: str = ""
+    several: bool = False
 
 
 def _alone(name: str, a: Array) -> Tensors:
@@ -417,7 +419,8 @@ def _mlx_places(a: Affix) -> list[Place]:
     listed = re.fullmatch(r"(?:(.*)\.)?layers(_reverse)?\.(" + NUMBER + r")\.", a.before, re.DOTALL)
     if not listed:
         return [alone, alone]
-    return [Place(listed[1] or "", int(listed[3]), int(bool(listed[2]))), alone]
+    layer, direction = int(listed[3]), int(bool(listed[2]))
+    return [Place(listed[1] or "", layer, direction, several=True), alone]
 
 
 def _bare(at: Layout, layer: int, direction: int) -> Affix:
@@ -450,7 +453,8 @@ def _keras_places(a: Affix) -> list[Place]:
     wrapped = re.match("(forward|backward)_", last)
     if not wrapped:
         return [layer, layer, whole]
-    return [Place("/".join(outer), 0, int(wrapped[1] == "backward")), layer, whole]
+    direction = int(wrapped[1] == "backward")
+    return [Place("/".join(outer), 0, direction, several=True), layer, whole]
 
 
 def _flax(list_of_layers: str) -> Callable[[Layout, int, int], Affix]:
@@ -473,7 +477,7 @@ def _flax_places(a: Affix) -> list[Place]:
     layer = Place(".".join(path[:-1]))
     if last not in ("forward_rnn", "backward_rnn"):
         return [layer, layer]
-    return [Place(".".join(outer), 0, int(last == "backward_rnn")), layer]
+    return [Place(".".join(outer), 0, int(last == "backward_rnn"), several=True), layer]
 
 
 def _onnx(at: Layout, layer: int, direction: int) -> Affix:

@@ -6,7 +6,6 @@
 
 import io
 import os
-import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from elman.weights.files import Path, bfloat16, read_safetensors, read_whole, require
-from elman.weights.frameworks import Array, ConversionError, Tensors
+from elman.weights.frameworks import KINDS, Array, ConversionError, Tensors
 
 
 def read(path: Path) -> Mapping[str, Any]:
@@ -89,7 +88,7 @@ def _read_hdf5(path: Path) -> Tensors:
 
 def _hdf5(path: Path, data: bytes) -> Tensors:
     """Every array of an HDF5 file, by its path, in which Keras's numbers are names again."""
-    require("keras", "h5py", "keras")
+    require("keras", "h5py", "h5py")
     import h5py
 
     tensors: Tensors = {}
@@ -119,10 +118,20 @@ def _array(name: str, item: Any, most: int) -> Array:
 def _keras_name(name: str, group: Any) -> str:
     """The name of a cell's variable, which Keras 3 stores under its number."""
     above, _, number = name.rpartition("/vars/")
-    cell = re.search(r"(?:^|[/_])cell(?:_\d+)?$", above) or "_cell" in str(group.attrs.get("name"))
-    if cell and number in ("0", "1", "2"):
+    if above and _is_cell(group):
         return f"{above}/{('kernel', 'recurrent_kernel', 'bias')[int(number)]}"
     return name
+
+
+def _is_cell(group: Any) -> bool:
+    """Whether the variables 0, 1 and perhaps 2 are a cell's, for they have no other names."""
+    shapes = [group[number].shape for number in "012" if number in group]
+    if len(shapes) != len(group) or len(shapes) < 2 or {len(s) for s in shapes[:2]} != {2}:
+        return False
+    (_, columns), (hidden, others) = shapes[:2]
+    by_name = "cell" in str(group.attrs.get("name", "")) or "/cell" in group.name
+    gates = [len(cell.gates) for cell in KINDS.values() if len(cell.gates) > 1 or by_name]
+    return columns == others and columns in [n * hidden for n in gates]
 
 
 #: What reads a file, by the end of its name.
