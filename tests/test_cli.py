@@ -283,17 +283,22 @@ def test_every_layer_under_its_prefix(folder, capsys):
 
 def test_one_layer_of_many(folder, capsys):
     """It has the names of one alone, and what there is of others is not looked at."""
-    save_file(whole() | {"encoder.gru.bias_hh_l7": np.ones(3)}, "a.safetensors")
+    broken = {"other.weight_hh_l0": np.ones((12, 4)), "encoder.gru.bias_hh_l7": np.ones(3)}
+    save_file(whole() | broken, "a.safetensors")
     asked = ("convert", "a.safetensors", "b.safetensors", "--from=torch", "--to=haiku", "--layer")
     status, out, _ = run(capsys, *asked, "decoder")
     assert status == 0
     assert "skip" not in out
     assert load_file("b.safetensors").keys() == {"lstm/linear/w", "lstm/linear/b"}
     status, _, err = run(capsys, *asked, "encoder", "--force")
-    assert (status, err.startswith("elman: 'a.safetensors' has no layer 'encoder', but [")) == (
-        1,
-        1,
-    )
+    why = "elman: 'a.safetensors' has no layer 'encoder', but ['encoder.gru']\n"
+    assert (status, err) == (1, why)
+    status, _, err = run(capsys, *asked[:-1], "--force")
+    assert (status, "'other.weight_hh_l0'] are called as a recurrent layer's" in err) == (1, True)
+    save_file(whole(), "a.safetensors")
+    status, _, err = run(capsys, *asked, "none", "--force")
+    assert (status, err.startswith("elman: 'a.safetensors' has no layer 'none', but [")) == (1, 1)
+    assert "'decoder', " in err
     pytest.importorskip("onnx", reason="onnx is not installed; models are written by it")
     status, _, err = run(capsys, "convert", "a.safetensors", "b.onnx", "--from=torch")
     assert (status, err.startswith("elman: a model holds one layer; --layer says")) == (1, 1)

@@ -153,7 +153,7 @@ def _convert(given: argparse.Namespace) -> None:
     target = _framework(given, given.target, given.target_framework, "--to", WRITTEN)
     if os.path.lexists(given.target) and not given.force:
         raise FileExistsError(f"{given.target!r} is there already; --force overwrites it")
-    layers, others = _layers(given.source, source)
+    layers, others = _layers(given.source, source, given.layer or "")
     layers = _choose(given, source, layers, target)
     read = [_read(given, layer) for layer in layers]
     for layer, canonical in zip(layers, read, strict=True):
@@ -221,8 +221,11 @@ class _Layer:
         return f"{self.prefix}: " if self.prefix else ""
 
 
-def _layers(path: str, source: str) -> tuple[list[_Layer], int]:
-    """The recurrent layers of a file, and how many tensors are none's."""
+def _layers(path: str, source: str, prefix: str = "") -> tuple[list[_Layer], int]:
+    """The recurrent layers of a file, and how many tensors are none's.
+
+    With a prefix those alone whose names begin so, if there are any: others may be broken.
+    """
     if path.endswith(".onnx"):
         from elman import onnx
 
@@ -230,6 +233,7 @@ def _layers(path: str, source: str) -> tuple[list[_Layer], int]:
     if source == "elman" and path.endswith(".safetensors") and is_saved(path):
         return [_Layer("", ".", lambda: canonical_of(elman.load(path)))], 0
     tensors = models.read(path)
+    tensors = {n: a for n, a in tensors.items() if n.startswith(prefix)} or tensors
     found = find(tensors, source)
     return [_of_tensors(one) for one in found], len(tensors) - sum(len(f.tensors) for f in found)
 
