@@ -102,3 +102,19 @@ layers <- list(
   tanh = function(...) nn_rnn(...),
   relu = function(...) nn_rnn(..., nonlinearity = "relu")
 )
+
+# What a script prints that runs in a new R, with environment variables.
+in_another_process <- function(script, environment = character()) {
+  path <- tempfile(fileext = ".R")
+  on.exit(unlink(path))
+  writeLines(c(deparse(call(".libPaths", .libPaths())), script), path)
+  rscript <- file.path(R.home("bin"), "Rscript")
+  paste(system2(rscript, shQuote(path), stdout = TRUE, stderr = TRUE, env = environment), collapse = "\n")
+}
+
+cells <- list(
+  gru = function(...) nn_gru_cell(...),
+  lstm = function(...) nn_lstm_cell(...),
+  tanh = function(...) nn_rnn_cell(...),
+  relu = function(...) nn_rnn_cell(..., nonlinearity = "relu")
+)
