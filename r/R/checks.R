@@ -14,7 +14,7 @@ whole <- function(layer, name, value) {
     fail(layer, name, " must be a whole number, got ", deparse1(value))
   }
   if (abs(value) > .Machine$integer.max) fail(layer, name, " must be at most 2147483647, got ", value)
-  value
+  as.numeric(value)
 }
 
 # At least 1.
@@ -30,11 +30,12 @@ check_flag <- function(layer, name, value) {
   }
 }
 
-check_dropout <- function(layer, value) {
+dropout_of <- function(layer, value) {
   if (!is.numeric(value) || length(value) != 1 || is.na(value)) {
     fail(layer, "dropout must be a number, got ", deparse1(value))
   }
   if (value < 0 || value > 1) fail(layer, "dropout must lie in [0, 1], got ", value)
+  as.numeric(value)
 }
 
 check_dtype <- function(layer, dtype) {

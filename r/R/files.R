@@ -25,12 +25,15 @@ read_safetensors <- function(path) {
   file <- open_file("read_safetensors", path)
   on.exit(close(file))
   size <- file.size(path)
-  head <- sum(unsigned(file, 8) * 256^(0:7))
-  if (!isTRUE(head <= size - 8)) not_one("it ends before its header does")
+  head <- if (size < 8) Inf else sum(as.numeric(readBin(file, "raw", 8)) * 256^(0:7))
+  if (head > size - 8) not_one("it ends before its header does")
   text <- readBin(file, "raw", head)
   header <- tryCatch(jsonlite::fromJSON(utf8(text), simplifyVector = FALSE), error = function(e) {
     not_one("its header is no JSON")
   })
+  if (!is.list(header) || is.null(names(header)) && length(header)) {
+    not_one("its header names no tensors")
+  }
   data <- readBin(file, "raw", size - 8 - head)
   metadata <- header[["__metadata__"]]
   tensors <- lapply(header[setdiff(names(header), "__metadata__")], read_tensor, data, not_one)
@@ -190,8 +193,6 @@ tensor_types <- list(
 )
 
 in_rows <- function(x) as.double(if (length(dim(x)) < 2) x else aperm(x))
-
-unsigned <- function(file, bytes) as.numeric(readBin(file, "integer", bytes, 1, FALSE))
 
 utf8 <- function(bytes) {
   text <- rawToChar(bytes)

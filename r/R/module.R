@@ -33,7 +33,7 @@ check_arguments <- function(name, arguments) {
     arguments[[size]] <- count(name, size, arguments[[size]])
   }
   for (flag in c("bias", "batch_first", "bidirectional")) check_flag(name, flag, arguments[[flag]])
-  check_dropout(name, arguments$dropout)
+  arguments$dropout <- dropout_of(name, arguments$dropout)
   if (arguments$dropout > 0 && arguments$num_layers == 1) {
     warning(name, ": dropout comes between layers, and num_layers is 1", call. = FALSE)
   }

@@ -1,9 +1,9 @@
-"""Record tests/testthat/digests.csv: what the NumPy package gives, for the R package to give too.
+"""Record what the NumPy package gives, for the R package to give too: digests, and a file.
 
 From the repository root: .venv/bin/python r/tools/digests.py
 
-Numbers are made by a formula that is exact in both languages; a digest is the MD5 of results as
-float64, in order of rows.
+Of tests/testthat/digests.csv numbers are made by a formula that is exact in both languages; a digest
+is the MD5 of results as float64, in order of rows.
 """
 
 import csv
@@ -12,10 +12,11 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import save_file
 
 import elman
 
-FILE = Path(__file__).parents[1] / "tests" / "testthat" / "digests.csv"
+TESTS = Path(__file__).parents[1] / "tests" / "testthat"
 KINDS = {
     "rnn_tanh": elman.RNN,
     "rnn_relu": lambda *sizes, **options: elman.RNN(*sizes, nonlinearity="relu", **options),
@@ -102,9 +103,13 @@ def of_cell(kind, dtype, N, D, H):
 
 
 def main():
-    """Write the file."""
+    """Write the files."""
+    layer = elman.LSTM(3, 4, num_layers=2, bidirectional=True, seed=0)
+    layer.save(TESTS / "python.safetensors")
+    x = numbers(0, (5, 2, 3)).astype("float32")
+    save_file({"input": x, "output": layer(x)[0]}, TESTS / "python-output.safetensors")
     names = "L N D H layers bidirectional bias batch_first states lengths reset".split()
-    with FILE.open("w", newline="") as file:
+    with (TESTS / "digests.csv").open("w", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(["kind", "cell", "dtype", *names, "output", "hx", "gradients"])
         for kind, dtype in product(KINDS, ("float32", "float64")):

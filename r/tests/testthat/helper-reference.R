@@ -96,6 +96,8 @@ expect_result <- function(got, want, tolerance = 1e-12) {
   expect_close(got, want, tolerance)
 }
 
+refused <- function(expr, message) expect_error(expr, message, fixed = TRUE)
+
 layers <- list(
   gru = function(...) nn_gru(...),
   lstm = function(...) nn_lstm(...),

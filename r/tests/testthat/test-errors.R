@@ -1,5 +1,3 @@
-refused <- function(expr, message) expect_error(expr, message, fixed = TRUE)
-
 test_that("the constructors refuse what cannot be", {
   refused(nn_gru(3.5, 4), "nn_gru: input_size must be a whole number, got 3.5")
   refused(nn_gru(3, "four"), "nn_gru: hidden_size must be a whole number, got \"four\"")
