@@ -1,7 +1,7 @@
 # Calls of layers and cells. A cell is a layer of one step.
 
 run <- function(self, input, hx, lengths, reset, training) {
-  if (inherits(input, "elman_packed_sequence")) {
+  if (is.list(input) && inherits(input, "elman_packed_sequence")) {
     if (!is.null(lengths) || !is.null(reset)) {
       fail(self$name, "lengths and reset go with padded input, got a packed sequence")
     }

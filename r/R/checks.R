@@ -60,7 +60,8 @@ numbers_of <- function(layer, name, x) {
 # The same, if it has these dimensions.
 array_of <- function(layer, name, x, expected) {
   x <- numbers_of(layer, name, x)
-  if (!identical(as.integer(shape(x)), as.integer(expected))) {
+  size <- shape(x)
+  if (length(size) != length(expected) || any(size != expected)) {
     fail(layer, name, " must have the dimensions (", paste(expected, collapse = ", "), "), got ",
       shape_text(x)
     )

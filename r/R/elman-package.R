@@ -13,5 +13,6 @@
 #'
 #' @keywords internal
 #' @importFrom stats coef predict runif setNames
+#' @importFrom utils file_test modifyList
 #' @useDynLib elman, .registration = TRUE, .fixes = "C_"
 "_PACKAGE"

@@ -203,7 +203,7 @@ utf8 <- function(bytes) {
 quoted <- function(text) vapply(text, function(t) as.character(jsonlite::toJSON(t, auto_unbox = TRUE)), "")
 
 open_file <- function(name, path) {
-  if (!is.character(path) || length(path) != 1 || !utils::file_test("-f", path)) {
+  if (!is.character(path) || length(path) != 1 || !file_test("-f", path)) {
     fail(name, deparse1(path), " is no file")
   }
   file(path, "rb")

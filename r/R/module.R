@@ -2,7 +2,7 @@
 # of a module is the same module. `self$handle` is the engine's, and has the weights.
 
 new_module <- function(name, cell, is_cell, arguments, seed, dtype) {
-  self <- list2env(check_arguments(name, utils::modifyList(one_layer, arguments)))
+  self <- list2env(check_arguments(name, modifyList(one_layer, arguments)))
   check_dtype(name, dtype)
   about <- .Call(C_cell, name, cell)
   self$name <- name

@@ -22,8 +22,8 @@ read_npy <- function(path) {
   values <- switch(substr(type, 2, 2),
     f = readBin(file, "double", size, bytes),
     i = readBin(file, "integer", 2 * size, 4)[c(TRUE, FALSE)], # of int64 the lower half
-    b = readBin(file, "logical", size, 1),
-    U = intToUtf8(readBin(file, "integer", bytes, 4))
+    u = readBin(file, "integer", size, bytes, signed = FALSE),
+    U = apply(matrix(readBin(file, "integer", size * bytes, 4), bytes), 2, intToUtf8)
   )
   if (length(shape) < 2) return(values)
   if (field("'fortran_order': (\\w+)") == "True") return(array(values, shape))

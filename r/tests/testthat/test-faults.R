@@ -71,9 +71,9 @@ test_that("memory stays flat", {
     as.numeric(strsplit(readLines("/proc/self/statm"), " ")[[1]][2])
   }
   skip_if_not(file.exists("/proc/self/statm"), "pages in use can be counted")
-  for (i in 1:100) step()
+  for (i in 1:300) step()
   before <- resident()
-  for (i in 1:400) step()
-  # 400 steps keep 0.6 MB each; what is lost would be 60000 pages.
+  for (i in 1:600) step()
+  # A step keeps 200 kB for the way back: what is lost would be 30000 pages.
   expect_lt(resident() - before, 5000)
 })
