@@ -53,7 +53,7 @@ OLDEST := .venv-torch-oldest
 ECOSYSTEM := .venv-ecosystem
 ECOSYSTEM_PACKAGES := lightning neuralforecast sb3-contrib skorch torchrl
 
-.PHONY: help setup test test-oneflow test-r r-sources test-ecosystem test-torch-oldest test-engine test-arm hashes \
+.PHONY: help setup test test-oneflow test-r r-sources r-docs r-digests test-ecosystem test-torch-oldest test-engine test-arm hashes \
 	sanitize soak accuracy fuzz demo bench bench-calls bench-quick bench-compare lint format types stubs clean
 
 help: ## list the targets
@@ -82,6 +82,12 @@ r-sources: ## put into r/ what the R package takes from elsewhere
 	cp -u $$($(CXX) -std=c++20 -DELMAN_ISA=portable -MM $(R_ENGINE) | tr ' \\' '\n' | grep ^src | sort -u) r/src/engine
 	cp -u $(R_FIXTURES) r/tests/testthat/torch
 	cp -u $(R_KERAS) r/tests/testthat/keras
+
+r-docs: ## write r/man and r/NAMESPACE anew; needs roxygen2, and what `make test-r` has built
+	R_LIBS=$(CURDIR)/build/r/elman.Rcheck Rscript -e 'roxygen2::roxygenise("r", load_code = "installed")'
+
+r-digests: $(INSTALLED) ## record anew what the R package's tests expect of the NumPy package
+	$(BIN)/python r/tools/digests.py
 
 test-ecosystem: $(ECOSYSTEM)/installed ## run the PyTorch package's tests within what others build on torch
 	$(ECOSYSTEM)/bin/python -m pytest -s tests/test_torch_ecosystem.py
@@ -162,6 +168,7 @@ stubs: $(INSTALLED) ## write src/elman/_engine.pyi anew
 	$(BIN)/python -m nanobind.stubgen -m elman._engine -o src/elman/_engine.pyi
 
 clean: ## remove all that was built, .venv included
+	rm -rf r/src/engine r/src/Makevars r/src/*.o r/src/*.so r/tests/testthat/torch r/tests/testthat/keras
 	rm -rf build dist $(VENV) $(ONEFLOW) $(OLDEST) $(ECOSYSTEM) .venv-address .venv-thread .hypothesis .pytest_cache .ruff_cache
 
 # Python files are used where they lie; a change to the native ones installs again, and compiles

@@ -121,8 +121,8 @@ read_cell_call <- function(self, input, hx) {
   input <- numbers_of(self$name, "input", input)
   size <- shape(input)
   if (length(size) > 2 || size[length(size)] != self$input_size) {
-    fail(self$name, "input must be an array (N, D) or D numbers with D = ", self$input_size, ", got ",
-      shape_text(input)
+    fail(self$name, "input must be an array (N, D) or D numbers with D = ", self$input_size,
+      ", got ", shape_text(input)
     )
   }
   H <- self$hidden_size

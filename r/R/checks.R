@@ -13,7 +13,8 @@ whole <- function(layer, name, value) {
   if (!is.numeric(value) || length(value) != 1 || is.na(value) || value != round(value)) {
     fail(layer, name, " must be a whole number, got ", deparse1(value))
   }
-  if (abs(value) > .Machine$integer.max) fail(layer, name, " must be at most 2147483647, got ", value)
+  most <- .Machine$integer.max
+  if (abs(value) > most) fail(layer, name, " must be at most ", most, ", got ", value)
   as.numeric(value)
 }
 

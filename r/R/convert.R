@@ -4,13 +4,14 @@
 #'
 #' @section Frameworks:
 #'
-#' * `"r-torch"`: torch for R and this package. A named list, as `layer$state_dict()` gives it: layers
-#'   are counted from 1. Of torch's own layer that is `lapply(torchs$state_dict(), as.array)`.
+#' * `"r-torch"`: torch for R and this package. A named list, as `layer$state_dict()` gives it:
+#'   layers are counted from 1. Of torch's own layer that is `lapply(torchs$state_dict(),
+#'   as.array)`.
 #' * `"torch"`: PyTorch, OneFlow, and the files of Elman for Python: the same, counted from 0.
 #' * `"keras"`: a list without names, as `keras::get_weights(layer)` gives it and
 #'   `keras::set_weights(layer, weights)` takes it, of a GRU, an LSTM or a SimpleRNN or of a
-#'   Bidirectional one: `kernel` (D, G * H), `recurrent_kernel` (H, G * H) and `bias`, of each direction.
-#'   The gates of a GRU stand in the order z, r, h.
+#'   Bidirectional one: `kernel` (D, G * H), `recurrent_kernel` (H, G * H) and `bias`, of each
+#'   direction. The gates of a GRU stand in the order z, r, h.
 #'
 #' A cell's weights, without the number of a layer, become Keras's too. Those of Keras become a
 #' layer's; a cell's have the same names without `_l1`.
@@ -18,9 +19,9 @@
 #' Values are moved, not computed, but for one thing: Keras has one bias for an LSTM or a SimpleRNN,
 #' to which the two here are added up. Coming from there it is `bias_ih`, and `bias_hh` is 0.
 #'
-#' It is an error to turn more than one layer into Keras's, which has a layer for each, and a GRU with
-#' `reset_after = FALSE` into any: it computes \eqn{W_{hn} (r * h)}{W_hn (r * h)}, another function. Without
-#' biases that cannot be seen from the weights.
+#' It is an error to turn more than one layer into Keras's, which has a layer for each, and a GRU
+#' with `reset_after = FALSE` into any: it computes \eqn{W_{hn} (r * h)}{W_hn (r * h)}, another
+#' function. Without biases that cannot be seen from the weights.
 #'
 #' @param weights the layer's weights: a list of arrays.
 #' @param source,target `"r-torch"`, `"torch"` or `"keras"`.
@@ -76,8 +77,8 @@ count_layers <- function(weights, by) {
 
 from_keras <- function(weights) {
   if (!length(weights) %in% c(2, 3, 4, 6)) {
-    fail("convert_weights", "keras: expected a kernel, a recurrent kernel and perhaps a bias of one ",
-      "direction or two, got ", length(weights), " arrays"
+    fail("convert_weights", "keras: expected a kernel, a recurrent kernel and perhaps a bias of ",
+      "one direction or two, got ", length(weights), " arrays"
     )
   }
   directions <- if (length(weights) > 3) 2 else 1
@@ -96,8 +97,8 @@ one_from_keras <- function(part) {
   recurrent <- part[[2]]
   gates <- if (length(dim(recurrent)) == 2) ncol(recurrent) / nrow(recurrent) else 0
   if (length(dim(kernel)) != 2 || !gates %in% c(1, 3, 4) || ncol(kernel) != ncol(recurrent)) {
-    fail("convert_weights", "keras: expected a kernel (D, G * H) and a recurrent kernel (H, G * H) ",
-      "with G = 1, 3 or 4, got ", shape_text(kernel), " and ", shape_text(recurrent)
+    fail("convert_weights", "keras: expected a kernel (D, G * H) and a recurrent kernel ",
+      "(H, G * H) with G = 1, 3 or 4, got ", shape_text(kernel), " and ", shape_text(recurrent)
     )
   }
   order <- keras_gates(gates, nrow(recurrent))
@@ -108,8 +109,8 @@ one_from_keras <- function(part) {
 biases_from_keras <- function(bias, gates, order) {
   rows <- length(order)
   if (gates == 3 && length(bias) == rows) {
-    fail("convert_weights", "keras: this GRU has reset_after = FALSE, with the reset gate before the ",
-      "recurrent product: another function, which no weights turn into this one"
+    fail("convert_weights", "keras: this GRU has reset_after = FALSE, with the reset gate before ",
+      "the recurrent product: another function, which no weights turn into this one"
     )
   }
   expected <- if (gates == 3) c(2, rows) else rows

@@ -1,10 +1,11 @@
 #' Japanese Vowels
 #'
-#' Nine men say the vowels /ae/ one after the other: 640 utterances, each a sequence of 7 to 29 frames of
-#' 12 linear-prediction cepstrum coefficients. Who is speaking?
+#' Nine men say the vowels /ae/ one after the other: 640 utterances, each a sequence of 7 to 29
+#' frames of 12 linear-prediction cepstrum coefficients. Who is speaking?
 #'
 #' @format A list of
-#' * `frames`: an array (29, 640, 12) of steps, utterances and coefficients, 0 past each utterance's end;
+#' * `frames`: an array (29, 640, 12) of steps, utterances and coefficients, 0 past each utterance's
+#'   end;
 #' * `lengths`: how many frames each utterance has;
 #' * `speaker`: a factor of who speaks, 1 to 9;
 #' * `test`: a logical vector, `FALSE` for the 270 utterances to train on.

@@ -1,9 +1,9 @@
 #' Elman's recurrent layers for R
 #'
-#' [nn_rnn()], [nn_gru()] and [nn_lstm()] take the arguments of the functions of these names in torch
-#' for R, hold the same weights under the same names, and give the same results, on R's own arrays.
-#' [nn_rnn_cell()], [nn_gru_cell()] and [nn_lstm_cell()] are single steps of them. All give gradients,
-#' for an optimiser written in R: see `vignette("training", "elman")`.
+#' [nn_rnn()], [nn_gru()] and [nn_lstm()] take the arguments of the functions of these names in
+#' torch for R, hold the same weights under the same names, and give the same results, on R's own
+#' arrays. [nn_rnn_cell()], [nn_gru_cell()] and [nn_lstm_cell()] are single steps of them. All give
+#' gradients, for an optimiser written in R: see `vignette("training", "elman")`.
 #'
 #' @section The same answer:
 #'

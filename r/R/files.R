@@ -8,8 +8,8 @@
 #' @param metadata a named character vector that goes with them.
 #' @param dtype how numbers are written: `"float32"` or `"float64"`.
 #'
-#' @return `read_safetensors()`: a list of arrays by name, of one axis as vectors, with the attribute
-#'   `metadata`. All types of numbers are read, as R's; integers beyond 2^53 are rounded.
+#' @return `read_safetensors()`: a list of arrays by name, of one axis as vectors, with the
+#'   attribute `metadata`. All types of numbers are read, as R's; integers beyond 2^53 are rounded.
 #'   `write_safetensors()` returns `path`, invisibly. The file appears whole or not at all.
 #'
 #' @seealso [save_layer()] for a whole layer, [convert_weights()] for other frameworks' weights.
@@ -21,7 +21,9 @@
 #' dim(weights$weight_ih_l1)
 #' @export
 read_safetensors <- function(path) {
-  not_one <- function(...) fail("read_safetensors", deparse1(path), " is not a safetensors file: ", ...)
+  not_one <- function(...) {
+    fail("read_safetensors", deparse1(path), " is not a safetensors file: ", ...)
+  }
   file <- open_file("read_safetensors", path)
   on.exit(close(file))
   size <- file.size(path)
@@ -71,9 +73,10 @@ write_safetensors <- function(tensors, path, metadata = NULL, dtype = "float32")
   type <- if (dtype == "float64") "F64" else "F32"
   bytes <- tensor_types[[type]]$bytes
   ends <- cumsum(vapply(tensors, length, 0) * bytes)
+  shapes <- vapply(tensors, function(x) paste(shape(x), collapse = ","), "")
   entries <- sprintf(
-    '%s:{"dtype":"%s","shape":[%s],"data_offsets":[%.0f,%.0f]}', quoted(names(tensors)), type,
-    vapply(tensors, function(x) paste(shape(x), collapse = ","), ""), c(0, ends)[seq_along(ends)], ends
+    '%s:{"dtype":"%s","shape":[%s],"data_offsets":[%.0f,%.0f]}',
+    quoted(names(tensors)), type, shapes, c(0, ends)[seq_along(ends)], ends
   )
   if (length(metadata)) {
     pairs <- paste0(quoted(names(metadata)), ":", quoted(metadata), collapse = ",")
@@ -173,8 +176,10 @@ read_float16 <- function(data) {
   sign <- ifelse(bits >= 32768, -1, 1)
   exponent <- bits %/% 1024 %% 32
   fraction <- bits %% 1024 / 1024
-  normal <- (1 + fraction) * 2^(exponent - 15)
-  sign * ifelse(exponent == 0, fraction * 2^-14, ifelse(exponent == 31, ifelse(fraction == 0, Inf, NaN), normal))
+  size <- (1 + fraction) * 2^(exponent - 15)
+  size[exponent == 0] <- fraction[exponent == 0] * 2^-14
+  size[exponent == 31] <- ifelse(fraction[exponent == 31] == 0, Inf, NaN)
+  sign * size
 }
 
 # The upper half of a float32.
@@ -200,7 +205,9 @@ utf8 <- function(bytes) {
   text
 }
 
-quoted <- function(text) vapply(text, function(t) as.character(jsonlite::toJSON(t, auto_unbox = TRUE)), "")
+quoted <- function(text) {
+  vapply(text, function(t) as.character(jsonlite::toJSON(t, auto_unbox = TRUE)), "")
+}
 
 open_file <- function(name, path) {
   if (!is.character(path) || length(path) != 1 || !file_test("-f", path)) {

@@ -7,8 +7,9 @@
 #' \deqn{n = \tanh(W_{in} x + b_{in} + r * (W_{hn} h + b_{hn}))}{n = tanh(W_in x + b_in + r * (W_hn h + b_hn))}
 #' \deqn{h' = (1 - z) * n + z * h}{h' = (1 - z) * n + z * h}
 #'
-#' from the input x and the state h before, which is zero at first unless `hx` is given. \eqn{\sigma}{sigmoid}
-#' is the logistic function, [stats::plogis()], and `*` multiplies value by value.
+#' from the input x and the state h before, which is zero at first unless `hx` is given.
+#' \eqn{\sigma}{sigmoid} is the logistic function, [stats::plogis()], and `*` multiplies value by
+#' value.
 #'
 #' @section The layer:
 #'
@@ -23,11 +24,12 @@
 #' * `hx` is an array (K, N, H), or for [nn_lstm()] `list(h_0, c_0)`, two such arrays; zeros by
 #'   default. Layer k's directions stand side by side.
 #' * `lengths` holds N whole numbers from 0 to L; L for every row by default. Steps past a row's
-#'   length are not computed: `input` is not read there, `output` is 0 there, and `h_n`, and `c_n`, is
-#'   the state after the row's last step, or `hx` if it has none. The reverse direction starts at each
-#'   row's last step.
-#' * `reset` is a logical array shaped as the first two axes of `input`; `FALSE` by default. `TRUE` at
-#'   a step: a new episode starts there, and nothing crosses from the step before in either direction.
+#'   length are not computed: `input` is not read there, `output` is 0 there, and `h_n`, and `c_n`,
+#'   is the state after the row's last step, or `hx` if it has none. The reverse direction starts at
+#'   each row's last step.
+#' * `reset` is a logical array shaped as the first two axes of `input`; `FALSE` by default. `TRUE`
+#'   at a step: a new episode starts there, and nothing crosses from the step before in either
+#'   direction.
 #' * `output` is an array (L, N, directions * H), laid out as `input`, or a packed sequence if
 #'   `input` is one: the last layer's h at every step.
 #' * `h_n`, and `c_n`, is an array (K, N, H): the final states.
@@ -36,12 +38,12 @@
 #'
 #' @section Gradients:
 #'
-#' `layer$vjp(input, hx = NULL, lengths = NULL, reset = NULL)`, which takes no packed sequences, returns
-#' a list of `output`, `hx`, the final states as the layer returns them, and `vjp`, a function of
-#' `d_output = NULL` and `d_hx = NULL`, which are shaped as these; `NULL` is zero, also in place of one
-#' of an LSTM's two. It returns the gradients of `sum(output * d_output) + sum(hx * d_hx)`: a list of
-#' `input` and `hx`, shaped as the layer takes them, and of every weight by its name. It may be called
-#' more than once.
+#' `layer$vjp(input, hx = NULL, lengths = NULL, reset = NULL)`, which takes no packed sequences,
+#' returns a list of `output`, `hx`, the final states as the layer returns them, and `vjp`, a
+#' function of `d_output = NULL` and `d_hx = NULL`, which are shaped as these; `NULL` is zero, also
+#' in place of one of an LSTM's two. It returns the gradients of `sum(output * d_output) +
+#' sum(hx * d_hx)`: a list of `input` and `hx`, shaped as the layer takes them, and of every weight by
+#' its name. It may be called more than once.
 #'
 #' @section Weights:
 #'
@@ -52,17 +54,18 @@
 #' the one below instead of D. Every weight starts uniform between
 #' \eqn{-1/\sqrt{H}}{-1/sqrt(H)} and \eqn{1/\sqrt{H}}{1/sqrt(H)}.
 #'
-#' `layer$parameters` is the named list of all weights, and `layer$state_dict()` and `coef(layer)` the
-#' same; `layer$load_state_dict(weights)` and `layer$parameters <- weights` set them, and
-#' `layer$weight_ih_l1 <- w` sets one. As in torch, a layer is one object under all its names: a copy
-#' of it has the same weights.
+#' `layer$parameters` is the named list of all weights, and `layer$state_dict()` and `coef(layer)`
+#' the same; `layer$load_state_dict(weights)` and `layer$parameters <- weights` set them, and
+#' `layer$weight_ih_l1 <- w` sets one. As in torch, a layer is one object under all its names: a
+#' copy of it has the same weights.
 #'
-#' `layer$eval()` turns dropout off, `layer$train()` on again. A new layer has it on. What it sets to 0
-#' is drawn from R's random numbers.
+#' `layer$eval()` turns dropout off, `layer$train()` on again. A new layer has it on. What it sets
+#' to 0 is drawn from R's random numbers.
 #'
-#' torch's own layer has the same weights: `layer$load_state_dict(torchs$state_dict())` takes them, and
-#' `torchs$load_state_dict(lapply(layer$state_dict(), torch::torch_tensor))` gives them back.
-#' [convert_weights()] turns those of Keras and PyTorch into these, and [save_layer()] writes a file.
+#' torch's own layer has the same weights: `layer$load_state_dict(torchs$state_dict())` takes them,
+#' and `torchs$load_state_dict(lapply(layer$state_dict(), torch::torch_tensor))` gives them back.
+#' [convert_weights()] turns those of Keras and PyTorch into these, and [save_layer()] writes a
+#' file.
 #'
 #' @param input_size number of features D of the input.
 #' @param hidden_size number of hidden units H.
@@ -120,7 +123,8 @@ nn_gru <- function(input_size, hidden_size, num_layers = 1, bias = TRUE, batch_f
 #' \deqn{h' = o * \tanh(c')}{h' = o * tanh(c')}
 #'
 #' from the input x and the states h and c before, which are zero at first unless `hx` is given.
-#' \eqn{\sigma}{sigmoid} is the logistic function, [stats::plogis()], and `*` multiplies value by value.
+#' \eqn{\sigma}{sigmoid} is the logistic function, [stats::plogis()], and `*` multiplies value by
+#' value.
 #'
 #' @inheritSection nn_gru The layer
 #' @inheritSection nn_gru Gradients

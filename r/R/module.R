@@ -51,7 +51,8 @@ weight_shapes <- function(self, gates) {
       weight_ih = c(rows, size), weight_hh = c(rows, self$hidden_size),
       bias_ih = rows, bias_hh = rows
     )[seq_len(if (self$bias) 4 else 2)]
-    suffixes <- if (self$is_cell) "" else paste0("_l", layer, c("", "_reverse")[seq_len(self$directions)])
+    suffixes <- paste0("_l", layer, c("", "_reverse"))[seq_len(self$directions)]
+    if (self$is_cell) suffixes <- ""
     names <- paste0(names(one), rep(suffixes, each = length(one)))
     setNames(rep(one, self$directions), names)
   })
@@ -71,7 +72,9 @@ with_seed <- function(seed, expr) {
   if (is.null(seed)) return(expr)
   global <- globalenv()
   before <- global$.Random.seed
-  on.exit(if (is.null(before)) rm(".Random.seed", envir = global) else global$.Random.seed <- before)
+  on.exit({
+    if (is.null(before)) rm(".Random.seed", envir = global) else global$.Random.seed <- before
+  })
   set.seed(seed)
   expr
 }
@@ -133,7 +136,11 @@ set_weights <- function(self, weights) {
     } else {
       function(input, hx = NULL, lengths = NULL, reset = NULL) vjp(self, input, hx, lengths, reset)
     },
-    if (name %in% c(self$arguments, "training", "dtype")) self[[name]] else get_weights(self)[[name]]
+    if (name %in% c(self$arguments, "training", "dtype")) {
+      self[[name]]
+    } else {
+      get_weights(self)[[name]]
+    }
   )
 }
 
@@ -170,9 +177,9 @@ written <- function(self) {
 
 #' Methods of layers and cells
 #'
-#' `summary()` gives the shape of every weight and how many numbers they are, `coef()` the weights, and
-#' `predict()` the output in evaluation, without dropout. [saveRDS()] and [readRDS()] keep a layer as
-#' any other object.
+#' `summary()` gives the shape of every weight and how many numbers they are, `coef()` the weights,
+#' and `predict()` the output in evaluation, without dropout. [saveRDS()] and [readRDS()] keep a
+#' layer as any other object.
 #'
 #' @param object,x a layer or cell, or a summary of one.
 #' @param input what the layer takes.

@@ -1,7 +1,7 @@
 #' Pack rows of different lengths
 #'
-#' Lay the steps of all rows one behind the other, without what is past their ends: the first step of
-#' every row, then the second of those that have one, and so on. [nn_rnn()], [nn_gru()] and
+#' Lay the steps of all rows one behind the other, without what is past their ends: the first step
+#' of every row, then the second of those that have one, and so on. [nn_rnn()], [nn_gru()] and
 #' [nn_lstm()] take the result in place of padded input, and return one;
 #' [nn_utils_rnn_pad_packed_sequence()] is the inverse.
 #'

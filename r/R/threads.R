@@ -5,8 +5,8 @@
 #'
 #' @param n number of threads, at least 1.
 #'
-#' @return `elman_get_num_threads()` returns the number. `elman_set_num_threads()` returns, invisibly,
-#'   the number before.
+#' @return `elman_get_num_threads()` returns the number. `elman_set_num_threads()` returns,
+#'   invisibly, the number before.
 #'
 #' @examples
 #' before <- elman_set_num_threads(1)

@@ -1,10 +1,10 @@
 // What R calls.
+#include <R_ext/Rdynload.h>
+
 #include <algorithm>
 #include <thread>
 
 #include "layer.h"
-
-#include <R_ext/Rdynload.h>
 
 namespace elman {
 namespace {
@@ -13,9 +13,7 @@ int threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency())
 
 // A handle is an external pointer to a Layer, which is made when it is first needed: in a handle
 // that was saved and read again it is not there. The description, which is, lies beside it.
-SEXP make_handle(SEXP description) {
-  return R_MakeExternalPtr(nullptr, R_NilValue, description);
-}
+SEXP make_handle(SEXP description) { return R_MakeExternalPtr(nullptr, R_NilValue, description); }
 
 SEXP describe(SEXP handle) { return R_ExternalPtrProtected(handle); }
 
@@ -42,7 +40,8 @@ Call read_call(SEXP input, SEXP batch_first, SEXP lengths, SEXP reset, SEXP stat
   c.N = dims[c.batch_first ? 0 : 1];
   c.lengths = lengths == R_NilValue ? nullptr : INTEGER(lengths);
   c.reset = reset == R_NilValue ? nullptr : LOGICAL(reset);
-  for (R_xlen_t s = 0; s < Rf_xlength(states); ++s) c.states[s] = real_or_null(VECTOR_ELT(states, s));
+  for (R_xlen_t s = 0; s < Rf_xlength(states); ++s)
+    c.states[s] = real_or_null(VECTOR_ELT(states, s));
   c.masks = masks;
   return c;
 }
@@ -160,7 +159,8 @@ SEXP weight(SEXP x, SEXP is_double) {
   const double* const from = REAL(x);
   double* const to = REAL(result);
   const bool rounds = Rf_asLogical(is_double) == 0;
-  for (R_xlen_t i = 0; i < Rf_xlength(x); ++i) to[i] = rounds ? static_cast<float>(from[i]) : from[i];
+  for (R_xlen_t i = 0; i < Rf_xlength(x); ++i)
+    to[i] = rounds ? static_cast<float>(from[i]) : from[i];
   UNPROTECT(1);
   return result;
 }

@@ -61,7 +61,8 @@ struct Description {
 template <class T>
 class Layer {
  public:
-  explicit Layer(const Description& d) : kernel(kernel_named<T>(d.cell)), directions_(d.directions) {
+  explicit Layer(const Description& d)
+      : kernel(kernel_named<T>(d.cell)), directions_(d.directions) {
     const index parts = d.layers * d.directions, each = Rf_xlength(d.weights) / parts;
     for (index i = 0; i < parts * each; ++i) {
       const SEXP w = VECTOR_ELT(d.weights, i);
@@ -90,7 +91,8 @@ class Layer {
   void for_each(const Visit& visit) const {
     const index count = static_cast<index>(layouts_.size());
     const index each = count / static_cast<index>(weights_.size());
-    for (index i = 0, at = 0; i < count; at += layouts_[i++].size()) visit(i / each, i % each, i, at);
+    for (index i = 0, at = 0; i < count; at += layouts_[i++].size())
+      visit(i / each, i % each, i, at);
   }
 
   const Layout& layout(index i) const { return layouts_[i]; }

@@ -2,8 +2,8 @@
 
 From the repository root: .venv/bin/python r/tools/digests.py
 
-Of tests/testthat/digests.csv numbers are made by a formula that is exact in both languages; a digest
-is the MD5 of results as float64, in order of rows.
+Of tests/testthat/digests.csv numbers are made by a formula that is exact in both languages; a
+digest is the MD5 of results as float64, in order of rows.
 """
 
 import csv
@@ -29,7 +29,8 @@ CELLS = {
     "gru": elman.GRUCell,
     "lstm": elman.LSTMCell,
 }
-# L, N, D, H, layers, bidirectional, bias, batch_first, states, lengths, reset
+SIZES = ["L", "N", "D", "H", "layers"]
+NAMES = [*SIZES, "bidirectional", "bias", "batch_first", "states", "lengths", "reset"]
 CASES = [
     (1, 1, 10, 20, 1, 0, 1, 0, 0, 0, 0),
     (7, 5, 3, 4, 1, 0, 1, 0, 1, 0, 0),
@@ -65,12 +66,13 @@ def listed(states):
     return list(states) if isinstance(states, tuple) else [states]
 
 
-def of_layer(kind, dtype, L, N, D, H, layers, bidirectional, bias, batch_first, states, lengths, reset):
+def of_layer(
+    kind, dtype, L, N, D, H, layers, bidirectional, bias, batch_first, states, lengths, reset
+):
     """Digests of output, of the final states, and of all gradients."""
-    layer = KINDS[kind](
-        D, H, num_layers=layers, bidirectional=bool(bidirectional), bias=bool(bias),
-        batch_first=bool(batch_first), dtype=dtype,
-    )  # fmt: skip
+    flags = {"bidirectional": bidirectional, "bias": bias, "batch_first": batch_first}
+    flags = {name: bool(value) for name, value in flags.items()}
+    layer = KINDS[kind](D, H, num_layers=layers, dtype=dtype, **flags)
     weights = layer.state_dict()
     layer.load_state_dict(
         {k: numbers(10 + i, w.shape).astype(dtype) for i, (k, w) in enumerate(weights.items())}
@@ -88,10 +90,10 @@ def of_layer(kind, dtype, L, N, D, H, layers, bidirectional, bias, batch_first, 
 
 
 def of_cell(kind, dtype, N, D, H):
-    """Digests of the state after a step, and of its gradients, which are those of a layer's step."""
+    """Digests of the state after a step, and of its gradients, those of a layer's step."""
     cell, layer = CELLS[kind](D, H, dtype=dtype), KINDS[kind](D, H, dtype=dtype)
-    weights = cell.state_dict()
-    weights = {k: numbers(10 + i, w.shape).astype(dtype) for i, (k, w) in enumerate(weights.items())}
+    shapes = {name: w.shape for name, w in cell.state_dict().items()}
+    weights = {k: numbers(10 + i, s).astype(dtype) for i, (k, s) in enumerate(shapes.items())}
     cell.load_state_dict(weights)
     layer.load_state_dict({f"{k}_l0": w for k, w in weights.items()})
     count = len(layer.spec.cell.states)
@@ -108,10 +110,9 @@ def main():
     layer.save(TESTS / "python.safetensors")
     x = numbers(0, (5, 2, 3)).astype("float32")
     save_file({"input": x, "output": layer(x)[0]}, TESTS / "python-output.safetensors")
-    names = "L N D H layers bidirectional bias batch_first states lengths reset".split()
     with (TESTS / "digests.csv").open("w", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(["kind", "cell", "dtype", *names, "output", "hx", "gradients"])
+        rows.writerow(["kind", "cell", "dtype", *NAMES, "output", "hx", "gradients"])
         for kind, dtype in product(KINDS, ("float32", "float64")):
             for case in CASES:
                 rows.writerow([kind, 0, dtype, *case, *of_layer(kind, dtype, *case)])

@@ -111,7 +111,8 @@ in_another_process <- function(script, environment = character()) {
   on.exit(unlink(path))
   writeLines(c(deparse(call(".libPaths", .libPaths())), script), path)
   rscript <- file.path(R.home("bin"), "Rscript")
-  paste(system2(rscript, shQuote(path), stdout = TRUE, stderr = TRUE, env = environment), collapse = "\n")
+  said <- system2(rscript, shQuote(path), stdout = TRUE, stderr = TRUE, env = environment)
+  paste(said, collapse = "\n")
 }
 
 cells <- list(

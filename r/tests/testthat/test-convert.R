@@ -4,9 +4,8 @@
 keras_weights <- function(case) {
   weights <- case[grepl("^weight\\.", names(case))]
   parts <- c("kernel", "recurrent_kernel", "bias")
-  forward <- paste0("_cell/", parts)
   each <- function(prefix) {
-    found <- lapply(paste0("^weight\\.", prefix, ".*/", parts, "$|^weight\\.", parts, "$"), grep, names(weights))
+    found <- lapply(paste0("^weight\\.", prefix, ".*/", parts, "$"), grep, names(weights))
     unname(weights[unlist(found)])
   }
   if (any(grepl("backward", names(weights)))) c(each("forward"), each("backward")) else each("")
@@ -21,7 +20,10 @@ test_that("Keras's layers come out with their weights, which come back", {
     keras <- keras_weights(case)
     expect_true(length(keras) %in% c(2, 3, 6))
     bidirectional <- length(keras) == 6
-    arguments <- list(10, 20, bias = length(keras) > 2, batch_first = TRUE, bidirectional = bidirectional)
+    arguments <- list(
+      10, 20,
+      bias = length(keras) > 2, batch_first = TRUE, bidirectional = bidirectional
+    )
     if (grepl("relu", file)) arguments$nonlinearity <- "relu"
     layer <- do.call(builds[[sub("_.*", "", sub("^bi_", "", file))]], arguments)
     layer$load_state_dict(convert_weights(keras, "keras", "r-torch"))
@@ -70,7 +72,9 @@ test_that("PyTorch counts from 0", {
 })
 
 test_that("torch's tensors are taken as they are", {
-  registerS3method("as.array", "torch_tensor", function(x, ...) array(unclass(x)$values, unclass(x)$shape))
+  registerS3method("as.array", "torch_tensor", function(x, ...) {
+    array(unclass(x)$values, unclass(x)$shape)
+  })
   tensor <- function(w) {
     shape <- if (is.null(dim(w))) length(w) else dim(w)
     structure(list(values = as.vector(w), shape = shape), class = "torch_tensor")

@@ -110,16 +110,18 @@ test_that("what is no such file is an error that says so", {
   refused(read_safetensors(by_hand(path, one_tensor("F32", "2", 4), raw(4))), lies)
   refused(read_safetensors(by_hand(path, one_tensor("F32", "2", 8), raw(4))), lies)
   refused(read_safetensors(by_hand(path, one_tensor("F32", "-1,-1", 4), raw(4))), lies)
-  refused(load_layer(by_hand(path, one_tensor("F32", "1", 4), raw(4))), "does not describe an Elman")
+  by_hand(path, one_tensor("F32", "1", 4), raw(4))
+  refused(load_layer(path), "does not describe an Elman layer")
   write_safetensors(nn_gru(3, 4)$parameters, path, c(elman = '{"cell":"gru","input_size":3}'))
   refused(load_layer(path), "load_layer:")
-  write_safetensors(list(a = 1), path, c(elman = '{"cell":"liquid","input_size":3,"hidden_size":4}'))
+  liquid <- '{"cell":"liquid","input_size":3,"hidden_size":4}'
+  write_safetensors(list(a = 1), path, c(elman = liquid))
   refused(load_layer(path), 'cell: "liquid" is none of this package\'s')
   refused(save_layer(nn_gru_cell(3, 4), path), "save_layer: expected a layer of nn_rnn, nn_gru or")
   refused(save_layer(1, path), "nn_lstm, got numeric")
   refused(write_safetensors(list(1), path), "write_safetensors: tensors must be a list of numeric")
   refused(write_safetensors(list(a = "b"), path), "write_safetensors: tensors must be a list of")
-  refused(write_safetensors(list(a = 1), path, dtype = "float16"), "dtype must be float32 or float64")
+  refused(write_safetensors(list(a = 1), path, dtype = "float16"), "dtype must be float32 or")
 })
 
 test_that("a file cut short at any byte is refused", {

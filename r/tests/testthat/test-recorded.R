@@ -46,7 +46,8 @@ expect_steps <- function(cell, case) {
   weights <- lapply(cell$parameters, `*`, 0)
   for (t in rev(seq_along(steps))) {
     above <- case$G[t, , ]
-    gradients <- steps[[t]]$vjp(if (is.list(hx)) list(d_hx[[1]] + above, d_hx[[2]]) else d_hx + above)
+    d_hx <- if (is.list(hx)) list(d_hx[[1]] + above, d_hx[[2]]) else d_hx + above
+    gradients <- steps[[t]]$vjp(d_hx)
     d_hx <- gradients$hx
     input[t, , ] <- gradients$input
     weights <- Map(`+`, weights, gradients[names(weights)])

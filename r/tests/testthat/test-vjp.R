@@ -96,7 +96,8 @@ for (kind in names(layers)) {
       d <- if (kind == "lstm") list(one(), one()) else one()
       there <- cell$vjp(input, hx)
       expect_identical(there$hx, cell(input, hx))
-      check_gradients(cell, input, hx, list(d), there$vjp(d), function(input, hx) list(cell(input, hx)))
+      run <- function(input, hx) list(cell(input, hx))
+      check_gradients(cell, input, hx, list(d), there$vjp(d), run)
     }
   })
 }
