@@ -35,13 +35,14 @@ PRELOAD_thread := libtsan.so
 
 # The R package has a copy of the engine: of these files and of what they include. With ccache it is
 # compiled once, though R builds the package twice: for its vignette, and to check it.
-R_PACKAGES := r-base-dev r-cran-jsonlite r-cran-knitr r-cran-markdown r-cran-testthat
+R_PACKAGES := r-base-core r-cran-jsonlite r-cran-knitr r-cran-markdown r-cran-testthat
 R_ENGINE := $(addprefix src/elman/kernels/cpu/,kernels.cpp layer.cpp layers.cpp memory.cpp threads.cpp)
 R_FIXTURES := $(filter-out %_unbatched.npz %_unbatched_nohx.npz,$(wildcard $(addprefix tests/fixtures/torch/, \
 	gru_l*.npz lstm_*.npz rnn_relu_l1*.npz rnn_tanh_l2_bi_packed*.npz *cell_*doc.npz *cell_*nobias*.npz)))
 R_KERAS := $(addprefix tests/fixtures/keras/,$(addsuffix .npz,gru_after_h0 gru_after_nobias gru_before_h0 lstm_h0 \
 	simplernn_tanh_h0 bi_gru_after_concat bi_lstm_concat bi_simplernn_relu_concat))
-R_CHECK := _R_CHECK_CRAN_INCOMING_=false R_MAKEVARS_USER=$(CURDIR)/build/r/Makevars MAKEFLAGS=-j$(shell nproc)
+R_CHECK := _R_CHECK_CRAN_INCOMING_=false _R_CHECK_SYSTEM_CLOCK_=false MAKEFLAGS=-j$(shell nproc) \
+	R_MAKEVARS_USER=$(CURDIR)/build/r/Makevars
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 
 # The oldest torch that Elman supports, in an environment of its own. It warns about itself, and
@@ -154,12 +155,12 @@ bench-compare: $(INSTALLED) ## compare two results by ratio: make bench-compare 
 lint: $(INSTALLED) ## check style and layout
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/clang-format --dry-run -Werror $(NATIVE)
+	$(BIN)/clang-format --dry-run -Werror $(NATIVE) $(wildcard r/src/*.h r/src/*.cpp)
 
 format: $(INSTALLED) ## lay the code out
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
-	$(BIN)/clang-format -i $(NATIVE)
+	$(BIN)/clang-format -i $(NATIVE) $(wildcard r/src/*.h r/src/*.cpp)
 
 types: $(INSTALLED) ## check the types
 	$(BIN)/pyright
