@@ -33,7 +33,16 @@ NO_MEMORY := -k 'not out_of_memory and not beyond_any_memory'
 PRELOAD_address := libasan.so libstdc++.so
 PRELOAD_thread := libtsan.so
 
-R_PACKAGES := r-base-core r-cran-reticulate r-cran-testthat
+# The R package has a copy of the engine: of these files and of what they include. With ccache it is
+# compiled once, though R builds the package twice: for its vignette, and to check it.
+R_PACKAGES := r-base-core r-cran-jsonlite r-cran-knitr r-cran-markdown r-cran-testthat qpdf tidy
+R_ENGINE := $(addprefix src/elman/kernels/cpu/,kernels.cpp layer.cpp layers.cpp memory.cpp threads.cpp)
+R_FIXTURES := $(filter-out %_unbatched.npz %_unbatched_nohx.npz,$(wildcard $(addprefix tests/fixtures/torch/, \
+	gru_l*.npz lstm_*.npz rnn_relu_l1*.npz rnn_tanh_l2_bi_packed*.npz *cell_*doc.npz *cell_*nobias*.npz)))
+R_KERAS := $(addprefix tests/fixtures/keras/,$(addsuffix .npz,gru_after_h0 gru_after_nobias gru_before_h0 lstm_h0 \
+	simplernn_tanh_h0 bi_gru_after_concat bi_lstm_concat bi_simplernn_relu_concat))
+R_CHECK := _R_CHECK_CRAN_INCOMING_=false _R_CHECK_SYSTEM_CLOCK_=false MAKEFLAGS=-j$(shell nproc) \
+	R_MAKEVARS_USER=$(CURDIR)/build/r/Makevars
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 
 # The oldest torch that Elman supports, in an environment of its own. It warns about itself, and
@@ -46,7 +55,7 @@ ECOSYSTEM := .venv-ecosystem
 ECOSYSTEM_PACKAGES := lightning neuralforecast onnxruntime sb3-contrib skorch torchrl
 ECOSYSTEM_WEIGHTS := g2p-en resemblyzer silero-vad
 
-.PHONY: help setup test test-oneflow test-r test-ecosystem test-torch-oldest test-engine test-arm hashes \
+.PHONY: help setup test test-oneflow test-r r-sources r-docs r-digests test-ecosystem test-torch-oldest test-engine test-arm hashes \
 	sanitize soak accuracy fuzz demo bench bench-calls bench-quick bench-compare lint format types stubs clean
 
 help: ## list the targets
@@ -61,13 +70,26 @@ test-oneflow: $(ONEFLOW)/installed ## run the OneFlow package's tests on OneFlow
 	LD_LIBRARY_PATH=$(NVIDIA)/cudnn/lib:$(NVIDIA)/cublas/lib \
 		$(ONEFLOW)/bin/python -m pytest -k oneflow tests/test_oneflow.py tests/test_exact.py src/elman/oneflow
 
-test-r: $(INSTALLED) ## run the R package's tests; installs R and reticulate on Debian
+test-r: r-sources ## build the R package and check it as CRAN does, tests and all; installs R on Debian
 	dpkg -s $(R_PACKAGES) > /dev/null 2>&1 || \
 		($(SUDO) apt-get update && $(SUDO) apt-get install --yes --no-install-recommends $(R_PACKAGES))
 	mkdir -p build/r
-	R CMD INSTALL --library=build/r r
-	R_LIBS=$(CURDIR)/build/r RETICULATE_PYTHON=$(CURDIR)/$(BIN)/python Rscript -e \
-		'testthat::test_dir("r/tests/testthat", reporter = "summary", package = "elman", load_package = "installed")'
+	printf 'CXX20 = %s g++\nCXX20FLAGS = -O2\n' '$(CMAKE_CXX_COMPILER_LAUNCHER)' > build/r/Makevars
+	cd build/r && $(R_CHECK) R CMD build ../../r
+	cd build/r && $(R_CHECK) R CMD check --as-cran --no-manual elman_*.tar.gz
+	! grep 'WARNING$$' build/r/elman.Rcheck/00check.log
+
+r-sources: ## put into r/ what the R package takes from elsewhere
+	mkdir -p r/src/engine r/tests/testthat/torch r/tests/testthat/keras
+	cp -u $$($(CXX) -std=c++20 -DELMAN_ISA=portable -MM $(R_ENGINE) | tr ' \\' '\n' | grep ^src | sort -u) r/src/engine
+	cp -u $(R_FIXTURES) r/tests/testthat/torch
+	cp -u $(R_KERAS) r/tests/testthat/keras
+
+r-docs: ## write r/man and r/NAMESPACE anew; needs roxygen2, and what `make test-r` has built
+	R_LIBS=$(CURDIR)/build/r/elman.Rcheck Rscript -e 'roxygen2::roxygenise("r", load_code = "installed")'
+
+r-digests: $(INSTALLED) ## record anew what the R package's tests expect of the NumPy package
+	$(BIN)/python r/tools/digests.py
 
 test-ecosystem: $(ECOSYSTEM)/installed ## run the PyTorch package within what others build on torch, and read others' weights
 	$(ECOSYSTEM)/bin/python -m pytest -s tests/test_torch_ecosystem.py tests/test_weights_ecosystem.py
@@ -134,12 +156,12 @@ bench-compare: $(INSTALLED) ## compare two results by ratio: make bench-compare 
 lint: $(INSTALLED) ## check style and layout
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/clang-format --dry-run -Werror $(NATIVE)
+	$(BIN)/clang-format --dry-run -Werror $(NATIVE) $(wildcard r/src/*.h r/src/*.cpp)
 
 format: $(INSTALLED) ## lay the code out
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
-	$(BIN)/clang-format -i $(NATIVE)
+	$(BIN)/clang-format -i $(NATIVE) $(wildcard r/src/*.h r/src/*.cpp)
 
 types: $(INSTALLED) ## check the types
 	$(BIN)/pyright
@@ -148,6 +170,7 @@ stubs: $(INSTALLED) ## write src/elman/_engine.pyi anew
 	$(BIN)/python -m nanobind.stubgen -m elman._engine -o src/elman/_engine.pyi
 
 clean: ## remove all that was built, .venv included
+	rm -rf r/src/engine r/src/Makevars r/src/*.o r/src/*.so r/tests/testthat/torch r/tests/testthat/keras
 	rm -rf build dist $(VENV) $(ONEFLOW) $(OLDEST) $(ECOSYSTEM) .venv-address .venv-thread .hypothesis .pytest_cache .ruff_cache
 
 # Python files are used where they lie; a change to the native ones installs again, and compiles

@@ -1,64 +1,100 @@
 # What arguments must be, and errors that name the layer, what was expected and what came.
 
+fail <- function(layer, ...) stop(layer, ": ", ..., call. = FALSE)
+
 check_empty <- function(layer, ...) {
   if (...length()) {
     given <- ...names()
-    stop(layer, ": unexpected arguments: ", if (is.null(given)) ...length() else names_text(given),
-      call. = FALSE
-    )
+    fail(layer, "unexpected arguments: ", if (is.null(given)) ...length() else names_text(given))
   }
 }
 
 whole <- function(layer, name, value) {
   if (!is.numeric(value) || length(value) != 1 || is.na(value) || value != round(value)) {
-    stop(layer, ": ", name, " must be a whole number, got ", deparse1(value), call. = FALSE)
+    fail(layer, name, " must be a whole number, got ", deparse1(value))
   }
-  as.integer(value)
+  most <- .Machine$integer.max
+  if (abs(value) > most) fail(layer, name, " must be at most ", most, ", got ", value)
+  as.numeric(value)
+}
+
+# At least 1.
+count <- function(layer, name, value) {
+  value <- whole(layer, name, value)
+  if (value < 1) fail(layer, name, " must be at least 1, got ", value)
+  value
+}
+
+check_flag <- function(layer, name, value) {
+  if (!isTRUE(value) && !isFALSE(value)) {
+    fail(layer, name, " must be TRUE or FALSE, got ", deparse1(value))
+  }
+}
+
+dropout_of <- function(layer, value) {
+  if (!is.numeric(value) || length(value) != 1 || is.na(value)) {
+    fail(layer, "dropout must be a number, got ", deparse1(value))
+  }
+  if (value < 0 || value > 1) fail(layer, "dropout must lie in [0, 1], got ", value)
+  as.numeric(value)
 }
 
 check_dtype <- function(layer, dtype) {
   if (!identical(dtype, "float32") && !identical(dtype, "float64")) {
-    stop(layer, ": dtype must be float32 or float64, got ", deparse1(dtype), call. = FALSE)
+    fail(layer, "dtype must be float32 or float64, got ", deparse1(dtype))
   }
 }
 
-check_numeric <- function(layer, name, x) {
-  if (!is.numeric(x)) {
-    stop(layer, ": ", name, " must be numeric, got ", class(x)[1], call. = FALSE)
+check_nonlinearity <- function(layer, nonlinearity) {
+  if (!identical(nonlinearity, "tanh") && !identical(nonlinearity, "relu")) {
+    fail(layer, "nonlinearity must be 'tanh' or 'relu', got ", deparse1(nonlinearity))
   }
 }
 
-check_shape <- function(layer, name, x, expected) {
-  if (!identical(as.integer(shape(x)), as.integer(expected))) {
-    stop(layer, ": ", name, " must have the dimensions (", paste(expected, collapse = ", "),
-      "), got ", shape_text(x),
-      call. = FALSE
+# The numbers of an array, as the engine reads them.
+numbers_of <- function(layer, name, x) {
+  if (!is.numeric(x)) fail(layer, name, " must be numeric, got ", class(x)[1])
+  if (!is.double(x)) storage.mode(x) <- "double"
+  x
+}
+
+# The same, if it has these dimensions.
+array_of <- function(layer, name, x, expected) {
+  x <- numbers_of(layer, name, x)
+  size <- shape(x)
+  if (length(size) != length(expected) || any(size != expected)) {
+    fail(layer, name, " must have the dimensions (", paste(expected, collapse = ", "), "), got ",
+      shape_text(x)
     )
   }
+  x
 }
 
-check_lengths <- function(layer, lengths, N, least, L) {
+lengths_of <- function(layer, lengths, N, least, L) {
   if (!is.numeric(lengths) || length(lengths) != N) {
-    stop(layer, ": lengths must be ", N, " numbers, one a row, got ", length(lengths), " of class ",
-      class(lengths)[1],
-      call. = FALSE
+    fail(layer, "lengths must be ", N, " numbers, one a row, got ", length(lengths), " of class ",
+      class(lengths)[1]
     )
   }
   bad <- which(is.na(lengths) | lengths != round(lengths) | lengths < least | lengths > L)
   if (length(bad)) {
-    stop(layer, ": lengths must be whole numbers from ", least, " to ", L, ", got ",
-      lengths[bad[1]], " for row ", bad[1],
-      call. = FALSE
+    fail(layer, "lengths must be whole numbers from ", least, " to ", L, ", got ",
+      lengths[bad[1]], " for row ", bad[1]
     )
   }
+  as.integer(lengths)
 }
 
-# Run an expression; what Python raises becomes R's error, in the layer's R name.
-from_python <- function(layer, expr) {
-  tryCatch(expr, error = function(e) {
-    text <- sub("^[A-Za-z]*(Error|Exception): ", "", trimws(conditionMessage(e)))
-    stop(layer, ": ", sub("^[A-Z]+: ", "", text), call. = FALSE)
-  })
+reset_of <- function(layer, reset, expected) {
+  if (!is.logical(reset) || anyNA(reset)) {
+    fail(layer, "reset must be TRUE or FALSE throughout, got ", class(reset)[1])
+  }
+  if (!identical(dim(reset), expected)) {
+    fail(layer, "reset must have the dimensions (", paste(expected, collapse = ", "), "), got ",
+      shape_text(reset)
+    )
+  }
+  reset
 }
 
 shape <- function(x) if (is.null(dim(x))) length(x) else dim(x)

@@ -1,180 +1,116 @@
-#' Gated recurrent unit
-#'
-#' One or more layers, in one or two directions. Each step of a layer computes
-#'
-#' \deqn{r = \sigma(W_{ir} x + b_{ir} + W_{hr} h + b_{hr})}
-#' \deqn{z = \sigma(W_{iz} x + b_{iz} + W_{hz} h + b_{hz})}
-#' \deqn{n = \tanh(W_{in} x + b_{in} + r * (W_{hn} h + b_{hn}))}
-#' \deqn{h' = (1 - z) * n + z * h}
-#'
-#' from the input x and the state h before, which is zero at first unless `hx` is given.
-#'
-#' @section The layer:
-#'
-#' The value is a function of `input`, `hx = NULL`, `lengths = NULL` and `reset = NULL`. It returns
-#' `list(output, h_n)`, and that of [nn_lstm()] `list(output, list(h_n, c_n))`. With L steps, N rows
-#' of the batch, D = `input_size`, H = `hidden_size` and K = `num_layers` times the number of
-#' directions:
-#'
-#' * `input` is an array (L, N, D), or (N, L, D) with `batch_first`, or a packed sequence of
-#'   [nn_utils_rnn_pack_padded_sequence()].
-#' * `hx` is an array (K, N, H), or for [nn_lstm()] `list(h_0, c_0)`, two such arrays; zeros by
-#'   default. Layer k's directions stand side by side.
-#' * `lengths` holds N whole numbers from 0 to L. Steps past a row's length are not computed: `input`
-#'   is not read there, `output` is 0 there, and `h_n`, and `c_n`, is the state after the row's last
-#'   step, or `hx` if it has none. The reverse direction starts at each row's last step.
-#' * `reset` is a logical array shaped as the time and batch axes of `input`. `TRUE` at a step:
-#'   a new episode starts there, and nothing crosses from the step before in either direction.
-#' * `output` is an array (L, N, directions * H), laid out as `input`, or a packed sequence if
-#'   `input` is one: the last layer's h at every step.
-#' * `h_n`, and `c_n`, is an array (K, N, H): the final states.
-#'
-#' Anything else is an error that names the layer, what it expected and what it got.
-#'
-#' @section Weights:
-#'
-#' Layer k, counted from 1, has `weight_ih_l{k}` (G * H, D), `weight_hh_l{k}` (G * H, H),
-#' `bias_ih_l{k}` and `bias_hh_l{k}` (G * H), and with the suffix `_reverse` those of the second
-#' direction. G is 4 for an LSTM, whose rows are those of i, f, g and o, 3 for a GRU, whose rows are
-#' those of r, z and n, and 1 for an RNN. Layers above the first take the directions * H values of
-#' the one below instead of D. Every weight starts uniform between
-#' \eqn{-1/\sqrt{H}}{-1/sqrt(H)} and \eqn{1/\sqrt{H}}{1/sqrt(H)}.
-#'
-#' `layer$parameters` is the named list of all weights, and `layer$state_dict()` the same;
-#' `layer$load_state_dict(weights)` and `layer$parameters <- weights` set them, and
-#' `layer$weight_ih_l1 <- w` sets one. As in torch, a layer is one object under all its names: a copy
-#' of it has the same weights.
-#'
-#' `layer$eval()` turns dropout off, `layer$train()` on again. A new layer has it on.
-#'
-#' @param input_size number of features D of the input.
-#' @param hidden_size number of hidden units H.
-#' @param num_layers number of layers. Each above the first reads the output of the one below.
-#' @param bias whether there are the weights b.
-#' @param batch_first whether input and output are (N, L, ...) instead of (L, N, ...).
-#' @param dropout probability that a value between layers is set to 0 in training.
-#' @param bidirectional whether there is a second direction, from the end to the start.
-#' @param ... must be empty.
-#' @param seed of the initial weights and of dropout. By default R's own random numbers choose it, so
-#'   that [set.seed()] settles it.
-#' @param dtype the precision of the weights and of the computation: `"float32"` or `"float64"`.
-#'   Arrays are R's own numbers either way.
-#'
-#' @return A layer, which is called as a function.
-#'
-#' @examplesIf reticulate::py_module_available("elman")
-#' rnn <- nn_gru(10, 20, 2)
-#' input <- array(rnorm(5 * 3 * 10), c(5, 3, 10))
-#' h0 <- array(rnorm(2 * 3 * 20), c(2, 3, 20))
-#' output <- rnn(input, h0)
-#'
-#' # Rows of different lengths
-#' output <- rnn(input, h0, lengths = c(5, 2, 4))
-#'
-#' names(rnn$parameters)
-#' @export
-nn_gru <- function(input_size, hidden_size, num_layers = 1, bias = TRUE, batch_first = FALSE,
-                   dropout = 0, bidirectional = FALSE, ..., seed = NULL, dtype = "float32") {
-  check_empty("nn_gru", ...)
-  new_module("nn_gru", input_size, hidden_size, num_layers, bias, batch_first, dropout,
-    bidirectional, seed, dtype
-  )
-}
+# A module: a layer or a cell. Its function has the attribute `self`, an environment, so that a copy
+# of a module is the same module. `self$handle` is the engine's, and has the weights.
 
-#' Long short-term memory
-#'
-#' One or more layers, in one or two directions. Each step of a layer computes
-#'
-#' \deqn{i = \sigma(W_{ii} x + b_{ii} + W_{hi} h + b_{hi})}
-#' \deqn{f = \sigma(W_{if} x + b_{if} + W_{hf} h + b_{hf})}
-#' \deqn{g = \tanh(W_{ig} x + b_{ig} + W_{hg} h + b_{hg})}
-#' \deqn{o = \sigma(W_{io} x + b_{io} + W_{ho} h + b_{ho})}
-#' \deqn{c' = f * c + i * g}
-#' \deqn{h' = o * \tanh(c')}
-#'
-#' from the input x and the states h and c before, which are zero at first unless `hx` is given.
-#'
-#' @inheritSection nn_gru The layer
-#' @inheritSection nn_gru Weights
-#' @inheritParams nn_gru
-#' @inherit nn_gru return
-#'
-#' @examplesIf reticulate::py_module_available("elman")
-#' rnn <- nn_lstm(10, 20, 2)
-#' input <- array(rnorm(5 * 3 * 10), c(5, 3, 10))
-#' h0 <- array(rnorm(2 * 3 * 20), c(2, 3, 20))
-#' c0 <- array(rnorm(2 * 3 * 20), c(2, 3, 20))
-#' output <- rnn(input, list(h0, c0))
-#' @export
-nn_lstm <- function(input_size, hidden_size, num_layers = 1, bias = TRUE, batch_first = FALSE,
-                    dropout = 0, bidirectional = FALSE, ..., seed = NULL, dtype = "float32") {
-  check_empty("nn_lstm", ...)
-  new_module("nn_lstm", input_size, hidden_size, num_layers, bias, batch_first, dropout,
-    bidirectional, seed, dtype
-  )
-}
-
-#' Elman recurrent network
-#'
-#' One or more layers, in one or two directions. Each step of a layer computes
-#'
-#' \deqn{h' = \tanh(W_{ih} x + b_{ih} + W_{hh} h + b_{hh})}
-#'
-#' or, with `nonlinearity = "relu"`, the positive part in place of tanh, from the input x and the
-#' state h before, which is zero at first unless `hx` is given.
-#'
-#' @inheritSection nn_gru The layer
-#' @inheritSection nn_gru Weights
-#' @inheritParams nn_gru
-#' @param nonlinearity `"tanh"`, which `NULL` stands for, or `"relu"`.
-#' @inherit nn_gru return
-#'
-#' @examplesIf reticulate::py_module_available("elman")
-#' rnn <- nn_rnn(10, 20, 2)
-#' input <- array(rnorm(5 * 3 * 10), c(5, 3, 10))
-#' h0 <- array(rnorm(2 * 3 * 20), c(2, 3, 20))
-#' rnn(input, h0)
-#' @export
-nn_rnn <- function(input_size, hidden_size, num_layers = 1, nonlinearity = NULL, bias = TRUE,
-                   batch_first = FALSE, dropout = 0, bidirectional = FALSE, ..., seed = NULL,
-                   dtype = "float32") {
-  check_empty("nn_rnn", ...)
-  nonlinearity <- if (is.null(nonlinearity)) "tanh" else nonlinearity
-  new_module("nn_rnn", input_size, hidden_size, num_layers, bias, batch_first, dropout,
-    bidirectional, seed, dtype,
-    nonlinearity = nonlinearity
-  )
-}
-
-new_module <- function(name, input_size, hidden_size, num_layers, bias, batch_first, dropout,
-                       bidirectional, seed, dtype, ...) {
+new_module <- function(name, cell, is_cell, arguments, seed, dtype) {
+  self <- list2env(check_arguments(name, modifyList(one_layer, arguments)))
   check_dtype(name, dtype)
-  if (is.null(seed)) seed <- sample.int(.Machine$integer.max, 1)
-  if (dropout > 0 && num_layers == 1) {
-    warning(name, ": dropout comes between layers, and num_layers is 1", call. = FALSE)
-  }
-  self <- list2env(list(
-    name = name,
-    input_size = whole(name, "input_size", input_size),
-    hidden_size = whole(name, "hidden_size", hidden_size),
-    num_layers = whole(name, "num_layers", num_layers),
-    batch_first = batch_first,
-    directions = if (bidirectional) 2L else 1L,
-    dtype = dtype
-  ))
-  build <- python$elman[[toupper(sub("^nn_", "", name))]]
-  self$layer <- from_python(name, build(
-    self$input_size, self$hidden_size, self$num_layers,
-    bias = bias, batch_first = batch_first, dropout = dropout, bidirectional = bidirectional,
-    seed = whole(name, "seed", seed), dtype = dtype, ...
-  ))
-  self$states <- unlist(reticulate::py_to_r(self$layer$spec$cell$states))
-  self$layer$train()
-  call <- function(input, hx = NULL, lengths = NULL, reset = NULL) {
-    run(self, input, hx, lengths, reset)
+  about <- .Call(C_cell, name, cell)
+  self$name <- name
+  self$cell <- cell
+  self$is_cell <- is_cell
+  self$dtype <- dtype
+  self$states <- about[2]
+  self$directions <- if (self$bidirectional) 2 else 1
+  self$training <- TRUE
+  self$arguments <- names(arguments)
+  self$shapes <- weight_shapes(self, about[1])
+  set_weights(self, initial_weights(self, seed))
+  call <- if (is_cell) {
+    function(input, hx = NULL) run_cell(self, input, hx)
+  } else {
+    function(input, hx = NULL, lengths = NULL, reset = NULL) {
+      run(self, input, hx, lengths, reset, self$training)
+    }
   }
   structure(call, self = self, class = c("elman_module", "function"))
 }
+
+# What a cell is as a layer.
+one_layer <- list(num_layers = 1, batch_first = FALSE, dropout = 0, bidirectional = FALSE)
+
+check_arguments <- function(name, arguments) {
+  for (size in c("input_size", "hidden_size", "num_layers")) {
+    arguments[[size]] <- count(name, size, arguments[[size]])
+  }
+  for (flag in c("bias", "batch_first", "bidirectional")) check_flag(name, flag, arguments[[flag]])
+  arguments$dropout <- dropout_of(name, arguments$dropout)
+  if (arguments$dropout > 0 && arguments$num_layers == 1) {
+    warning(name, ": dropout comes between layers, and num_layers is 1", call. = FALSE)
+  }
+  arguments
+}
+
+# --- Weights -------------------------------------------------------------------------------------
+
+# The dimensions of every weight, by name.
+weight_shapes <- function(self, gates) {
+  rows <- as.numeric(gates) * self$hidden_size
+  shapes <- lapply(seq_len(self$num_layers), function(layer) {
+    size <- if (layer == 1) self$input_size else self$directions * self$hidden_size
+    one <- list(
+      weight_ih = c(rows, size), weight_hh = c(rows, self$hidden_size),
+      bias_ih = rows, bias_hh = rows
+    )[seq_len(if (self$bias) 4 else 2)]
+    suffixes <- paste0("_l", layer, c("", "_reverse"))[seq_len(self$directions)]
+    if (self$is_cell) suffixes <- ""
+    names <- paste0(names(one), rep(suffixes, each = length(one)))
+    setNames(rep(one, self$directions), names)
+  })
+  do.call(c, shapes)
+}
+
+initial_weights <- function(self, seed) {
+  bound <- 1 / sqrt(self$hidden_size)
+  one <- function(shape) array(runif(prod(shape), -bound, bound), shape)
+  tryCatch(with_seed(seed, lapply(self$shapes, one)), error = function(e) {
+    fail(self$name, conditionMessage(e))
+  })
+}
+
+# Evaluates with random numbers of their own, if there is a seed.
+with_seed <- function(seed, expr) {
+  if (is.null(seed)) return(expr)
+  global <- globalenv()
+  before <- global$.Random.seed
+  on.exit({
+    if (is.null(before)) rm(".Random.seed", envir = global) else global$.Random.seed <- before
+  })
+  set.seed(seed)
+  expr
+}
+
+get_weights <- function(self) {
+  weights <- .Call(C_describe, self$handle)$weights
+  names(weights) <- names(self$shapes)
+  weights
+}
+
+set_weights <- function(self, weights) {
+  missing <- setdiff(names(self$shapes), names(weights))
+  unexpected <- setdiff(names(weights), names(self$shapes))
+  if (length(missing) || length(unexpected)) {
+    fail(self$name, "weights missing: ", names_text(missing), ", unexpected: ",
+      names_text(unexpected)
+    )
+  }
+  read <- function(name) {
+    shape <- self$shapes[[name]]
+    w <- weights[[name]]
+    if (inherits(w, "torch_tensor")) w <- as.array(w)
+    w <- .Call(C_weight, array_of(self$name, name, w, shape), self$dtype == "float64")
+    if (length(shape) > 1) dim(w) <- shape
+    w
+  }
+  self$handle <- .Call(C_layer, list(
+    name = self$name, cell = self$cell,
+    sizes = as.integer(c(
+      self$num_layers, self$directions, self$input_size, self$hidden_size, self$states
+    )),
+    dtype = self$dtype, weights = lapply(names(self$shapes), read)
+  ))
+}
+
+# --- What R asks of an object --------------------------------------------------------------------
 
 #' @export
 `$.elman_module` <- function(x, name) {
@@ -187,15 +123,24 @@ new_module <- function(name, input_size, hidden_size, num_layers, bias, batch_fi
       invisible(x)
     },
     train = function(mode = TRUE) {
-      self$layer$train(mode)
+      check_flag(self$name, "mode", mode)
+      self$training <- mode
       invisible(x)
     },
     eval = function() {
-      self$layer$eval()
+      self$training <- FALSE
       invisible(x)
     },
-    training = reticulate::py_to_r(self$layer$training),
-    get_weights(self)[[name]]
+    vjp = if (self$is_cell) {
+      function(input, hx = NULL) vjp_cell(self, input, hx)
+    } else {
+      function(input, hx = NULL, lengths = NULL, reset = NULL) vjp(self, input, hx, lengths, reset)
+    },
+    if (name %in% c(self$arguments, "training", "dtype")) {
+      self[[name]]
+    } else {
+      get_weights(self)[[name]]
+    }
   )
 }
 
@@ -213,118 +158,80 @@ new_module <- function(name, input_size, hidden_size, num_layers, bias, batch_fi
 
 #' @export
 print.elman_module <- function(x, ...) {
-  self <- attr(x, "self")
-  text <- reticulate::py_str(self$layer)
-  cat(self$name, sub("^[A-Z]+", "", text), "\n", sep = "")
+  cat(written(attr(x, "self")), "\n", sep = "")
   invisible(x)
 }
 
-# --- Calls ---------------------------------------------------------------------------------------
-
-run <- function(self, input, hx, lengths, reset) {
-  if (inherits(input, "elman_packed_sequence")) {
-    if (!is.null(lengths) || !is.null(reset)) {
-      stop(self$name, ": lengths and reset go with padded input, got a packed sequence",
-        call. = FALSE
-      )
-    }
-    return(run_packed(self, input, hx))
-  }
-  axes <- if (self$batch_first) c("N", "L", "D") else c("L", "N", "D")
-  check_numeric(self$name, "input", input)
-  if (length(dim(input)) != 3 || dim(input)[3] != self$input_size) {
-    stop(self$name, ": input must be an array (", paste(axes, collapse = ", "), ") with D = ",
-      self$input_size, ", got ", shape_text(input),
-      call. = FALSE
-    )
-  }
-  L <- dim(input)[axes == "L"]
-  N <- dim(input)[axes == "N"]
-  if (L == 0) stop(self$name, ": input must have at least one step, got none", call. = FALSE)
-  if (!is.null(hx)) hx <- states_to_numpy(self, hx, N)
-  if (!is.null(lengths)) {
-    check_lengths(self$name, lengths, N, 0, L)
-    lengths <- to_numpy(lengths, "int64")
-  }
-  if (!is.null(reset)) {
-    if (!is.logical(reset) || anyNA(reset)) {
-      stop(self$name, ": reset must be TRUE or FALSE throughout, got ", class(reset)[1],
-        call. = FALSE
-      )
-    }
-    check_shape(self$name, "reset", reset, dim(input)[1:2])
-    reset <- to_numpy(reset, "bool")
-  }
-  forward <- self$layer$`__call__`
-  result <- from_python(self$name, forward(to_numpy(input, self$dtype), hx, lengths, reset))
-  output <- from_numpy(reticulate::py_get_item(result, 0L))
-  list(output, states_from_numpy(self, reticulate::py_get_item(result, 1L)))
-}
-
-# One state is an array, two are a list here and a tuple in Python.
-states_to_numpy <- function(self, hx, N) {
-  shape <- c(self$num_layers * self$directions, N, self$hidden_size)
-  read <- function(name, x) {
-    check_numeric(self$name, name, x)
-    check_shape(self$name, name, x, shape)
-    to_numpy(x, self$dtype)
-  }
-  if (length(self$states) == 1) return(read("hx", hx))
-  names <- paste0(self$states, "_0")
-  if (!is.list(hx) || length(hx) != length(names)) {
-    stop(self$name, ": hx must be list(", names_text(names), "), got ",
-      if (is.list(hx)) paste("a list of", length(hx)) else class(hx)[1],
-      call. = FALSE
-    )
-  }
-  do.call(reticulate::tuple, unname(Map(read, names, hx)))
-}
-
-states_from_numpy <- function(self, states) {
-  if (length(self$states) == 1) return(from_numpy(states))
-  lapply(seq_along(self$states) - 1L, function(i) from_numpy(reticulate::py_get_item(states, i)))
-}
-
-run_packed <- function(self, input, hx) {
-  padded <- nn_utils_rnn_pad_packed_sequence(input, self$batch_first)
-  result <- run(self, padded[[1]], hx, padded[[2]], NULL)
-  sorted <- is.null(input$sorted_indices)
-  output <- nn_utils_rnn_pack_padded_sequence(result[[1]], padded[[2]], self$batch_first, sorted)
-  list(output, result[[2]])
-}
-
-# --- Weights: Python counts layers from 0, R from 1 ----------------------------------------------
-
-get_weights <- function(self) {
-  weights <- self$layer$state_dict()
-  names <- reticulate::py_to_r(python$builtins$list(weights))
-  arrays <- lapply(names, function(name) from_numpy(reticulate::py_get_item(weights, name)))
-  names(arrays) <- count_layers(names, 1)
-  arrays
-}
-
-set_weights <- function(self, weights) {
-  expected <- get_weights(self)
-  missing <- setdiff(names(expected), names(weights))
-  unexpected <- setdiff(names(weights), names(expected))
-  if (length(missing) || length(unexpected)) {
-    stop(self$name, ": weights missing: ", names_text(missing), ", unexpected: ",
-      names_text(unexpected),
-      call. = FALSE
-    )
-  }
-  for (name in names(expected)) {
-    check_numeric(self$name, name, weights[[name]])
-    check_shape(self$name, name, weights[[name]], shape(expected[[name]]))
-  }
-  arrays <- lapply(weights, to_numpy, dtype = self$dtype)
-  names(arrays) <- count_layers(names(arrays), -1)
-  from_python(self$name, self$layer$load_state_dict(arrays))
-}
-
-count_layers <- function(names, by) {
-  layer <- as.integer(sub(".*_l([0-9]+).*", "\\1", names))
-  mapply(function(name, k) sub("_l[0-9]+", paste0("_l", k + by), name), names, layer,
-    USE.NAMES = FALSE
+# The call that makes such a layer, without what is as by default.
+written <- function(self) {
+  defaults <- list(
+    num_layers = 1, nonlinearity = "tanh", bias = TRUE, batch_first = FALSE, dropout = 0,
+    bidirectional = FALSE, dtype = "float32"
   )
+  given <- Filter(function(name) !identical(self[[name]], defaults[[name]]), names(defaults))
+  given <- intersect(given, c(self$arguments, "dtype"))
+  sizes <- paste(self$input_size, self$hidden_size, sep = ", ")
+  text <- vapply(given, function(name) paste0(name, " = ", deparse1(self[[name]])), "")
+  paste0(self$name, "(", paste(c(sizes, text), collapse = ", "), ")")
+}
+
+#' Methods of layers and cells
+#'
+#' `summary()` gives the shape of every weight and how many numbers they are, `coef()` the weights,
+#' and `predict()` the output in evaluation, without dropout. [saveRDS()] and [readRDS()] keep a
+#' layer as any other object.
+#'
+#' @param object,x a layer or cell, or a summary of one.
+#' @param input what the layer takes.
+#' @param ... for `predict()` further arguments of the layer: `hx`, `lengths`, `reset`; else unused.
+#'
+#' @return `summary()`: a list of `layer`, the call that makes one, and `weights`, a data frame of
+#'   `name`, `shape` and `values`. `coef()`: a list of arrays. `predict()`: an array, the output.
+#'
+#' @examples
+#' layer <- nn_gru(10, 20, 2, dropout = 0.5)
+#' summary(layer)
+#' dim(coef(layer)$weight_ih_l1)
+#' dim(predict(layer, array(0, c(5, 3, 10)), lengths = c(5, 2, 4)))
+#' @name elman_module
+NULL
+
+#' @rdname elman_module
+#' @export
+summary.elman_module <- function(object, ...) {
+  self <- attr(object, "self")
+  weights <- data.frame(
+    name = names(self$shapes),
+    shape = vapply(self$shapes, function(s) paste0("(", paste(s, collapse = ", "), ")"), ""),
+    values = vapply(self$shapes, prod, 0),
+    row.names = NULL
+  )
+  structure(list(layer = written(self), weights = weights), class = "summary.elman_module")
+}
+
+#' @rdname elman_module
+#' @export
+print.summary.elman_module <- function(x, ...) {
+  cat(x$layer, "\n", sep = "")
+  print(x$weights, row.names = FALSE, right = FALSE)
+  cat(sum(x$weights$values), "values\n")
+  invisible(x)
+}
+
+#' @rdname elman_module
+#' @export
+coef.elman_module <- function(object, ...) get_weights(attr(object, "self"))
+
+#' @rdname elman_module
+#' @export
+predict.elman_module <- function(object, input, ...) {
+  self <- attr(object, "self")
+  if (self$is_cell) {
+    result <- object(input, ...)
+    return(if (is.list(result)) result[[1]] else result)
+  }
+  in_evaluation <- function(input, hx = NULL, lengths = NULL, reset = NULL) {
+    run(self, input, hx, lengths, reset, FALSE)[[1]]
+  }
+  in_evaluation(input, ...)
 }

@@ -1,7 +1,7 @@
 #' Pack rows of different lengths
 #'
-#' Lay the steps of all rows one behind the other, without what is past their ends: the first step of
-#' every row, then the second of those that have one, and so on. [nn_rnn()], [nn_gru()] and
+#' Lay the steps of all rows one behind the other, without what is past their ends: the first step
+#' of every row, then the second of those that have one, and so on. [nn_rnn()], [nn_gru()] and
 #' [nn_lstm()] take the result in place of padded input, and return one;
 #' [nn_utils_rnn_pad_packed_sequence()] is the inverse.
 #'
@@ -22,17 +22,16 @@
 nn_utils_rnn_pack_padded_sequence <- function(input, lengths, batch_first = FALSE,
                                               enforce_sorted = TRUE) {
   name <- "nn_utils_rnn_pack_padded_sequence"
-  check_numeric(name, "input", input)
+  input <- numbers_of(name, "input", input)
   if (length(dim(input)) != 3) {
     axes <- if (batch_first) "(N, L, D)" else "(L, N, D)"
-    stop(name, ": input must be an array ", axes, ", got ", shape_text(input), call. = FALSE)
+    fail(name, "input must be an array ", axes, ", got ", shape_text(input))
   }
   if (batch_first) input <- aperm(input, c(2, 1, 3))
-  check_lengths(name, lengths, dim(input)[2], 1, dim(input)[1])
+  lengths <- lengths_of(name, lengths, dim(input)[2], 1, dim(input)[1])
   if (enforce_sorted && is.unsorted(-lengths)) {
-    stop(name, ": lengths must not increase, got ", paste(lengths, collapse = ", "),
-      "; enforce_sorted = FALSE takes them in any order",
-      call. = FALSE
+    fail(name, "lengths must not increase, got ", paste(lengths, collapse = ", "),
+      "; enforce_sorted = FALSE takes them in any order"
     )
   }
   order <- order(-lengths)
@@ -64,12 +63,12 @@ nn_utils_rnn_pad_packed_sequence <- function(sequence, batch_first = FALSE, padd
                                              total_length = NULL) {
   name <- "nn_utils_rnn_pad_packed_sequence"
   if (!inherits(sequence, "elman_packed_sequence")) {
-    stop(name, ": sequence must be a packed sequence, got ", class(sequence)[1], call. = FALSE)
+    fail(name, "sequence must be a packed sequence, got ", class(sequence)[1])
   }
   steps <- length(sequence$batch_sizes)
   total <- if (is.null(total_length)) steps else whole(name, "total_length", total_length)
   if (total < steps) {
-    stop(name, ": total_length must be at least ", steps, ", got ", total, call. = FALSE)
+    fail(name, "total_length must be at least ", steps, ", got ", total)
   }
   N <- sequence$batch_sizes[1]
   batch_sizes <- c(sequence$batch_sizes, rep(0, total - steps))

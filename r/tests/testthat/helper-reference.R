@@ -96,9 +96,28 @@ expect_result <- function(got, want, tolerance = 1e-12) {
   expect_close(got, want, tolerance)
 }
 
+refused <- function(expr, message) expect_error(expr, message, fixed = TRUE)
+
 layers <- list(
   gru = function(...) nn_gru(...),
   lstm = function(...) nn_lstm(...),
   tanh = function(...) nn_rnn(...),
   relu = function(...) nn_rnn(..., nonlinearity = "relu")
+)
+
+# What a script prints that runs in a new R, with environment variables.
+in_another_process <- function(script, environment = character()) {
+  path <- tempfile(fileext = ".R")
+  on.exit(unlink(path))
+  writeLines(c(deparse(call(".libPaths", .libPaths())), script), path)
+  rscript <- file.path(R.home("bin"), "Rscript")
+  said <- system2(rscript, shQuote(path), stdout = TRUE, stderr = TRUE, env = environment)
+  paste(said, collapse = "\n")
+}
+
+cells <- list(
+  gru = function(...) nn_gru_cell(...),
+  lstm = function(...) nn_lstm_cell(...),
+  tanh = function(...) nn_rnn_cell(...),
+  relu = function(...) nn_rnn_cell(..., nonlinearity = "relu")
 )

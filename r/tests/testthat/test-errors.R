@@ -1,5 +1,3 @@
-refused <- function(expr, message) expect_error(expr, message, fixed = TRUE)
-
 test_that("the constructors refuse what cannot be", {
   refused(nn_gru(3.5, 4), "nn_gru: input_size must be a whole number, got 3.5")
   refused(nn_gru(3, "four"), "nn_gru: hidden_size must be a whole number, got \"four\"")
@@ -12,7 +10,11 @@ test_that("the constructors refuse what cannot be", {
     "nn_gru: dtype must be float32 or float64, got \"float16\""
   )
   refused(nn_lstm(3, 4, dtype = NULL), "nn_lstm: dtype must be float32 or float64, got NULL")
-  refused(nn_gru(3, 4, bias = "yes"), "nn_gru: bias must be a bool, got 'yes'")
+  refused(nn_gru(3, 4, bias = "yes"), "nn_gru: bias must be TRUE or FALSE, got \"yes\"")
+  refused(nn_gru(3, 4, bidirectional = NA), "nn_gru: bidirectional must be TRUE or FALSE, got NA")
+  refused(nn_gru(3, 4, dropout = "a"), "nn_gru: dropout must be a number, got \"a\"")
+  refused(nn_gru(3e9, 4), "nn_gru: input_size must be at most 2147483647, got 3e+09")
+  refused(nn_gru(2e9, 2e9), "nn_gru: ")
   refused(nn_gru(3, 4, proj_size = 2), "nn_gru: unexpected arguments: proj_size")
   refused(nn_lstm(3, 4, proj_size = 2), "nn_lstm: unexpected arguments: proj_size")
   refused(nn_lstm(3, 0), "nn_lstm: hidden_size must be at least 1, got 0")
@@ -69,10 +71,63 @@ test_that("an LSTM refuses states that do not fit", {
   refused(layer(x[, , 1:2], list(state, state)), "nn_lstm: input must be an array (L, N, D)")
 })
 
-test_that("NaN goes through, and into no other row", {
+test_that("vjp refuses gradients that do not fit", {
   x <- array(0, c(5, 2, 3))
-  x[1, 1, 1] <- NaN
-  output <- nn_gru(3, 4)(x)[[1]]
-  expect_true(all(is.nan(output[, 1, ])))
-  expect_false(anyNA(output[, 2, ]))
+  back <- nn_lstm(3, 4, 2)$vjp(x)$vjp
+  state <- array(0, c(2, 2, 4))
+  refused(back(x), "nn_lstm: d_output must have the dimensions (5, 2, 4), got (5, 2, 3)")
+  refused(back("a"), "nn_lstm: d_output must be numeric, got character")
+  refused(back(NULL, state), "nn_lstm: d_hx must be list(d_h_n, d_c_n), got array")
+  refused(
+    back(NULL, list(NULL, x)),
+    "nn_lstm: d_c_n must have the dimensions (2, 2, 4), got (5, 2, 3)"
+  )
+  refused(
+    nn_gru(3, 4)$vjp(x)$vjp(NULL, state),
+    "nn_gru: d_hx must have the dimensions (1, 2, 4), got (2, 2, 4)"
+  )
+  refused(
+    nn_gru(3, 4)$vjp(nn_utils_rnn_pack_padded_sequence(x, c(5, 3))),
+    "nn_gru: vjp takes padded input and lengths, got a packed sequence"
+  )
+})
+
+test_that("a cell refuses what does not fit", {
+  refused(nn_gru_cell(0, 4), "nn_gru_cell: input_size must be at least 1, got 0")
+  refused(nn_rnn_cell(3, 4, nonlinearity = "sine"), "nn_rnn_cell: nonlinearity must be 'tanh' or")
+  refused(nn_lstm_cell(3, 4, num_layers = 2), "nn_lstm_cell: unexpected arguments: num_layers")
+  refused(nn_gru_cell(3, 4, dtype = "half"), "nn_gru_cell: dtype must be float32 or float64")
+  cell <- nn_gru_cell(3, 4)
+  refused(cell(1:4), "nn_gru_cell: input must be an array (N, D) or D numbers with D = 3, got (4)")
+  refused(cell(array(0, c(5, 2, 3))), "got (5, 2, 3)")
+  refused(cell("a"), "nn_gru_cell: input must be numeric, got character")
+  refused(cell(1:3, matrix(0, 1, 4)), "nn_gru_cell: hx must have the dimensions (4), got (1, 4)")
+  refused(
+    cell(matrix(0, 2, 3), matrix(0, 3, 4)),
+    "nn_gru_cell: hx must have the dimensions (2, 4), got (3, 4)"
+  )
+  lstm <- nn_lstm_cell(3, 4)
+  refused(lstm(1:3, numeric(4)), "nn_lstm_cell: hx must be list(h, c), got numeric")
+  refused(lstm(1:3, list(numeric(4), 1)), "nn_lstm_cell: c must have the dimensions (4), got (1)")
+  refused(lstm$vjp(1:3)$vjp(numeric(4)), "nn_lstm_cell: d_hx must be list(d_h, d_c), got numeric")
+})
+
+test_that("NaN and NA go through without a warning, and into no other row", {
+  for (missing in c(NaN, NA)) {
+    for (dtype in c("float32", "float64")) {
+      x <- array(0, c(5, 2, 3))
+      x[1, 1, 1] <- missing
+      output <- expect_silent(nn_gru(3, 4, dtype = dtype)(x))[[1]]
+      expect_true(all(is.na(output[, 1, ])))
+      expect_false(anyNA(output[, 2, ]))
+    }
+  }
+  counts <- array(c(NA, 1:29), c(5, 2, 3))
+  expect_true(all(is.na(nn_gru(3, 4)(counts)[[1]][, 1, ])))
+})
+
+test_that("an instruction set that is not to be had is an error", {
+  script <- "library(elman); tryCatch(nn_gru(3, 4), error = function(e) cat(conditionMessage(e)))"
+  said <- in_another_process(script, "ELMAN_ISA=sse")
+  expect_match(said, "nn_gru: ELMAN_ISA: expected portable, avx2 or avx512", fixed = TRUE)
 })

@@ -102,7 +102,27 @@ test_that("dropout lies between layers, in training", {
   expect_false(layer$eval()$training)
   expect_result(layer(x), naive("gru", layer$parameters, x, array(0, c(2, 2, 4))), 1e-6)
   expect_true(layer$train()$training)
+  all <- nn_gru(3, 4, 2, dropout = 1)
+  nothing <- all$parameters
+  nothing$weight_ih_l2[] <- 0
+  expect_result(all(x), naive("gru", nothing, x, array(0, c(2, 2, 4))), 1e-6)
   expect_warning(nn_gru(3, 4, dropout = 0.5), "nn_gru: dropout comes between layers")
+})
+
+test_that("dropout keeps the mean, and set.seed settles it", {
+  layer <- nn_rnn(1, 50, 2, dropout = 0.3, nonlinearity = "relu", dtype = "float64")
+  weights <- lapply(layer$parameters, function(w) 0 * w)
+  weights$bias_ih_l1[] <- 1
+  weights$weight_ih_l2 <- diag(50)
+  layer$load_state_dict(weights)
+  x <- array(0, c(40, 10, 1))
+  set.seed(5)
+  output <- layer(x)[[1]]
+  expect_true(all(output == 0 | output == 1 / 0.7))
+  # 20000 draws: five standard deviations of the share.
+  expect_lt(abs(mean(output == 0) - 0.3), 5 * sqrt(0.3 * 0.7 / 20000))
+  set.seed(5)
+  expect_identical(layer(x)[[1]], output)
 })
 
 test_that("set.seed settles the initial weights", {
@@ -112,13 +132,23 @@ test_that("set.seed settles the initial weights", {
   })
   expect_identical(weights[[1]], weights[[2]])
   expect_false(identical(weights[[1]], weights[[3]]))
-  expect_identical(nn_gru(3, 4, seed = 1)$parameters, nn_gru(3, 4, seed = 1)$parameters)
+  set.seed(9)
+  first <- nn_gru(3, 4, seed = 1)
+  after <- runif(1)
+  expect_identical(first$parameters, nn_gru(3, 4, seed = 1)$parameters)
+  set.seed(9)
+  expect_identical(runif(1), after)
   expect_lte(max(abs(unlist(weights))), 1 / sqrt(4))
   expect_gt(max(abs(unlist(weights))), 0.9 / sqrt(4))
 })
 
 test_that("a layer prints as it is written", {
-  expect_output(print(nn_gru(3, 4, 2)), "nn_gru(3, 4, num_layers=2)", fixed = TRUE)
+  expect_output(print(nn_gru(3, 4, 2)), "nn_gru(3, 4, num_layers = 2)", fixed = TRUE)
   expect_output(print(nn_rnn(3, 4)), "nn_rnn(3, 4)", fixed = TRUE)
-  expect_output(print(nn_lstm(3, 4)), "nn_lstm(3, 4)", fixed = TRUE)
+  expect_output(
+    print(nn_rnn(3, 4, nonlinearity = "relu", bias = FALSE, dtype = "float64")),
+    "nn_rnn(3, 4, nonlinearity = \"relu\", bias = FALSE, dtype = \"float64\")",
+    fixed = TRUE
+  )
+  expect_output(print(nn_lstm_cell(3, 4)), "nn_lstm_cell(3, 4)", fixed = TRUE)
 })

@@ -51,7 +51,12 @@ constinit const Kernels kernels = {ELMAN_STRING(ELMAN_ISA),
                                    Table<float, float, Cells>::size,
                                    Table<float, float, Cells>::kernels,
                                    Table<double, double, Cells>::kernels,
+#if defined(ELMAN_NO_HALF)  // half the time to compile, for packages that have no such weights
+                                   nullptr,
+                                   nullptr};
+#else
                                    Table<float, bfloat16, Cells>::kernels,
                                    Table<float, float16, Cells>::kernels};
+#endif
 
 }  // namespace elman::ELMAN_ISA
