@@ -135,6 +135,23 @@ def test_pytorch_refuses_what_torchs_layer_would_take():
 
 
 @needs_torch
+def test_pytorch_lays_nothing_out_for_cudnn(monkeypatch):
+    """Which knows no such mode: a move to a GPU would end in its error."""
+    from torch import nn
+
+    import elman.torch
+
+    flattened = []
+    monkeypatch.setattr(nn.RNNBase, "flatten_parameters", lambda self: flattened.append(self))
+    for reset_after in (True, False):
+        layer = elman.torch.GRU(3, 5, reset_after=reset_after)
+        flattened.clear()
+        layer.double()
+        layer.flatten_parameters()
+        assert bool(flattened) == reset_after
+
+
+@needs_torch
 @pytest.mark.parametrize("kind", ["GRU", "GRUCell"])
 def test_pytorch_keeps_it(kind):
     """In copies, pickles and repr; and accelerate neither makes it nor takes it for torch's."""

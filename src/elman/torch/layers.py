@@ -446,6 +446,11 @@ class GRU(_Layer):
         """Whether the reset gate is applied after the recurrent product."""
         return self._cell.gated is None
 
+    def flatten_parameters(self) -> None:
+        """As torch's layer, on a GPU, for cuDNN; which has no other GRU, and would raise."""
+        if self.reset_after:
+            super().flatten_parameters()
+
     def extra_repr(self) -> str:
         """The arguments that are not defaults."""
         return super().extra_repr() + ("" if self.reset_after else ", reset_after=False")
