@@ -75,7 +75,7 @@ def test_silero_vads_safetensors(silero):
 
 def test_silero_vads_lstm_computes_the_same(silero, tmp_path):
     """The part of its model that is an LSTM, cut out and run by ONNX Runtime."""
-    onnx = pytest.importorskip("onnx")
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed; models are read by it")
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     from elman import onnx as ours
 
