@@ -335,33 +335,15 @@ ELMAN_INLINE Vector<T> load_pieces(const T* low, const T* high) {
   return (Vector<T>)_mm256_insertf128_ps(_mm256_castps128_ps256(piece(low)), piece(high), 1);
 }
 
-template <class Half>
-  requires requires(Half h) { h.bits; }
-ELMAN_INLINE Vector<float> load_pieces(const Half* low, const Half* high) {
-  long long piece[2];
-  __builtin_memcpy(&piece[0], low, sizeof piece[0]);
-  __builtin_memcpy(&piece[1], high, sizeof piece[1]);
-  return widen((Halves)_mm_set_epi64x(piece[1], piece[0]), Half{});
-}
-
 template <class T, class Row>
-ELMAN_INLINE Vector<T> load_column(T, Row row, index k) {
+ELMAN_INLINE Vector<T> load_column(Row row, index k) {
   Vector<T> column;
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes<T>; ++i) column[i] = row(i)[k];
   return column;
 }
 
-template <class Half, class Row>
-  requires requires(Half h) { h.bits; }
-ELMAN_INLINE Vector<float> load_column(Half, Row row, index k) {
-  Halves column;
-#pragma GCC unroll 16
-  for (int i = 0; i < kLanes<float>; ++i) column[i] = row(i)[k].bits;
-  return widen(column, Half{});
-}
-
-template <class T, class W, class Row>
+template <class T, class Row>
 ELMAN_INLINE void load_columns(Vector<T> (&to)[kTurned<T>], Row row, index count) {
   if (count == kTurned<T>) {
 #pragma GCC unroll 16
@@ -370,7 +352,7 @@ ELMAN_INLINE void load_columns(Vector<T> (&to)[kTurned<T>], Row row, index count
   } else {
 #pragma GCC unroll 16
     for (int k = 0; k < kTurned<T>; ++k) {
-      if (k < count) to[k] = load_column(W{}, row, k);
+      if (k < count) to[k] = load_column<T>(row, k);
     }
   }
 }
@@ -378,7 +360,7 @@ ELMAN_INLINE void load_columns(Vector<T> (&to)[kTurned<T>], Row row, index count
 template <class T>
 inline constexpr int kTurned = kLanes<T>;
 
-template <class T, class W, class Row>
+template <class T, class Row>
 ELMAN_INLINE void load_columns(Vector<T> (&to)[kTurned<T>], Row row, index count) {
 #pragma GCC unroll 16
   for (int i = 0; i < kTurned<T>; ++i) {

@@ -58,7 +58,7 @@ struct UnitRows {
   ELMAN_INLINE void turn(Vector<T> (&acc)[R][P * G], const T* const (&x)[R], int v, const T* rows,
                          index k, index count) const {
     Vector<T> column[kTurned<T>];
-    load_columns<T, T>(column, [&](int i) { return rows + offset(i); }, count);
+    load_columns<T>(column, [&](int i) { return rows + offset(i); }, count);
 #pragma GCC unroll 16
     for (int i = 0; i < kTurned<T>; ++i) {
       if (i >= count) break;
