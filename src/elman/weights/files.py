@@ -67,7 +67,7 @@ def require_regular(path: Path) -> None:
 
 
 def read_safetensors(title: str, path: Path) -> tuple[dict[str, Array], dict[str, str]]:
-    """Every tensor by its name, and the file's metadata. Needs the package safetensors.
+    """Every tensor by its name, as they lie in the file, and the file's metadata. Needs safetensors.
 
     Raises ValueError, opening with the title, where the file is no safetensors file or holds a type
     that NumPy does not have. Of bfloat16 needs the package ml_dtypes.
@@ -90,7 +90,9 @@ def read_safetensors(title: str, path: Path) -> tuple[dict[str, Array], dict[str
         raise ValueError(f"{title}: {where!r} holds a shape that NumPy does not have: {e}") from e
     # A file that loads begins with its header's size and the header.
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return tensors, cast(dict[str, str], header.get("__metadata__") or {})
+    metadata = cast(dict[str, str], header.pop("__metadata__", None) or {})
+    # They come in an order that changes from run to run.
+    return {name: tensors[name] for name in header}, metadata
 
 
 def write_safetensors(
