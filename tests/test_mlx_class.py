@@ -247,6 +247,7 @@ def test_accelerate():
     gru, want = model.gru, model(x)
     names = accelerate(model)
     assert sorted(names) == ["gru", "lstm", "rows.1.rnn"]
+    assert names.left == {"derived": "Derived is a class of its own"}
     assert model.gru is gru
     assert type(gru) is elman.mlx.GRU
     assert type(model.lstm) is elman.mlx.LSTM
@@ -269,6 +270,12 @@ def test_accelerate():
     paths.clear()
     assert np.array_equal(model(x), want)
     assert paths == {"kernel": 2}
+
+
+def test_accelerate_a_model_without_any():
+    with pytest.warns(UserWarning, match="the model has no recurrent layer") as told:
+        assert accelerate(nn.Linear(3, 4)) == []
+    assert told[0].filename == __file__
 
 
 @every_kind

@@ -376,3 +376,16 @@ def test_wrong_reset(reset, got):
     layer, _ = pair("RNN")
     with pytest.raises(ValueError, match=r"RNN: reset must be booleans of shape \(4, 7\), " + got):
         layer(mx.zeros((N, L, D)), reset=reset)
+
+
+def test_lengths_that_lie_outside_where_nobody_sees_them():
+    """Within mx.compile they count as 0 or L; outside of it they are refused."""
+    gru = elman.mlx.GRU(D, H, bidirectional=True)
+    x = mx.random.normal((N, L, D))
+    compiled = mx.compile(lambda x, n: gru(x, lengths=n, return_state=True))
+    given, meant = mx.array([L + 3, -2, 2, L]), mx.array([L, 0, 2, L])
+    found = [dict(enumerate(map(np.array, compiled(x, n)))) for n in (given, meant)]
+    assert_all_same_bits(*found)
+    assert_all_close(found[0], dict(enumerate(gru(x, lengths=meant, return_state=True))))
+    with pytest.raises(ValueError, match=r"GRU: lengths"):
+        gru(x, lengths=given)

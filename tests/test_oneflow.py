@@ -644,6 +644,18 @@ def test_packed_on_oneflows_layer(name):
     assert_close(got.data.numpy(), want.data.numpy())
 
 
+def test_lengths_that_lie_outside_where_nobody_sees_them():
+    """In a graph they count as 0 or L; outside of one they are refused."""
+    gru = elman.oneflow.GRU(3, 4, bidirectional=True)
+    x, graph = flow.tensor(randn(6, 4, 3)), Graph(gru)
+    given, meant = flow.tensor([9, -2, 2, 6]), flow.tensor([6, 0, 2, 6])
+    found = graph(x, given).numpy()
+    np.testing.assert_array_equal(found, graph(x, meant).numpy())
+    assert_close(found, gru(x, lengths=meant)[0].numpy())
+    with pytest.raises(RuntimeError, match="GRU: lengths"):
+        gru(x, lengths=given)
+
+
 def test_require():
     gru = elman.oneflow.GRU(3, 4)
     with require("scan"), pytest.raises(RuntimeError, match="'scan' is required"):
@@ -869,7 +881,9 @@ def test_accelerate():
     x, h, before = randn(6, 3, 4), randn(4, 3, 5), classes(model)
     parameters = [id(p) for p in model.parameters()]
     want = run(model, x, h)
-    assert accelerate(model) == NAMES
+    names = accelerate(model)
+    assert names == NAMES
+    assert names.left == {"mine": "MyGRU is a class of its own"}
     assert accelerate(model) == []
     assert [id(p) for p in model.parameters()] == parameters
     assert type(model.encoder) is elman.oneflow.GRU

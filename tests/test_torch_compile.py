@@ -19,6 +19,7 @@ from test_torch_layers import (
     twins,
 )
 from torch import nn
+from torch._dynamo.exc import Unsupported
 from torch.utils._pytree import tree_leaves, tree_map
 
 import elman.torch
@@ -281,14 +282,29 @@ def test_lengths_out_of_range_in_a_graph():
 
 
 @pytest.mark.parametrize("name", ["GRU", "LSTM"])
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # dynamo's own, where a graph breaks
 def test_accelerated_model(name):
-    """What torch.compile refuses of torch.nn.GRU it takes of one that is accelerated."""
+    """It breaks the graph at an instance of torch.nn.GRU, which the engine then runs.
+
+    There is one graph if that is allowed, or if the layer was built as Elman's.
+    """
     torch.manual_seed(0)
     model = Classifier(getattr(nn, name)(3, 5))
     x = torch.randn(6, 4, 3)
     expected = model(x)
     elman.torch.accelerate(model)
-    agree({"y": torch.compile(model, **traced)(x)}, {"y": expected})
+    with elman.torch.require("kernel"):
+        agree({"y": torch.compile(model, backend="aot_eager")(x)}, {"y": expected})
+    torch.compiler.reset()
+    with pytest.raises(Unsupported, match="RNN, GRU, or LSTM"):
+        torch.compile(model, **traced)(x)
+    torch.compiler.reset()
+    with torch._dynamo.config.patch(allow_rnn=True):
+        agree({"y": torch.compile(model, **traced)(x)}, {"y": expected})
+    with elman.torch.install():
+        built = Classifier(getattr(nn, name)(3, 5))
+    built.load_state_dict(model.state_dict())
+    agree({"y": torch.compile(built, **traced)(x)}, {"y": expected})
 
 
 @pytest.mark.parametrize("kind", ["gru", "lstm_proj"])
@@ -428,8 +444,24 @@ def test_jit_script(name):
     assert type(model[0]) is getattr(elman.torch, name)
     accelerated = nn.Sequential(getattr(nn, name)(3, 4))
     elman.torch.accelerate(accelerated)
+    for module in (accelerated, accelerated[0]):
+        for script in (torch.jit.script, Scripted):
+            with pytest.raises(NotImplementedError, match=f"{name}: .* undo=True"):
+                script(module)
     elman.torch.accelerate(accelerated, undo=True)
     torch.jit.script(accelerated)
+
+
+class Scripted(torch.jit.ScriptModule):
+    """The other way to have a module compiled."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    @torch.jit.script_method
+    def forward(self, x):
+        return self.inner(x)
 
 
 class Reader(nn.Module):

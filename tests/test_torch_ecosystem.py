@@ -88,7 +88,7 @@ class Classifier(nn.Module):
         self.linear = nn.Linear(2 * hidden, CLASSES)
 
     def forward(self, x, lengths):
-        if isinstance(self.gru, nn.GRU):
+        if not isinstance(self.gru, elman.torch.GRU):
             packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
             output, _ = pad_packed_sequence(self.gru(packed)[0], True, total_length=LONGEST)
         else:
@@ -150,6 +150,7 @@ def test_lightning(tmp_path):
 
 def test_skorch():
     skorch = pytest.importorskip("skorch", reason="skorch is not installed")
+    from sklearn.base import clone
     from sklearn.model_selection import GridSearchCV, cross_val_score
 
     x, _, classes = recordings()
@@ -182,6 +183,23 @@ def test_skorch():
         scores.append([net.score(x.numpy(), classes.numpy()), *folds])
     np.testing.assert_allclose(scores[0], scores[1], atol=1 / 30)  # one of a fold's rows
     assert min(scores[0]) > 0.8
+
+    # A clone, and every fit, builds the module anew.
+    class Plain(OfOneArray):
+        def __init__(self):
+            super().__init__(nn.GRU)  # by the name that install changes
+
+    def losses(net):
+        return [row["train_loss"] for row in net.fit(x.numpy(), classes.numpy()).history]
+
+    plain = skorch.NeuralNetClassifier(
+        Plain, criterion=nn.NLLLoss, max_epochs=4, train_split=None, verbose=0
+    )
+    expected = losses(plain)
+    with elman.torch.install():
+        for built in (plain, clone(plain)):
+            assert losses(built) == pytest.approx(expected, rel=1e-4)
+            assert type(built.module_.gru) is elman.torch.GRU
     search = GridSearchCV(net.set_params(max_epochs=3), {"module__hidden": [4, 16]}, cv=2)
     assert search.fit(x.numpy(), classes.numpy()).best_params_["module__hidden"] in (4, 16)
 
@@ -270,6 +288,12 @@ def test_torchrl():
     def theirs():
         return GRUModule(gru=nn.GRU(1, HIDDEN, batch_first=True), **keys)
 
+    def accelerated():
+        module = theirs()
+        assert elman.torch.accelerate(module) == ["gru"]
+        assert module.make_cudnn_based() is module  # it has torch's class, and keeps it
+        return module
+
     def learn(make_memory, iterations):
         torch.manual_seed(0)
         memory = make_memory()
@@ -303,7 +327,9 @@ def test_torchrl():
 
     losses, rewards = learn(ours, 30)
     assert np.mean(rewards[-5:]) > 0.9 > 0.7 > np.mean(rewards[:3])
-    assert losses[:5] == pytest.approx(learn(theirs, 5)[0], rel=1e-4)
+    expected = learn(theirs, 5)[0]
+    assert losses[:5] == pytest.approx(expected, rel=1e-4)
+    assert learn(accelerated, 5)[0] == pytest.approx(expected, rel=1e-4)
 
 
 close = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-5)
@@ -495,6 +521,14 @@ def test_neuralforecast(recurrent, times):
     losses = [[loss for _, loss in f.models[0].train_trajectories] for f in (stock, ours)]
     assert len(losses[0]) == 5
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+    with elman.torch.install():  # for what is built at every fit
+        rebuilt = forecaster(model())
+        for use_init_models in (False, True):
+            rebuilt.fit(series, use_init_models=use_init_models)
+            assert type(rebuilt.models[0].hist_encoder) is elman.torch.LSTM
+            again = [loss for _, loss in rebuilt.models[0].train_trajectories]
+            assert again == pytest.approx(losses[0], rel=1e-5)
 
     accelerated = copy.deepcopy(stock)
     assert elman.torch.accelerate(accelerated.models[0]) == ["hist_encoder"]

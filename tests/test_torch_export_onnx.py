@@ -1,5 +1,6 @@
 """Models with the PyTorch package's layers, exported by torch.onnx and run by ONNX Runtime."""
 
+import io
 from collections import Counter
 
 import pytest
@@ -347,3 +348,34 @@ def test_torchs_own_large_weights_are_computed_in_the_model(kind):
     stored = {initialiser.name for initialiser in program.model_proto.graph.initializer}
     ((_, (_, W, *_)),) = nodes(program, kind.upper())
     assert W not in stored
+
+
+class WithLengths(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x, lengths):
+        return self.layer(x, lengths=lengths)[0]
+
+
+@pytest.mark.parametrize("name", ["RNN", "GRU", "LSTM", "GRUCell"])
+@pytest.mark.parametrize("accelerated", [True, False])
+def test_the_older_exporter_takes_torchs_own(name, accelerated):
+    """Tracing for ``dynamo=False``, which knows torch's operators; or it says what to use."""
+    torch.manual_seed(0)
+    layer = getattr(nn if accelerated else elman.torch, name)(D, H).eval()
+    if accelerated:
+        elman.torch.accelerate(layer)
+    x = torch.randn(2, D) if name == "GRUCell" else torch.randn(5, 2, D)
+    file = io.BytesIO()
+    model = nn.Sequential(layer)  # it would hand a module's own keywords on by position
+    torch.onnx.export(model, (x,), file, dynamo=False)
+    found = runtime.InferenceSession(file.getvalue()).run(None, {"input": x.numpy()})[0]
+    expected = layer(x)
+    expected = expected[0] if isinstance(expected, tuple) else expected
+    agree({"output": torch.from_numpy(found)}, {"output": expected})
+    if name != "GRUCell":
+        args = (x, torch.tensor([5, 2]))
+        with pytest.raises(RuntimeError, match=rf"^{name}: .*dynamo=False.*use dynamo=True"):
+            torch.onnx.export(WithLengths(layer), args, io.BytesIO(), dynamo=False)

@@ -223,6 +223,23 @@ def test_pack_sequence(kind):
 
 
 @every_kind
+@pytest.mark.parametrize("batch_sizes", [[3, 2, 0], [2, 0, 0]])
+def test_packed_steps_of_no_row(kind, batch_sizes):
+    """torch's layers take them, though nothing of torch's packs so."""
+    theirs, ours = twins(kind, 3, 5, 2, bidirectional=True)
+    x, hx = inputs(ours, sum(batch_sizes), 1)[0][:, 0], inputs(ours, 1, batch_sizes[0])[1]
+
+    def pack(x):
+        return PackedSequence(x, torch.tensor(batch_sizes))
+
+    with elman.torch.require("kernel"):
+        actual = run(ours, x, hx, pack)
+        empty = PackedSequence(x[:0], torch.tensor([0, 0]))
+        assert ours(empty)[0].data.shape == theirs(empty)[0].data.shape
+    agree(actual, run(theirs, x, hx, pack))
+
+
+@every_kind
 @pytest.mark.parametrize("used", [("output",), ("h_n",), ("c_n",)])
 def test_one_result_used(kind, used):
     if used == ("c_n",) and not kind.startswith("lstm"):

@@ -262,13 +262,13 @@ def takes(layer: Any, x: Shape, states: Sequence[Shape], batch: int | None = Non
     """Whether torch's layer, or OneFlow's, would take such shapes. If not, it says so best itself.
 
     `layer` has torch's attributes. x is (L, N, D), (N, L, D) with batch_first, (L, D), or packed,
-    (rows, D), with its `batch`; there must be a step. `states` are those of h_0 and of an LSTM's
-    c_0, or none.
+    (rows, D), with its `batch`; there must be a step, if only of no row. `states` are those of h_0
+    and of an LSTM's c_0, or none.
     """
     if len(x) not in ((2, 3) if batch is None else (2,)):
         return False
     time = 1 if layer.batch_first and len(x) == 3 else 0
-    if x[-1] != layer.input_size or 0 in (x[time], layer.num_layers):
+    if x[-1] != layer.input_size or layer.num_layers == 0 or (batch is None and x[time] == 0):
         return False
     rows = () if len(x) == 2 else (x[1 - time],)
     if batch is not None:

@@ -1,22 +1,57 @@
-"""What ``accelerate`` does in every package: give modules another class, and take it back."""
+"""What ``accelerate`` does in every package: turn a model's modules into Elman's, and back."""
 
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+#: Whether it turned a module, or why it left one alone; None of a module that is not recurrent.
+Turn = Callable[[Any], bool | str | None]
 
-def swap(modules: Iterable[tuple[str, Any]], ours: Mapping[Any, Any], undo: bool) -> list[str]:
-    """Turn each module whose class is a key of `ours` into that key's value, in place.
 
-    With `undo`, turn back those that were turned. Returns the names of the modules it turned.
+class Names(list[str]):
+    """The names of modules that were turned.
+
+    Attributes
+    ----------
+    left : the names of recurrent modules that were left alone, each with the reason.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left: dict[str, str] = {}
+
+
+def turn_each(modules: Iterable[tuple[str, Any]], turn: Turn) -> Names:
+    """Turn a model's modules. Warns whoever called the caller if none of them is recurrent."""
+    names, results = Names(), {name: turn(module) for name, module in modules}
+    for name, result in results.items():
+        if isinstance(result, str):
+            names.left[name] = result
+        elif result:
+            names.append(name)
+    if all(result is None for result in results.values()):
+        warnings.warn("accelerate: the model has no recurrent layer", UserWarning, stacklevel=3)
+    return names
+
+
+def swap(ours: Mapping[Any, Any], undo: bool) -> Turn:
+    """Turn by class: a key of `ours` into its value, or with `undo` back again."""
     stock = {turned: original for original, turned in ours.items()}
-    names: list[str] = []
-    for name, module in modules:
-        if not undo and type(module) in ours:
+
+    def turn(module: Any) -> bool | str | None:
+        if not isinstance(module, (*ours, *stock)):
+            return None
+        if undo:
+            turned = type(module) in stock and module.__dict__.pop("_accelerated", False)
+            if turned:
+                module.__class__ = stock[type(module)]
+            return turned
+        if type(module) in ours:
             module.__class__ = ours[type(module)]
             module._accelerated = True
-            names.append(name)
-        elif undo and type(module) in stock and module.__dict__.pop("_accelerated", False):
-            module.__class__ = stock[type(module)]
-            names.append(name)
-    return names
+            return True
+        if isinstance(module, tuple(stock)):
+            return False
+        return f"{type(module).__name__} is a class of its own"
+
+    return turn

@@ -37,7 +37,7 @@ from elman.spec import (
     check_reset,
     gru,
 )
-from elman.swap import swap
+from elman.swap import Names, swap, turn_each
 
 _paths = Paths("kernel", "scan", "mlx")
 paths, require = _paths.counts, _paths.require
@@ -294,7 +294,8 @@ class _OneState(_Layer):
 
         Raises
         ------
-        ValueError : a shape that is off, no steps, lengths outside 0..L.
+        ValueError : a shape that is off, no steps, lengths outside 0..L. Where values are not
+            known, as within mx.compile, those count as 0 or L.
         TypeError : x or hidden that is not an ``mx.array``.
         """
         (output,), states = self._call(x, {"hidden": hidden}, lengths, reset, return_state)
@@ -520,7 +521,8 @@ class LSTM(_Layer, nn.LSTM):
 
         Raises
         ------
-        ValueError : a shape that is off, no steps, lengths outside 0..L.
+        ValueError : a shape that is off, no steps, lengths outside 0..L. Where values are not
+            known, as within mx.compile, those count as 0 or L.
         TypeError : x, hidden or cell that is not an ``mx.array``.
         """
         given = {"hidden": hidden, "cell": cell}
@@ -566,13 +568,15 @@ _NONLINEARITIES = ((nn.tanh, "rnn_tanh"), (mx.tanh, "rnn_tanh"), (nn.relu, "rnn_
 _OURS = {nn.RNN: RNN, nn.GRU: GRU, nn.LSTM: LSTM}
 
 
-def accelerate(model: nn.Module, undo: bool = False) -> list[str]:
+def accelerate(model: nn.Module, undo: bool = False) -> Names:
     """Turn every stock RNN, GRU and LSTM of a model into Elman's, in place.
 
     The modules stay the same objects with their parameters; only their class changes, so that
-    optimisers and other references hold. Subclasses of MLX's classes are left alone. Returns the
-    names of the modules that it turned, "" for the model itself; a second call finds none. With
-    ``undo=True`` it turns those back, and returns their names.
+    optimisers and other references hold. Returns the names of the modules that it turned, "" for
+    the model itself; a second call finds none. Subclasses of MLX's classes are left alone: the
+    list's attribute ``left`` has their names, each with the reason. A model without any recurrent
+    layer gets a UserWarning. With ``undo=True`` it turns back what it had turned, and returns their
+    names.
 
     >>> import mlx.nn as nn, elman.mlx
     >>> model = nn.Sequential(nn.Linear(3, 3), nn.GRU(3, 4))
@@ -581,4 +585,4 @@ def accelerate(model: nn.Module, undo: bool = False) -> list[str]:
     >>> elman.mlx.accelerate(model, undo=True)
     ['layers.1']
     """
-    return swap(model.named_modules(), _OURS, undo)
+    return turn_each(model.named_modules(), swap(_OURS, undo))

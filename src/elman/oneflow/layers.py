@@ -27,7 +27,7 @@ from elman.spec import (
     takes,
     weight_names,
 )
-from elman.swap import swap
+from elman.swap import Names, swap, turn_each
 
 _paths = Paths("kernel", "oneflow", "scan")
 paths, require = _paths.counts, _paths.require
@@ -100,7 +100,8 @@ class _Layer:
         Raises
         ------
         What OneFlow's layer raises, and RuntimeError for lengths or reset of the wrong shape, type
-        or value, or beside a PackedSequence.
+        or value, or beside a PackedSequence. Where values are not known, as in an nn.Graph and of
+        global tensors, lengths outside 0..L count as 0 or L.
         """
         extended = lengths is not None or reset is not None
         if isinstance(input, PackedSequence):
@@ -471,13 +472,15 @@ _OURS = {
 }
 
 
-def accelerate(model: nn.Module, undo: bool = False) -> list[str]:
+def accelerate(model: nn.Module, undo: bool = False) -> Names:
     """Turn every stock RNN, GRU, LSTM and cell of these of a model into Elman's, in place.
 
     The modules stay the same objects, with their parameters, hooks and buffers; only their class
-    changes, so that optimisers and other references hold. Subclasses of OneFlow's classes are left
-    alone. Returns the names of the modules that it turned, "" for the model itself; a second call
-    finds none. With ``undo=True`` it turns those back, and returns their names.
+    changes, so that optimisers and other references hold. Returns the names of the modules that it
+    turned, "" for the model itself; a second call finds none. Subclasses of OneFlow's classes are
+    left alone: the list's attribute ``left`` has their names, each with the reason. A model without
+    any recurrent layer gets a UserWarning. With ``undo=True`` it turns back what it had turned, and
+    returns their names.
 
     >>> import oneflow, elman.oneflow
     >>> model = oneflow.nn.Sequential(oneflow.nn.Linear(3, 3), oneflow.nn.GRU(3, 4))
@@ -486,4 +489,4 @@ def accelerate(model: nn.Module, undo: bool = False) -> list[str]:
     >>> elman.oneflow.accelerate(model, undo=True)
     ['1']
     """
-    return swap(model.named_modules(), _OURS, undo)
+    return turn_each(model.named_modules(), swap(_OURS, undo))

@@ -14,17 +14,11 @@ A call takes one of three paths; :data:`paths` counts which, and :func:`require`
   a processor without arithmetic in its type.
 """
 
-from elman.torch.layers import (
-    GRU,
-    LSTM,
-    RNN,
-    GRUCell,
-    LSTMCell,
-    RNNCell,
-    accelerate,
-    paths,
-    require,
-)
+from elman.torch.layers import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from elman.torch.operators import paths as _paths
+from elman.torch.stock import accelerate, install, uninstall
+
+paths, require = _paths.counts, _paths.require
 
 __all__ = [
     "GRU",
@@ -34,6 +28,8 @@ __all__ = [
     "LSTMCell",
     "RNNCell",
     "accelerate",
+    "install",
     "paths",
     "require",
+    "uninstall",
 ]

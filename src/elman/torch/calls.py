@@ -1,6 +1,6 @@
 """A module's call in one call of the engine's, for plain tensors that nothing watches.
 
-The engine does then in some microseconds what :mod:`elman.torch.layers` does step by step, and is
+The engine does then in some microseconds what :mod:`elman.torch.modules` does step by step, and is
 forward and backward of one node of autograd, however many the layers. It looks at everything
 first, and gives None for whatever is unusual: compilers, tracers, modes, transforms, autocast, the
 profiler, subclasses, views that negate, freed memory, tensors of other devices, layouts, types or

@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _disable_current_modes  # pyright: ignore[reportPrivateUsage]
 
 from elman.spec import WEIGHTS, Cell, Weights
+from elman.torch.modules import cell_of
 from elman.torch.operators import join, run_scan, split
 from elman.weights.frameworks import FRAMEWORKS, KINDS, Form
 from elman.weights.onnx import attributes
@@ -47,7 +48,7 @@ def run_layer(
     reset : must be None; RuntimeError if it is not, or if the layer has a projection.
     k, x, h_0 : which of its layers, (L, N, D), and (directions, N, S) or None for zeros.
     """
-    name, cell = layer._get_name(), layer._cell
+    name, cell = layer._get_name(), cell_of(layer)
     kind, nonlinearity = cell.kind, getattr(layer, "nonlinearity", "")
     for option, given in (("reset", reset is not None), ("proj_size", layer.proj_size > 0)):
         if given:

@@ -6,178 +6,33 @@
 
 from __future__ import annotations  # torch.compile of torch 2.6 cannot read unions
 
-from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import Any
+import inspect
+from collections.abc import Callable
+from typing import Any, ParamSpec
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._C._functorch import TransformType
-from torch.autograd import forward_ad
-from torch.compiler import is_compiling
-from torch.fx.proxy import Proxy, TraceError
 from torch.nn.utils.rnn import PackedSequence
 
-from elman.spec import (
-    CELLS,
-    WEIGHTS,
-    Cell,
-    Shape,
-    Spec,
-    Weights,
-    check_lengths,
-    check_lengths_lie_within,
-    check_reset,
-    check_weights,
-    gru,
-    takes,
-)
-from elman.swap import swap
-from elman.torch import calls
-from elman.torch.operators import HALVES, Call, is_transformed, run_kernel, run_module, run_scan
-from elman.torch.operators import paths as _paths
+from elman.spec import gru
+from elman.torch.modules import STOCK, cell_of, refuse_scripting, run_cell, run_layer
 
-paths, require = _paths.counts, _paths.require
-
-
-_STRIDED = torch.strided
-_FLOATS = frozenset((torch.float32, torch.float64, *HALVES))
-# The types that oneDNN has no LSTM of on this processor.
-_LACKING = frozenset(
-    half
-    for half, has in (
-        (torch.bfloat16, torch.ops.mkldnn._is_mkldnn_bf16_supported),
-        (torch.float16, torch.ops.mkldnn._is_mkldnn_fp16_supported),
-    )
-    if torch.backends.mkldnn.is_available() and not has()
-)
-
-
-def _served(x: Tensor, states: Sequence[Tensor], *weights: Any) -> bool:
-    """Whether the engine takes these tensors."""
-    dtype = x.dtype
-    if dtype not in _FLOATS or torch.is_autocast_enabled("cpu"):
-        return False
-    of_state = states[0].dtype if states else dtype
-    if of_state != dtype and not (of_state == torch.float32 and dtype in HALVES):
-        return False
-    for tensors, expected in (((x, *weights), dtype), (states, of_state)):
-        for t in tensors:
-            if t is not None and (t.dtype != expected or not t.is_cpu or t.layout != _STRIDED):
-                return False
-    return True
-
-
-def _run_kernel(cell: str, x: Tensor, h_0: Tensor | None, *arguments: Any) -> tuple[Tensor, Tensor]:
-    """The engine, with x, output and mostly the state rounded in half precision."""
-    if x.dtype not in HALVES:
-        return run_kernel(cell, x, h_0, *arguments)
-    state = None if h_0 is None else h_0.float()
-    output, h_n = run_kernel(cell, x.float(), state, *arguments)
-    return output.to(x.dtype), h_n.to(x.dtype if h_0 is None else h_0.dtype)
-
-
-def _given(cell: Cell, x: Any, hx: Any) -> Sequence[Tensor] | None:
-    """The states of a call: h, or h and c, or none for zeros. None if these or x are no tensors."""
-    states: Any = (hx,) if len(cell.states) == 1 else hx
-    if hx is None:
-        states = ()
-    elif not isinstance(states, (tuple, list)) or len(states) != len(cell.states):
-        return None
-    for t in (x, *states):
-        if not isinstance(t, Tensor) or t.is_nested:  # which may have no shape
-            return None
-    return states
-
-
-def _pair(last: Sequence[Tensor]) -> Any:
-    """Final states as torch's classes give them: h, or (h, c)."""
-    return last[0] if len(last) == 1 else tuple(last)
-
-
-def _is_differentiated(*tensors: Tensor | None) -> bool:
-    if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
-        return True  # a trace holds for training and inference
-    if not torch.is_grad_enabled():
-        return False
-    # A transform may hide what it differentiates.
-    return is_transformed() or any(t is not None and t.requires_grad for t in tensors)
-
-
-def _needs_loop() -> bool:
-    """Whether a transform is at work that sees tensor operations alone.
-
-    Such are forward mode, as the engine has no forward derivatives, and functionalize.
-    """
-    if is_compiling():
-        return False
-    return forward_ad._current_level >= 0 or is_transformed(TransformType.Functionalize)  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
-
-
-def _becomes_onnx() -> bool:
-    """Whether ``torch.onnx.export`` is tracing."""
-    return is_compiling() and _exporter_runs()
-
-
-@torch.compiler.assume_constant_result
-def _exporter_runs() -> bool:
-    return torch.onnx.is_in_onnx_export()  # of which torch.compile would make False
-
-
-def _tensor(title: str, name: str, values: Any) -> Tensor:
-    """Lengths or resets as a tensor, which shares no memory with an array of the caller's."""
-    if isinstance(values, Tensor):
-        if values.layout != torch.strided:
-            raise RuntimeError(f"{title}: {name} must be dense, got {values.layout}")
-        return values
-    try:
-        if isinstance(values, np.ndarray):  # of any strides and byte order
-            values = values.astype(values.dtype.newbyteorder("="), order="C")
-        return torch.tensor(values, device="cpu")  # whatever the default
-    except (TypeError, ValueError, RuntimeError) as e:
-        raise RuntimeError(f"{title}: {name} is nothing that torch reads: {e}") from e
-
-
-def _check_shapes(title: str, expected: Mapping[str, Shape], weights: Mapping[str, Any]) -> None:
-    shapes = {name: tuple(w.shape) for name, w in weights.items() if w is not None}
-    check_weights(title, expected, shapes, RuntimeError)
-
-
-def _node(module: Any, input: Any, hx: Any, **extent: Any) -> Any:
-    """A call in a graph of torch.fx, which looks into a module no more than into torch.nn's."""
-    name = input.tracer.path_of_module(module)
-    if not name:
-        raise TraceError(
-            f"{module._get_name()}: torch.fx traces a model that has this module, not the module "
-            "alone; put it into a torch.nn.Sequential"
-        )
-    extent = {k: v for k, v in extent.items() if v is not None}
-    return input.tracer.create_proxy("call_module", name, (input, hx), extent)
-
-
-def _refuse_scripting(module: Any) -> Any:
-    raise NotImplementedError(
-        f"{module._get_name()}: torch.jit.script cannot compile Elman's classes. Use "
-        "torch.jit.trace, torch.export or torch.compile; or turn an accelerated model back first, "
-        "with elman.torch.accelerate(model, undo=True)"
-    )
+Device = torch.device | int | str | None
+_P = ParamSpec("_P")
 
 
 class _Layer(nn.RNNBase):
     """What RNN, GRU and LSTM share: everything but the constructor."""
 
-    _stock: type[nn.RNNBase]
     recompute = False
-    __prepare_scriptable__ = _refuse_scripting
+    __prepare_scriptable__ = refuse_scripting
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         input: Tensor | PackedSequence,
         hx: Any = None,
         *,
-        lengths: Any = None,
+        lengths: Any = None,  # torch.jit.script takes no keywords: use torch.jit.trace or export
         reset: Any = None,
     ) -> tuple[Any, Any]:
         """Run the layer, as ``torch.nn``'s does.
@@ -204,166 +59,71 @@ class _Layer(nn.RNNBase):
         What torch's layer raises, and RuntimeError for lengths or reset of the wrong shape, type or
         value, or beside a PackedSequence.
         """
-        if isinstance(input, Proxy):
-            return _node(self, input, hx, lengths=lengths, reset=reset)
-        if lengths is not None:
-            lengths = _tensor(type(self).__name__, "lengths", lengths)
-        if reset is not None:
-            reset = _tensor(type(self).__name__, "reset", reset)
-        if not is_compiling():
-            results = calls.run(self.mode, self.__dict__, input, hx, lengths, reset)
-            if results is not None:
-                return results
-        return self._run(input, hx, lengths, reset)
+        return run_layer(self, input, hx, lengths, reset)
 
-    def _run(self, input: Any, hx: Any, lengths: Tensor | None, reset: Tensor | None) -> Any:
-        """Step by step, whatever is about."""
-        extended = lengths is not None or reset is not None
-        packed = isinstance(input, PackedSequence)
-        if packed and extended:
-            name = type(self).__name__
-            raise RuntimeError(f"{name}: lengths= and reset= go with padded input, not packed")
-        x, batch = (input.data, int(input.batch_sizes[0])) if packed else (input, None)
-        given = _given(self._cell, x, hx)
-        valid = given is not None and takes(self, x.shape, [s.shape for s in given], batch)
-        states = given or ()
-        own = self._parameters  # quicker than by attribute
-        weights: list[Any] = [
-            own[name] if name in own else getattr(self, name)
-            for names in self._all_weights
-            for name in names
-        ]
-        if valid:
-            self._check_weights(weights)
-        loop = _needs_loop() or self._is_beyond_torch(packed)
-        kernel = valid and not loop and (_becomes_onnx() or _served(x, states, *weights))
-        lacking = self._cell.gated is not None  # torch has no such layer
-        if not valid or not (kernel or extended or loop or lacking):
-            _paths.take("torch", type(self).__name__, self.num_layers)
-            if packed and given and not valid:
-                # torch's LSTM does not look at their sizes, and reads past their end.
-                ordered = self.permute_hidden(hx, input.sorted_indices)
-                self.check_forward_args(x, ordered, input.batch_sizes)
-            result = self._stock.forward(self, input, hx)  # pyright: ignore[reportArgumentType]
-            beyond = extended or lacking
-            assert valid or not beyond, "torch's layer took what spec.takes did not"
-            return result
-        if kernel:
-            _paths.check("kernel", type(self).__name__)  # the operator counts, when it runs
-        else:
-            _paths.take("scan", type(self).__name__, self.num_layers)
-        if packed:
-            return self._run_packed(input, hx, weights, kernel)
-        return self._run_padded(x, states, weights, kernel, lengths, reset)
 
-    def _check_weights(self, weights: Sequence[Any]) -> None:
-        """Raise unless the weights are those of its sizes and options, which anybody may set."""
-        if is_compiling():
-            return
-        sizes = (self.input_size, self.hidden_size, self.num_layers)
-        options = (self.bias, self.batch_first, 0.0, self.bidirectional, self.proj_size)
-        shapes = Spec(self._cell, *sizes, *options).weight_shapes()
-        names = [name for each in self._all_weights for name in each]
-        given = dict(zip(names, weights, strict=True))
-        _check_shapes(type(self).__name__, shapes, given)
+def _shown_as(declared: Callable[_P, None]) -> Callable[[Callable[..., None]], Callable[_P, None]]:
+    """A constructor with another one's signature, as help, editors and type checkers see it.
 
-    def _run_padded(
-        self,
-        x: Tensor,
-        states: Sequence[Tensor],
-        weights: list[Tensor],
-        kernel: bool,
-        lengths: Tensor | None,
-        reset: Tensor | None,
-    ) -> tuple[Tensor, Any]:
-        batched, name = x.dim() == 3, type(self).__name__
-        if lengths is not None:
-            batch = (x.shape[0 if self.batch_first else 1],) if batched else ()
-            integral = not lengths.dtype.is_floating_point and not lengths.dtype.is_complex
-            integral = integral and lengths.dtype != torch.bool
-            check_lengths(name, tuple(lengths.shape), integral, batch, RuntimeError)
-            lengths = lengths.to(x.device, torch.int64).reshape(-1)
-            if not (kernel or _needs_loop()):
-                steps = x.shape[1 if batched and self.batch_first else 0]
-                check_lengths_lie_within(name, lengths.tolist(), steps, RuntimeError)
-        if reset is not None:
-            boolean = reset.dtype == torch.bool
-            check_reset(name, tuple(reset.shape), boolean, tuple(x.shape[:-1]), RuntimeError)
-            reset = reset.to(x.device)
-        if x.dtype != weights[0].dtype:
-            self.check_input(x, None)  # which raises, except under autocast
-        output, *last = self._run_layers(
-            x, states, weights, kernel, lengths, reset, is_batched=batched
-        )
-        return output, _pair(last)
+    What it is given goes on to torch's as it is, so that errors are torch's.
+    """
 
-    def _run_packed(
-        self, input: PackedSequence, hx: Any, weights: list[Tensor], kernel: bool
-    ) -> tuple[PackedSequence, Any]:
-        x, batch_sizes, sorted_indices, unsorted_indices = input
-        states: Sequence[Tensor]
-        if hx is None:
-            K, N = len(self._all_weights), int(batch_sizes[0])
-            states = [x.new_zeros(K, N, size) for size in self._sizes]
-        else:
-            hx = self.permute_hidden(hx, sorted_indices)
-            self.check_forward_args(x, hx, batch_sizes)  # of any order, which may name other rows
-            states = _given(self._cell, x, hx) or ()
-        output, *last = self._run_layers(
-            x, states, weights, kernel, batch_sizes=batch_sizes, batch_first=False
-        )
-        packed = PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices)
-        return packed, self.permute_hidden(_pair(last), unsorted_indices)
+    def show(build: Any) -> Any:
+        build.__signature__ = inspect.signature(declared)
+        return build
 
-    def _is_beyond_torch(self, packed: bool) -> bool:
-        """Whether torch's layer fails: autocast takes oneDNN, which may lack the type."""
-        if self._stock is not nn.LSTM or packed or self.proj_size:
-            return False
-        return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") in _LACKING
+    return show
 
-    @property
-    def _cell(self) -> Cell:
-        return CELLS[self.mode.lower()]
 
-    @property
-    def _sizes(self) -> Sequence[int]:
-        """The features of each state."""
-        sizes = (self.proj_size or self.hidden_size, self.hidden_size)
-        return sizes[: len(self._cell.states)]
+def _rnn(
+    self: Any,
+    input_size: int,
+    hidden_size: int,
+    num_layers: int = 1,
+    nonlinearity: str = "tanh",
+    bias: bool = True,
+    batch_first: bool = False,
+    dropout: float = 0.0,
+    bidirectional: bool = False,
+    device: Device = None,
+    dtype: torch.dtype | None = None,
+    *,
+    recompute: bool = False,
+) -> None: ...
 
-    def _run_layers(
-        self,
-        x: Tensor,
-        states: Sequence[Tensor],
-        weights: list[Tensor],
-        kernel: bool,
-        lengths: Tensor | None = None,
-        reset: Tensor | None = None,
-        *,
-        batch_sizes: Tensor | None = None,
-        **axes: bool,
-    ) -> tuple[Tensor, ...]:
-        cell, directions = self._cell.name, 2 if self.bidirectional else 1
-        axes = {"batch_first": self.batch_first, **axes}
-        call = Call(cell, self.num_layers, directions, recompute=self.recompute, **axes)
-        keep = _is_differentiated(x, *states, *weights)
-        there = (True, True, self.bias, self.bias, self.proj_size > 0)
-        given = iter(weights)
-        named = [next(given) if is_there else None for _ in self._all_weights for is_there in there]
 
-        def layer(k: int, x: Tensor, h_0: Any, *given: Any) -> tuple[Tensor, Tensor]:
-            if _becomes_onnx():
-                from elman.torch import export
+def _gru(
+    self: Any,
+    input_size: int,
+    hidden_size: int,
+    num_layers: int = 1,
+    bias: bool = True,
+    batch_first: bool = False,
+    dropout: float = 0.0,
+    bidirectional: bool = False,
+    device: Device = None,
+    dtype: torch.dtype | None = None,
+    *,
+    reset_after: bool = True,
+    recompute: bool = False,
+) -> None: ...
 
-                return export.run_layer(self, weights, given[-2], given[-1], k, x, h_0)
-            if not kernel:
-                return run_scan(cell, x, h_0, *given, batch_sizes)
-            return _run_kernel(cell, x, h_0, *given, batch_sizes, keep, self.recompute)
 
-        between = None
-        if self.training and self.dropout > 0:
-            between = partial(F.dropout, p=self.dropout, training=True)
-        return run_module(call, layer, x, states, named, lengths, reset, between)
+def _lstm(
+    self: Any,
+    input_size: int,
+    hidden_size: int,
+    num_layers: int = 1,
+    bias: bool = True,
+    batch_first: bool = False,
+    dropout: float = 0.0,
+    bidirectional: bool = False,
+    proj_size: int = 0,
+    device: Device = None,
+    dtype: torch.dtype | None = None,
+    *,
+    recompute: bool = False,
+) -> None: ...
 
 
 class RNN(_Layer):
@@ -382,8 +142,7 @@ class RNN(_Layer):
     (torch.Size([5, 2, 4]), torch.Size([1, 2, 4]))
     """
 
-    _stock = nn.RNN
-
+    @_shown_as(_rnn)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if "proj_size" in kwargs:
             raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
@@ -430,8 +189,7 @@ class GRU(_Layer):
     (torch.Size([2, 5, 8]), torch.Size([4, 2, 4]))
     """
 
-    _stock = nn.GRU
-
+    @_shown_as(_gru)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if "proj_size" in kwargs:
             raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
@@ -444,7 +202,7 @@ class GRU(_Layer):
     @property
     def reset_after(self) -> bool:
         """Whether the reset gate is applied after the recurrent product."""
-        return self._cell.gated is None
+        return cell_of(self).gated is None
 
     def flatten_parameters(self) -> None:
         """As torch's layer, on a GPU, for cuDNN; which has no other GRU, and would raise."""
@@ -481,12 +239,12 @@ class LSTM(_Layer):
     (torch.Size([5, 2, 2]), torch.Size([2, 2, 2]), torch.Size([2, 2, 4]))
     """
 
-    _stock = nn.LSTM
     # What torch's LSTM has of its own, for two states.
     check_forward_args = nn.LSTM.check_forward_args  # pyright: ignore[reportAssignmentType]
     get_expected_cell_size = nn.LSTM.get_expected_cell_size
     permute_hidden = nn.LSTM.permute_hidden  # pyright: ignore[reportAssignmentType]
 
+    @_shown_as(_lstm)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         recompute = kwargs.pop("recompute", False)
         super().__init__("LSTM", *args, **kwargs)
@@ -494,53 +252,6 @@ class LSTM(_Layer):
 
 
 _RNN = {"tanh": "rnn_tanh", "relu": "rnn_relu"}  # the cells by their nonlinearity
-
-
-def _step(module: Any, stock: Any, name: str, input: Any, hx: Any) -> Any:
-    """One step of a cell, as its torch class `stock` does it."""
-    if not is_compiling():
-        results = calls.run(name, module.__dict__, input, hx)
-        if results is not None:
-            return results
-    if isinstance(input, Proxy):
-        return _node(module, input, hx)
-    cell, H = CELLS[name], module.hidden_size
-    weights = Weights(module.weight_ih, module.weight_hh, module.bias_ih, module.bias_hh)
-    given = _given(cell, input, hx)
-    valid = given is not None and input.dim() in (1, 2) and input.shape[-1] == module.input_size
-    batch, states = input.shape[:-1] if valid else (), given or ()
-    valid = valid and all(tuple(s.shape) == (*batch, H) for s in states)
-    valid = valid and module.input_size > 0 and H > 0  # torch's cells may be empty
-    bias = weights.b_ih is not None
-    valid = valid and bias == (weights.b_hh is not None)  # torch's may have one alone
-    if valid and not is_compiling():
-        shapes = Spec(cell, module.input_size, H, bias=bias).cell_weight_shapes()
-        names = zip(WEIGHTS, weights, strict=True)
-        _check_shapes(module._get_name(), shapes, dict(names))
-    loop = _needs_loop() or _becomes_onnx()
-    kernel = valid and not loop and _served(input, states, *weights)
-    if not kernel and not (valid and cell.gated):
-        _paths.take("torch", module._get_name())
-        result = stock.forward(module, input, hx)
-        if cell.gated is None:
-            return result
-        raise RuntimeError(
-            f"{module}: with reset_after=False input_size and hidden_size must be at least 1, "
-            "and bias_ih and bias_hh both be there, or neither"
-        )
-    if kernel:
-        _paths.check("kernel", module._get_name())
-    else:
-        _paths.take("scan", module._get_name())
-    keep = _is_differentiated(input, *states, *weights)
-    call = Call(name, is_cell=True, is_batched=input.dim() == 2)
-
-    def layer(_: int, *arguments: Any) -> tuple[Tensor, Tensor]:
-        if not kernel:
-            return run_scan(name, *arguments, None)
-        return _run_kernel(name, *arguments, None, keep, False)
-
-    return _pair(run_module(call, layer, input, states, weights))
 
 
 class RNNCell(nn.RNNCell):
@@ -551,14 +262,14 @@ class RNNCell(nn.RNNCell):
     torch.Size([2, 4])
     """
 
-    __prepare_scriptable__ = _refuse_scripting
+    __prepare_scriptable__ = refuse_scripting
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """One step: input (N, D) or (D), hx (N, H) or (H), zeros by default. Returns h'."""
         name = _RNN.get(self.nonlinearity)
         if name is None:
-            return super().forward(input, hx)  # which raises
-        return _step(self, nn.RNNCell, name, input, hx)
+            return STOCK["RNNCell"].forward(self, input, hx)  # which raises
+        return run_cell(self, name, input, hx)
 
 
 class GRUCell(nn.GRUCell):
@@ -572,7 +283,7 @@ class GRUCell(nn.GRUCell):
     torch.Size([2, 4])
     """
 
-    __prepare_scriptable__ = _refuse_scripting
+    __prepare_scriptable__ = refuse_scripting
     reset_after = True
 
     def __init__(
@@ -580,8 +291,8 @@ class GRUCell(nn.GRUCell):
         input_size: int,
         hidden_size: int,
         bias: bool = True,
-        device: Any = None,
-        dtype: Any = None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
         *,
         reset_after: bool = True,
     ) -> None:
@@ -595,8 +306,8 @@ class GRUCell(nn.GRUCell):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """One step: input (N, D) or (D), hx (N, H) or (H), zeros by default. Returns h'."""
-        name = "gru" if self.reset_after else "gru_reset_before"
-        return _step(self, nn.GRUCell, name, input, hx)
+        is_after = self.__dict__.get("reset_after", True)  # of torch's class too
+        return run_cell(self, "gru" if is_after else "gru_reset_before", input, hx)
 
 
 class LSTMCell(nn.LSTMCell):
@@ -608,7 +319,7 @@ class LSTMCell(nn.LSTMCell):
     (torch.Size([2, 4]), torch.Size([2, 4]))
     """
 
-    __prepare_scriptable__ = _refuse_scripting
+    __prepare_scriptable__ = refuse_scripting
 
     def forward(
         self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
@@ -617,34 +328,4 @@ class LSTMCell(nn.LSTMCell):
 
         Returns (h', c').
         """
-        return _step(self, nn.LSTMCell, "lstm", input, hx)
-
-
-_OURS = {
-    nn.RNN: RNN,
-    nn.GRU: GRU,
-    nn.LSTM: LSTM,
-    nn.RNNCell: RNNCell,
-    nn.GRUCell: GRUCell,
-    nn.LSTMCell: LSTMCell,
-}
-
-
-def accelerate(model: nn.Module, undo: bool = False) -> list[str]:
-    """Turn every stock RNN, GRU, LSTM and cell of these of a model into Elman's, in place.
-
-    The modules stay the same objects, with their parameters, hooks and buffers; only their class
-    changes, so that optimisers and other references hold. Subclasses of torch's classes are left
-    alone. Returns the names of the modules that it turned, "" for the model itself; a second call
-    finds none. With ``undo=True`` it turns those back, and returns their names.
-
-    >>> import torch, elman.torch
-    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.GRU(3, 4))
-    >>> elman.torch.accelerate(model)
-    ['1']
-    >>> model[1]
-    GRU(3, 4)
-    >>> elman.torch.accelerate(model, undo=True)
-    ['1']
-    """
-    return swap(model.named_modules(), _OURS, undo)
+        return run_cell(self, "lstm", input, hx)

@@ -13,6 +13,7 @@ batch_sizes has a leading axis M, or several, results and kept values included.
 # (parts of torch are not typed)
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch._C._functorch import get_interpreter_stack, is_legacy_batchedtensor
+from torch.utils.flop_counter import register_flop_formula
 
 from elman import engine, scan, stack
 from elman.engine import Extent, Kept
@@ -682,3 +684,33 @@ _backward_function = _register(
     _differentiate_backward,
     lambda _, need_weights, lengths: need_weights or lengths,
 )
+
+
+# --- Counting ------------------------------------------------------------------------------------
+
+
+def _products(cell: str, *tensors: Any) -> tuple[int, int]:
+    """Floating-point operations in the products of the input, and in those of the states."""
+    i = _Inputs(cell, *tensors)
+    rows = 2 * math.prod(i.members) * i.rows
+
+    def cost(*weights: Tensor | None) -> int:
+        return rows * sum(w.shape[-2] * w.shape[-1] for w in weights if w is not None)
+
+    of_input = sum(cost(w.w_ih) for w in i.weights)
+    return of_input, sum(cost(w.w_hh, w.w_hr) for w in i.weights)
+
+
+@register_flop_formula(torch.ops.elman.layer, get_raw=True)
+def _count_layer(*arguments: Any, **_: Any) -> int:
+    """What FlopCounterMode says of it: matrix products, of padding too, as of torch's layers."""
+    *inputs, _keep, _recompute = arguments
+    return sum(_products(*inputs))
+
+
+@register_flop_formula(torch.ops.elman.layer_backward, get_raw=True)
+def _count_layer_backward(*arguments: Any, **_: Any) -> int:
+    """A product of forward has one behind it for what it takes, and one for its weight."""
+    *inputs, need_x, need_weights = arguments
+    of_input, of_states = _products(*inputs)
+    return (need_x + need_weights) * of_input + (1 + need_weights) * of_states

@@ -67,10 +67,10 @@ def require_regular(path: Path) -> None:
 
 
 def read_safetensors(title: str, path: Path) -> tuple[dict[str, Array], dict[str, str]]:
-    """Every tensor by its name, as they lie in the file, and the file's metadata. Needs safetensors.
+    """Every tensor by its name, in the file's order, and the file's metadata.
 
-    Raises ValueError, opening with the title, where the file is no safetensors file or holds a type
-    that NumPy does not have. Of bfloat16 needs the package ml_dtypes.
+    Needs the package safetensors, and of bfloat16 ml_dtypes. Raises ValueError, opening with the
+    title, where the file is no safetensors file or holds a type that NumPy does not have.
     """
     require(f"{title}:", "safetensors", "safetensors")
     from safetensors import SafetensorError, deserialize  # pyright: ignore[reportUnknownVariableType]

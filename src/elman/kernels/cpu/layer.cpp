@@ -171,8 +171,8 @@ Schedule Schedule::dense(index steps, index batch, const index* lengths, Reset r
 
 Schedule Schedule::packed(index steps, const index* batch_sizes) {
   for (index t = 0; t < steps; ++t) {
-    if (batch_sizes[t] < 1 || (t > 0 && batch_sizes[t] > batch_sizes[t - 1])) {
-      throw std::invalid_argument("batch_sizes must be positive and never rise, got " +
+    if (batch_sizes[t] < 0 || (t > 0 && batch_sizes[t] > batch_sizes[t - 1])) {
+      throw std::invalid_argument("batch_sizes must not be negative and never rise, got " +
                                   std::to_string(batch_sizes[t]) + " at step " + std::to_string(t));
     }
   }
