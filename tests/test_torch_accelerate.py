@@ -508,7 +508,7 @@ def test_install_until_uninstall():
         install()
         assert nn.GRU is elman.torch.GRU
         for module in (nn.GRU(3, 4), nn.GRUCell(3, 4)):
-            with require("torch"), pytest.raises(RuntimeError):
+            with require("torch"), pytest.raises(RuntimeError, match="input"):
                 module(torch.ones(2, 5))  # of torch's own, and not by itself without end
     finally:
         uninstall()
