@@ -12,7 +12,8 @@ OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_examples_run(document):
+def test_examples_run(document, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # some write files
     failures, _ = doctest.testfile(str(document), module_relative=False, optionflags=OPTIONS)
     assert failures == 0
 
