@@ -57,7 +57,7 @@ ECOSYSTEM_PACKAGES := lightning neuralforecast onnxruntime sb3-contrib skorch to
 ECOSYSTEM_WEIGHTS := g2p-en resemblyzer silero-vad
 
 .PHONY: help setup test test-oneflow test-r r-sources r-docs r-digests test-ecosystem test-torch-oldest test-engine test-arm hashes \
-	sanitize soak accuracy fuzz demo bench bench-calls bench-quick bench-compare lint format types stubs clean
+	sanitize soak accuracy fuzz demo docs bench bench-calls bench-quick bench-compare lint format types stubs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-19s%s\n", $$1, $$2 }' Makefile
@@ -147,6 +147,9 @@ bench: $(INSTALLED) ## measure Elman and everyone else; tables, JSON and a pictu
 
 bench-calls: $(INSTALLED) ## the calls alone: what a step of a cell or a layer costs
 	$(BIN)/python -m benchmarks.calls
+
+docs: $(INSTALLED) ## build the site in build/docs, and fail where a link or a name leads nowhere
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 bench-quick: $(INSTALLED) ## nearly the same in fewer turns, in three minutes
 	$(BIN)/python -m benchmarks.run --quick --output build/bench/quick.json
