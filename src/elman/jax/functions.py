@@ -25,7 +25,8 @@ from elman.spec import (
 )
 from elman.spec import gru as gru_cell
 
-_DTYPES = ("float32", "float64", "bfloat16", "float16")
+#: Of x, and of weights.
+DTYPES = ("float32", "float64", "bfloat16", "float16")
 Array = jax.Array
 
 
@@ -206,8 +207,8 @@ def _weights(cell: Cell, weights: Any, x: Any) -> dict[str, Any]:
     title = cell.kind
     if not isinstance(weights, Mapping):
         raise TypeError(f"{title}: weights must be a mapping, got {type(weights)}")
-    if x.dtype.name not in _DTYPES:
-        raise TypeError(f"{title}: x must be {', '.join(_DTYPES)}, got {x.dtype}")
+    if x.dtype.name not in DTYPES:
+        raise TypeError(f"{title}: x must be {', '.join(DTYPES)}, got {x.dtype}")
     given = {str(name): jnp.asarray(w) for name, w in weights.items()}
     for name, w in given.items():
         if w.dtype != x.dtype:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import core
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -28,8 +29,8 @@ from elman import _engine, scan
 from elman.paths import Paths
 from elman.spec import CELLS, Cell, Weights
 
-paths = Paths("kernel", "scan")
-_type_of = getattr(jax, "typeof", None) or jax.core.get_aval  # before JAX 0.6
+paths = Paths("kernel", "scan", "own")
+_type_of: Any = getattr(jax, "typeof", None) or getattr(core, "get_aval", None)  # before JAX 0.6
 
 #: x (L, N, D), the states (N, H), weights as ``spec.Weights`` has them, lengths (N), reset (L, N).
 NAMES = ("x", "h_0", "c_0", "w_ih", "w_hh", "b_ih", "b_hh", "lengths", "reset")
@@ -184,14 +185,14 @@ def _push(function: Callable[..., Any], primals: Sequence[Any], tangents: Sequen
 # --- Primitives ----------------------------------------------------------------------------------
 
 
-def _primitive(name: str, results: Any, target: str | None, by_scan: Any) -> Primitive:
+def _primitive(name: str, results: Any, by_scan: Any, target: str = "") -> Primitive:
     """One that runs the engine by the target on the CPU, if it has one, and the scan elsewhere."""
     primitive = Primitive(f"elman_{name}")
     primitive.multiple_results = True
     primitive.def_impl(jax.jit(primitive.bind, static_argnames="call"))
     primitive.def_abstract_eval(
         lambda *avals, call: [
-            jax.core.ShapedArray(s.shape, s.dtype) for s in results(*avals, call=call)
+            core.ShapedArray(s.shape, s.dtype) for s in results(*avals, call=call)
         ]
     )
 
@@ -221,9 +222,9 @@ def _tangent_results(*operands: Any, call: Call) -> list[Any]:
 
 for _name, _handler in (("forward", _engine.xla_forward), ("backward", _engine.xla_backward)):
     jax.ffi.register_ffi_target(f"elman_{_name}", _handler(), platform="cpu")
-layer = _primitive("layer", _results, "elman_forward", _scan_forward)
-layer_tangent = _primitive("layer_tangent", _tangent_results, None, _scan_tangent)
-layer_backward = _primitive("layer_backward", _gradients, "elman_backward", _scan_backward)
+layer = _primitive("layer", _results, _scan_forward, "elman_forward")
+layer_tangent = _primitive("layer_tangent", _tangent_results, _scan_tangent)
+layer_backward = _primitive("layer_backward", _gradients, _scan_backward, "elman_backward")
 
 
 # --- Derivatives ---------------------------------------------------------------------------------
