@@ -49,43 +49,51 @@ def tangents(inputs, seed=1):
     return jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape), a.dtype), inputs)
 
 
-every_cell = pytest.mark.parametrize(
-    ("cell", "reverse"),
-    [("rnn_tanh", False), ("gru", True), ("lstm", False)],
+every = (0, 1, 2)
+
+
+def along(moved, f, *inputs):
+    return jax.jvp(f, inputs, moved)[1]
+
+
+DERIVATIVES = {
+    "forward": lambda moved, f, *inputs: along(moved, f, *inputs),
+    "reverse of forward": lambda moved, f, *inputs: jax.grad(partial(along, moved, f), every)(
+        *inputs
+    ),
+    "forward of reverse": lambda moved, f, *inputs: along(moved, jax.grad(f, every), *inputs),
+}
+
+
+@pytest.mark.parametrize(
+    ("cell", "reverse", "derivative"),
+    [
+        ("lstm", True, "forward"),
+        ("gru_reset_before", False, "forward"),
+        ("rnn_tanh", False, "reverse of forward"),
+        ("gru", True, "forward of reverse"),
+    ],
 )
-
-
-@every_cell
-def test_forward_mode_and_second_derivatives(cell, reverse):
+def test_forward_mode_and_second_derivatives(cell, reverse, derivative):
     """Against a scan, which JAX differentiates by itself, in float64."""
     inputs, _, extents = draw(cell, "both", "float64", shape=(4, 3, 2, 3))
     inputs, moved = jax.tree.map(jnp.asarray, inputs), tangents(inputs)
-    ours, plain = losses(cell, extents, reverse)
-
-    def along(f, *inputs):
-        return jax.jvp(f, inputs, moved)[1]
-
-    every = tuple(range(len(inputs)))
-    for derivative in (
-        along,
-        lambda f, *inputs: jax.grad(partial(along, f), every)(*inputs),
-        lambda f, *inputs: along(jax.grad(f, every), *inputs),
-    ):
-        got, want = (jax.jit(partial(derivative, f))(*inputs) for f in (ours, plain))
-        assert_all(assert_close, got, want)
+    of = partial(DERIVATIVES[derivative], moved)
+    got, want = (jax.jit(partial(of, f))(*inputs) for f in losses(cell, extents, reverse))
+    assert_all(assert_close, got, want)
 
 
 def test_a_hessian_and_jacobians():
-    (weights, x, h_0), _, _ = draw("gru", dtype="float64", shape=(3, 2, 2, 2))
+    (weights, x, h_0), _, _ = draw("rnn_tanh", dtype="float64", shape=(3, 2, 2, 2))
 
     def final(run, h_0):
         return run(weights, x, h_0)[1]
 
-    ours, plain = (
-        partial(final, f) for f in (elman.jax.gru, partial(run_by_scan, "gru", extents={}))
+    ours, by_scan = (
+        partial(final, f) for f in (elman.jax.rnn, partial(run_by_scan, "rnn_tanh", extents={}))
     )
-    for derivative in (jax.jacfwd, jax.jacrev, lambda f: jax.jacfwd(jax.jacrev(f))):
-        got, want = (jax.jit(derivative(f))(jnp.asarray(h_0)) for f in (ours, plain))
+    for derivative in (jax.jacfwd, jax.jacrev, lambda f: jax.jacrev(jax.jacrev(f))):
+        got, want = (jax.jit(derivative(f))(jnp.asarray(h_0)) for f in (ours, by_scan))
         assert_close(got, want)
 
 
@@ -148,10 +156,11 @@ def test_vmap_of_a_vmap_and_along_other_axes():
     weights, x, h_0 = inputs
     xs = jnp.stack([x, 2 * x], -1)  # (members, L, N, D, 2)
 
+    @jax.jit
     def d_weights(weights, x, h_0):
         return jax.grad(lambda w: (elman.jax.gru(w, x, h_0)[0] ** 2).sum())(weights)
 
-    got = jax.vmap(jax.vmap(d_weights, (None, -1, None)))(weights, xs, h_0)
+    got = jax.jit(jax.vmap(jax.vmap(d_weights, (None, -1, None))))(weights, xs, h_0)
     for k, scale in enumerate((1, 2)):
         for m in range(3):
             own = jax.tree.map(lambda a, m=m: a[m], (weights, x, h_0))
