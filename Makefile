@@ -50,7 +50,7 @@ SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 # crashes when it checks how double backward is traced.
 OLDEST := .venv-torch-oldest
 
-# The oldest JAX likewise: the first with jax.ffi. Flax and Equinox of its time bound it by themselves.
+# The oldest JAX likewise: the first with jax.ffi. Flax of its time has no NNX that Elman knows.
 OLDEST_JAX := .venv-jax-oldest
 
 # What others build on torch, which is heavy, in an environment of its own. Of the second ones only
@@ -103,7 +103,8 @@ test-torch-oldest: $(OLDEST)/installed ## run the PyTorch package's tests on tor
 		--deselect tests/test_torch_compile.py::test_backward_operator
 
 test-jax-oldest: $(OLDEST_JAX)/installed ## run the JAX package's tests on JAX 0.5.0
-	$(OLDEST_JAX)/bin/python -m pytest -W default $(wildcard tests/test_jax*.py) src/elman/jax
+	$(OLDEST_JAX)/bin/python -m pytest -W default $(wildcard tests/test_jax*.py) src/elman/jax \
+		--ignore src/elman/jax/nnx.py
 
 test-engine: build/$(CXX_NAME)/built ## run the engine's own tests on every instruction set; CXX=clang++ takes Clang
 	$(call run-engine-tests,build/$(CXX_NAME),)
@@ -199,8 +200,8 @@ $(OLDEST)/installed: pyproject.toml CMakeLists.txt $(NATIVE)
 
 $(OLDEST_JAX)/installed: pyproject.toml CMakeLists.txt $(NATIVE)
 	test -x $(OLDEST_JAX)/bin/python || python3 -m venv $(OLDEST_JAX)
-	$(OLDEST_JAX)/bin/python $(PIP) jax==0.5.0 jaxlib==0.5.0 flax==0.10.3 equinox==0.12.0 hypothesis pytest \
-		numpy scikit-build-core nanobind cmake ninja
+	$(OLDEST_JAX)/bin/python $(PIP) jax==0.5.0 jaxlib==0.5.0 flax==0.10.3 equinox==0.12.0 flatbuffers hypothesis \
+		pytest numpy scikit-build-core nanobind cmake ninja
 	$(OLDEST_JAX)/bin/python $(PIP) --no-build-isolation --no-deps --config-settings=build-dir=build/oldest-jax \
 		--editable .
 	touch $@

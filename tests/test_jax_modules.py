@@ -9,6 +9,7 @@ from reference import assert_close, assert_same_bits
 jax = pytest.importorskip("jax", reason="JAX is not installed")
 pytest.importorskip("flax", reason="Flax is not installed")
 eqx = pytest.importorskip("equinox", reason="Equinox is not installed")
+import flax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 from flax import linen, nnx  # noqa: E402
 
@@ -18,6 +19,8 @@ import elman.jax.nnx  # noqa: E402
 from elman.jax import paths, require  # noqa: E402
 
 N, L, D, H = 4, 6, 3, 5
+HAS_NNX = tuple(map(int, flax.__version__.split(".")[:2])) >= (0, 12)
+of_nnx = pytest.mark.skipif(not HAS_NNX, reason="elman.jax.nnx is for Flax 0.12 on")
 LENGTHS = jnp.array([L, 1, 4, 2])
 OPTIONS = {
     "plain": {},
@@ -93,6 +96,7 @@ def nnx_cell(cell, **options):
     return made
 
 
+@of_nnx
 @every_case
 def test_nnx(cell, option, lengths):
     """Carries, outputs, and the gradients of parameters, inputs and carry."""
@@ -108,6 +112,7 @@ def test_nnx(cell, option, lengths):
     assert_same_results(run, nnx.RNN, elman.jax.nnx.RNN, arguments)
 
 
+@of_nnx
 def test_nnx_overrides_and_first_carries():
     """Options of the call go before the constructor's; a carry of its own is the cell's."""
     cell = nnx_cell("GRUCell")
@@ -121,6 +126,7 @@ def test_nnx_overrides_and_first_carries():
     assert_close(elman.jax.nnx.RNN(cell)(x), nnx.RNN(cell)(x))
 
 
+@of_nnx
 def test_nnx_bidirectional():
     cells = nnx_cell("OptimizedLSTMCell"), nnx_cell("OptimizedLSTMCell")
     nnx.update(cells[1], jax.tree.map(lambda a: 2 * a, nnx.state(cells[1], nnx.Param)))
@@ -140,6 +146,7 @@ def _first(carries):
     return jax.tree.map(lambda a: a[0], carries)
 
 
+@of_nnx
 def test_nnx_padding():
     """It is not read, and gives zeros; a row of none of its steps ends as it began."""
     layer = elman.jax.nnx.RNN(nnx_cell("LSTMCell"), return_carry=True)
@@ -221,7 +228,7 @@ def test_flaxs_own_scan(case):
     )
     parameters = anew(stock.init(jax.random.key(0), x))
     pairs = [(partial(ours.apply, parameters), partial(stock.apply, parameters))]
-    if hasattr(nnx, cell):
+    if HAS_NNX and hasattr(nnx, cell):
         made = nnx_cell(cell, **options)
         pairs.append((elman.jax.nnx.RNN(made), nnx.RNN(made)))
     for got, want in pairs:
@@ -232,6 +239,7 @@ def test_flaxs_own_scan(case):
             got(x)
 
 
+@of_nnx
 def test_relu():
     cell = nnx_cell("SimpleCell", activation_fn=jax.nn.relu)
     x = normal((N, L, D))
@@ -239,6 +247,7 @@ def test_relu():
         assert_close(elman.jax.nnx.RNN(cell)(x), nnx.RNN(cell)(x))
 
 
+@of_nnx
 def test_half_precision():
     """Where all is of one such type; sums are float32, so that it is nearer than Flax."""
     init = jax.nn.initializers.normal()

@@ -15,6 +15,7 @@ other operand and result has a leading axis M.
 # pyright: reportMissingTypeStubs=false, reportPrivateUsage=false, reportUnknownLambdaType=false
 # (parts of JAX are not typed)
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -308,7 +309,7 @@ def _batch_members(primitive: Primitive, lead: list[Any], _: Any, call: Call) ->
     mapped = lead[_X].shape[:-3]  # of members that were members already, two axes
 
     def merge(a: Any) -> Any:
-        return a if is_absent(a) else a.reshape(-1, *a.shape[len(mapped) :])
+        return a if is_absent(a) else a.reshape(math.prod(mapped), *a.shape[len(mapped) :])
 
     results = primitive.bind(*map(merge, lead), call=call)
     return [r if is_absent(r) else r.reshape(*mapped, *r.shape[1:]) for r in results]
@@ -332,7 +333,8 @@ def _batch_rows(primitive: Primitive, lead: list[Any], given: Any, call: Call) -
 def _merge_rows(a: Any, behind: int = 1) -> Any:
     axis = a.ndim - 2 - behind
     a = jnp.moveaxis(a, 0, axis + 1)
-    return a.reshape(*a.shape[:axis], -1, *a.shape[axis + 2 :])
+    lead, N, size, behind = a.shape[:axis], *a.shape[axis : axis + 2], a.shape[axis + 2 :]
+    return a.reshape(*lead, N * size, *behind)
 
 
 def _part_rows(results: Sequence[Any], shape: Sequence[int]) -> list[Any]:
