@@ -333,8 +333,8 @@ def _batch_rows(primitive: Primitive, lead: list[Any], given: Any, call: Call) -
 def _merge_rows(a: Any, behind: int = 1) -> Any:
     axis = a.ndim - 2 - behind
     a = jnp.moveaxis(a, 0, axis + 1)
-    lead, N, size, behind = a.shape[:axis], *a.shape[axis : axis + 2], a.shape[axis + 2 :]
-    return a.reshape(*lead, N * size, *behind)
+    rows = a.shape[axis] * a.shape[axis + 1]
+    return a.reshape(*a.shape[:axis], rows, *a.shape[axis + 2 :])
 
 
 def _part_rows(results: Sequence[Any], shape: Sequence[int]) -> list[Any]:
