@@ -50,14 +50,17 @@ SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 # crashes when it checks how double backward is traced.
 OLDEST := .venv-torch-oldest
 
+# The oldest JAX likewise: the first with jax.ffi. Flax of its time has no NNX that Elman knows.
+OLDEST_JAX := .venv-jax-oldest
+
 # What others build on torch, which is heavy, in an environment of its own. Of the second ones only
 # the weights are read, so that they come without what they import.
 ECOSYSTEM := .venv-ecosystem
 ECOSYSTEM_PACKAGES := lightning neuralforecast onnxruntime sb3-contrib skorch torchrl
 ECOSYSTEM_WEIGHTS := g2p-en resemblyzer silero-vad
 
-.PHONY: help setup test test-oneflow test-r r-sources r-docs r-digests test-ecosystem test-torch-oldest test-engine test-arm hashes \
-	sanitize soak accuracy fuzz demo docs bench bench-calls bench-quick bench-compare lint format types stubs clean
+# What `make help` lists: no files.
+.PHONY: $(shell awk -F: '/^[a-z-]+:.*\#\# / { print $$1 }' $(MAKEFILE_LIST))
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-19s%s\n", $$1, $$2 }' Makefile
@@ -98,6 +101,10 @@ test-ecosystem: $(ECOSYSTEM)/installed ## run the PyTorch package within what ot
 test-torch-oldest: $(OLDEST)/installed ## run the PyTorch package's tests on torch 2.6; some 3 GB on Linux
 	$(OLDEST)/bin/python -m pytest -W default $(wildcard tests/test_torch_*.py) src/elman/torch \
 		--deselect tests/test_torch_compile.py::test_backward_operator
+
+test-jax-oldest: $(OLDEST_JAX)/installed ## run the JAX package's tests on JAX 0.5.0
+	$(OLDEST_JAX)/bin/python -m pytest -W default $(wildcard tests/test_jax*.py) src/elman/jax \
+		--ignore src/elman/jax/nnx.py
 
 test-engine: build/$(CXX_NAME)/built ## run the engine's own tests on every instruction set; CXX=clang++ takes Clang
 	$(call run-engine-tests,build/$(CXX_NAME),)
@@ -175,7 +182,7 @@ stubs: $(INSTALLED) ## write src/elman/_engine.pyi anew
 
 clean: ## remove all that was built, .venv included
 	rm -rf r/src/engine r/src/Makevars r/src/*.o r/src/*.so r/tests/testthat/torch r/tests/testthat/keras
-	rm -rf build dist $(VENV) $(ONEFLOW) $(OLDEST) $(ECOSYSTEM) .venv-address .venv-thread .hypothesis .pytest_cache .ruff_cache
+	rm -rf build dist $(VENV) $(ONEFLOW) $(OLDEST) $(OLDEST_JAX) $(ECOSYSTEM) .venv-address .venv-thread .hypothesis .pytest_cache .ruff_cache
 
 # Python files are used where they lie; a change to the native ones installs again, and compiles
 # only what changed, because the build shares this environment. torch comes first and exact: an
@@ -192,6 +199,14 @@ $(OLDEST)/installed: pyproject.toml CMakeLists.txt $(NATIVE)
 	$(OLDEST)/bin/python $(PIP) torch==2.6.0 numpy scikit-build-core nanobind cmake ninja
 	$(OLDEST)/bin/python $(PIP) --no-build-isolation --config-settings=build-dir=build/oldest \
 		--editable '.[demo,test]'
+	touch $@
+
+$(OLDEST_JAX)/installed: pyproject.toml CMakeLists.txt $(NATIVE)
+	test -x $(OLDEST_JAX)/bin/python || python3 -m venv $(OLDEST_JAX)
+	$(OLDEST_JAX)/bin/python $(PIP) jax==0.5.0 jaxlib==0.5.0 flax==0.10.3 equinox==0.12.0 flatbuffers hypothesis \
+		pytest numpy scikit-build-core nanobind cmake ninja
+	$(OLDEST_JAX)/bin/python $(PIP) --no-build-isolation --no-deps --config-settings=build-dir=build/oldest-jax \
+		--editable .
 	touch $@
 
 $(ECOSYSTEM)/installed: pyproject.toml CMakeLists.txt $(NATIVE)

@@ -2,5 +2,7 @@
 
 from importlib.util import find_spec
 
-PACKAGES = ("mlx", "oneflow", "torch")
+PACKAGES = ("jax", "mlx", "oneflow", "torch")
+MODULES = {"jax/nnx.py": "flax", "jax/linen.py": "flax", "jax/equinox.py": "equinox"}
 collect_ignore = [f"src/elman/{name}" for name in PACKAGES if find_spec(name) is None]
+collect_ignore += [f"src/elman/{path}" for path, name in MODULES.items() if find_spec(name) is None]

@@ -21,6 +21,7 @@ OURS = {
     "elman": "elman_packages.NumpyPackage",
     "elman.torch": "elman_packages.TorchPackage",
     "elman.mlx": "mlx_layers.MlxPackage",
+    "elman.jax": "jax_scan.JaxPackage",
 }
 OTHERS = {
     "torch": "torch_layers.Padded",

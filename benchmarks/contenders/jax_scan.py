@@ -1,8 +1,9 @@
-"""JAX: a jitted ``lax.scan``, with the input's product for all steps before it.
+"""JAX: a jitted ``lax.scan``, with the input's product for all steps before it; and ``elman.jax``.
 
-Each mode has the layout of matrices in which XLA is the faster: (D, G*H) for inference, as Flax has
-them, and torch's (G*H, D) for training. Rows that have ended hold their state, which is what a scan
-can do about lengths. XLA takes as many threads as its process has processors: see ``measure.hold``.
+Of the scan each mode has the layout of matrices in which XLA is the faster: (D, G*H) for inference,
+as Flax has them, and torch's (G*H, D) for training. Rows that have ended hold their state, which is
+what a scan can do about lengths. XLA takes as many threads as its process has processors: see
+``measure.hold``.
 """
 
 from collections.abc import Callable
@@ -13,8 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import elman
+import elman.jax
+from elman.spec import WEIGHTS
+
 from ..grid import Case, Inputs
-from . import Arrays, answer
+from . import Arrays, answer, parts, whole
 
 State = tuple[Any, ...]  # h, or h and c
 
@@ -25,7 +30,6 @@ class Form(NamedTuple):
     cell: Callable[[Any, Any, State], State]  # of W_ih x + b_ih, what gives W_hh h + b_hh, states
     product: Callable[[Any, Any], Any]  # of rows and a matrix of weights
     gates: int  # the matrix's axis of gates
-    directions: int
     inside: Any  # (L, N, 1), true before a row's end, or None
 
 
@@ -83,15 +87,17 @@ def direction(form: Form, w: list[Any], x: Any, state: State, reverse: bool) -> 
     return output, final
 
 
-def stack(form: Form, weights: list[Any], x: Any, states: State) -> Any:
-    """All layers: output and the final states."""
+def stack(
+    run: Callable[..., Any], directions: int, weights: list[Any], x: Any, states: State
+) -> Any:
+    """All layers, whose directions `run` runs: output and the final states."""
     finals: list[Any] = []
     while len(finals) < len(states[0]):
         outputs: list[Any] = []
-        for reverse in (False, True)[: form.directions]:
+        for reverse in (False, True)[:directions]:
             k = len(finals)
             w = weights[4 * k : 4 * k + 4]
-            output, final = direction(form, w, x, tuple(a[k] for a in states), reverse)
+            output, final = run(w, x, tuple(a[k] for a in states), reverse)
             outputs.append(output)
             finals.append(final)
         x = outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, -1)
@@ -104,20 +110,29 @@ class JaxScan:
     can_train = compiles = True
 
     def __init__(self, case: Case, inputs: Inputs, threads: int) -> None:
-        inside = None
-        if inputs.lengths is not None:
-            inside = jnp.asarray(np.arange(case.L)[:, None, None] < inputs.lengths[:, None])
-        form = Form(CELLS[case.cell], jnp.matmul, 1, case.directions, inside)
         self.states, self.names = case.states, list(inputs.weights)
         weights = list(inputs.weights.values())
         x, states = jnp.asarray(inputs.x), tuple(map(jnp.asarray, inputs.states.values()))
-        self.arguments = [jnp.asarray(w.T.copy()) for w in weights], x, states
-        self.run = jax.jit(partial(stack, form))
-
-        as_torch = form._replace(product=lambda rows, matrix: rows @ matrix.T, gates=0)
         self.primals = [jnp.asarray(w) for w in weights], x, states
         self.cotangents = tuple(map(jnp.asarray, (inputs.d_output, *inputs.d_states.values())))
-        run = partial(stack, as_torch)
+        self.arguments = self.primals
+        self.prepare(case, inputs, threads)
+
+    def prepare(self, case: Case, inputs: Inputs, threads: int) -> None:
+        """Compile what is timed."""
+        inside = None
+        if inputs.lengths is not None:
+            inside = jnp.asarray(np.arange(case.L)[:, None, None] < inputs.lengths[:, None])
+        form = Form(CELLS[case.cell], jnp.matmul, 1, inside)
+        weights, x, states = self.primals
+        self.arguments = [w.T.copy() for w in weights], x, states
+        as_torch = form._replace(product=lambda rows, matrix: rows @ matrix.T, gates=0)
+        self.compile(case, partial(direction, form), partial(direction, as_torch))
+
+    def compile(self, case: Case, infer: Callable[..., Any], train: Callable[..., Any]) -> None:
+        """Of the functions that run a direction, in inference and in training."""
+        self.run = jax.jit(partial(stack, infer, case.directions))
+        run = partial(stack, train, case.directions)
         self.vjp = jax.jit(lambda primals, cotangents: jax.vjp(run, *primals)[1](cotangents))
 
     def infer(self) -> Any:
@@ -134,3 +149,19 @@ class JaxScan:
         weights, x, states = result
         names = ("x", *(f"{name}_0" for name in self.states), *self.names)
         return dict(zip(names, map(np.asarray, (x, *states, *weights)), strict=True))
+
+
+class JaxPackage(JaxScan):
+    """``elman.jax``'s functions in the scan's place: the lengths as they are."""
+
+    def prepare(self, case: Case, inputs: Inputs, threads: int) -> None:
+        elman.set_num_threads(threads)
+        layer = getattr(elman.jax, case.kind.lower())
+        options = {**case.own_options, "lengths": inputs.lengths}
+
+        def run(w: list[Any], x: Any, state: State, reverse: bool) -> Any:
+            weights = dict(zip(WEIGHTS, w, strict=False))
+            output, final = layer(weights, x, whole(state), reverse=reverse, **options)
+            return output, parts(final)
+
+        self.compile(case, run, run)

@@ -2,7 +2,8 @@
 
 This module is the NumPy package: ``elman.RNN``, ``GRU``, ``LSTM`` and their cells take and return
 NumPy arrays and import no framework. ``elman.torch``, ``elman.mlx`` and ``elman.oneflow`` stand in
-for those frameworks' own layers, and ``elman.weights`` carries weights from one to another.
+for those frameworks' own layers, ``elman.jax`` for Flax's, and ``elman.weights`` carries weights
+from one to another.
 
 >>> import elman, numpy as np
 >>> gru = elman.GRU(10, 20, num_layers=2, seed=0)

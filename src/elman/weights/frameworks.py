@@ -45,7 +45,13 @@ def nonlinearities(kind: str) -> list[str]:
     return ["tanh", "relu"] if kind == "RNN" else [""]
 
 
-# How a framework lays out one direction of one layer
+# How a framework lays out one direction of one layer. What reads tensors reads those of other
+# libraries than NumPy too.
+
+
+def _library(a: Any) -> Any:
+    """The functions of the library that has the array."""
+    return np if isinstance(a, np.ndarray) else a.__array_namespace__()
 
 
 class Parts(NamedTuple):
@@ -64,7 +70,8 @@ def _unchanged(tensors: Any, *_: Any) -> Any:
 
 
 def _join_gates(t: Sequence[Array], gates: int) -> Sequence[Array]:
-    whole = [np.concatenate(t[k : k + gates], -1) for k in range(0, 3 * gates, gates)]
+    join = _library(t[0]).concatenate
+    whole = [join(t[k : k + gates], -1) for k in range(0, 3 * gates, gates)]
     return [*whole, *t[3 * gates :]]
 
 
@@ -135,7 +142,8 @@ def _write_joined(w: Weights) -> Iterable[Array]:
 
 
 def _read_new(w_ih: Array, w_hh: Array, b: Array, b_new: Array) -> Weights:
-    return Weights(w_ih, w_hh, b, np.concatenate([np.zeros_like(b[len(b_new) :]), b_new]))
+    xp = _library(b)
+    return Weights(w_ih, w_hh, b, xp.concatenate([xp.zeros_like(b[len(b_new) :]), b_new]))
 
 
 def _write_new(w: Weights) -> Iterable[Array]:
@@ -143,7 +151,7 @@ def _write_new(w: Weights) -> Iterable[Array]:
 
 
 def _read_one(w_ih: Array, w_hh: Array, b: Array) -> Weights:
-    return Weights(w_ih, w_hh, b, np.zeros_like(b))
+    return Weights(w_ih, w_hh, b, _library(b).zeros_like(b))
 
 
 def _write_one(w: Weights) -> Iterable[Array]:
