@@ -244,7 +244,7 @@ def _deterministic():
 @pytest.mark.parametrize("path", ["kernel", "scan"])
 def test_deterministic_mode(kind, path, monkeypatch):
     """The same bits as without, twice; the loop, which has index operations, goes through too."""
-    monkeypatch.setattr(layers, "_needs_loop", lambda: path == "scan")
+    monkeypatch.setattr(layers, "needs_loop", lambda: path == "scan")
     _, ours = twins(kind, 3, 4, 2, bidirectional=True)
     x, hx = inputs(ours, 5, 3)
     reset = torch.rand(5, 3) < 0.3

@@ -55,7 +55,7 @@ _LACKING = frozenset(
 )
 
 
-def _served(x: Tensor, states: Sequence[Tensor], *weights: Any) -> bool:
+def served(x: Tensor, states: Sequence[Tensor], *weights: Any) -> bool:
     """Whether the engine takes these tensors."""
     dtype = x.dtype
     if dtype not in _FLOATS or torch.is_autocast_enabled("cpu"):
@@ -70,7 +70,7 @@ def _served(x: Tensor, states: Sequence[Tensor], *weights: Any) -> bool:
     return True
 
 
-def _run_kernel(cell: str, x: Tensor, h_0: Tensor | None, *arguments: Any) -> tuple[Tensor, Tensor]:
+def run_rounded(cell: str, x: Tensor, h_0: Tensor | None, *arguments: Any) -> tuple[Tensor, Tensor]:
     """The engine, with x, output and mostly the state rounded in half precision."""
     if x.dtype not in HALVES:
         return run_kernel(cell, x, h_0, *arguments)
@@ -97,7 +97,7 @@ def _pair(last: Sequence[Tensor]) -> Any:
     return last[0] if len(last) == 1 else tuple(last)
 
 
-def _is_differentiated(*tensors: Tensor | None) -> bool:
+def is_differentiated(*tensors: Tensor | None) -> bool:
     if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
         return True  # a trace holds for training and inference
     if not torch.is_grad_enabled():
@@ -106,7 +106,7 @@ def _is_differentiated(*tensors: Tensor | None) -> bool:
     return is_transformed() or any(t is not None and t.requires_grad for t in tensors)
 
 
-def _needs_loop() -> bool:
+def needs_loop() -> bool:
     """Whether a transform is at work that sees tensor operations alone.
 
     Such are forward mode, as the engine has no forward derivatives, and functionalize.
@@ -235,8 +235,8 @@ class _Layer(nn.RNNBase):
         ]
         if valid:
             self._check_weights(weights)
-        loop = _needs_loop() or self._is_beyond_torch(packed)
-        kernel = valid and not loop and (_becomes_onnx() or _served(x, states, *weights))
+        loop = needs_loop() or self._is_beyond_torch(packed)
+        kernel = valid and not loop and (_becomes_onnx() or served(x, states, *weights))
         lacking = self._cell.gated is not None  # torch has no such layer
         if not valid or not (kernel or extended or loop or lacking):
             _paths.take("torch", type(self).__name__, self.num_layers)
@@ -283,7 +283,7 @@ class _Layer(nn.RNNBase):
             integral = integral and lengths.dtype != torch.bool
             check_lengths(name, tuple(lengths.shape), integral, batch, RuntimeError)
             lengths = lengths.to(x.device, torch.int64).reshape(-1)
-            if not (kernel or _needs_loop()):
+            if not (kernel or needs_loop()):
                 steps = x.shape[1 if batched and self.batch_first else 0]
                 check_lengths_lie_within(name, lengths.tolist(), steps, RuntimeError)
         if reset is not None:
@@ -346,7 +346,7 @@ class _Layer(nn.RNNBase):
         cell, directions = self._cell.name, 2 if self.bidirectional else 1
         axes = {"batch_first": self.batch_first, **axes}
         call = Call(cell, self.num_layers, directions, recompute=self.recompute, **axes)
-        keep = _is_differentiated(x, *states, *weights)
+        keep = is_differentiated(x, *states, *weights)
         there = (True, True, self.bias, self.bias, self.proj_size > 0)
         given = iter(weights)
         named = [next(given) if is_there else None for _ in self._all_weights for is_there in there]
@@ -358,7 +358,7 @@ class _Layer(nn.RNNBase):
                 return export.run_layer(self, weights, given[-2], given[-1], k, x, h_0)
             if not kernel:
                 return run_scan(cell, x, h_0, *given, batch_sizes)
-            return _run_kernel(cell, x, h_0, *given, batch_sizes, keep, self.recompute)
+            return run_rounded(cell, x, h_0, *given, batch_sizes, keep, self.recompute)
 
         between = None
         if self.training and self.dropout > 0:
@@ -517,8 +517,8 @@ def _step(module: Any, stock: Any, name: str, input: Any, hx: Any) -> Any:
         shapes = Spec(cell, module.input_size, H, bias=bias).cell_weight_shapes()
         names = zip(WEIGHTS, weights, strict=True)
         _check_shapes(module._get_name(), shapes, dict(names))
-    loop = _needs_loop() or _becomes_onnx()
-    kernel = valid and not loop and _served(input, states, *weights)
+    loop = needs_loop() or _becomes_onnx()
+    kernel = valid and not loop and served(input, states, *weights)
     if not kernel and not (valid and cell.gated):
         _paths.take("torch", module._get_name())
         result = stock.forward(module, input, hx)
@@ -532,13 +532,13 @@ def _step(module: Any, stock: Any, name: str, input: Any, hx: Any) -> Any:
         _paths.check("kernel", module._get_name())
     else:
         _paths.take("scan", module._get_name())
-    keep = _is_differentiated(input, *states, *weights)
+    keep = is_differentiated(input, *states, *weights)
     call = Call(name, is_cell=True, is_batched=input.dim() == 2)
 
     def layer(_: int, *arguments: Any) -> tuple[Tensor, Tensor]:
         if not kernel:
             return run_scan(name, *arguments, None)
-        return _run_kernel(name, *arguments, None, keep, False)
+        return run_rounded(name, *arguments, None, keep, False)
 
     return _pair(run_module(call, layer, input, states, weights))
 
