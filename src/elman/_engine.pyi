@@ -5,6 +5,8 @@ The compiled engine: one layer of one or two directions, forward and backward, o
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from typing_extensions import CapsuleType
+
 
 def isa() -> str:
     """The instruction set in use: portable, avx2 or avx512."""
@@ -128,6 +130,15 @@ class TensorCalls:
     @property
     def backward(self) -> object:
         """backward(ctx, gradients): those of forward's arguments, or None."""
+
+def xla_forward() -> CapsuleType:
+    """A handler of XLA's typed FFI."""
+
+def xla_backward() -> CapsuleType:
+    """A handler of XLA's typed FFI."""
+
+def set_threads_of_xla_calls(threads: int) -> None:
+    """How many threads a call that XLA makes may take."""
 
 def poison_buffers(on: bool) -> None:
     """For tests: fill scratch memory with NaN before use."""

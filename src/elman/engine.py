@@ -38,10 +38,11 @@ def _processors() -> int:
 
 
 _threads = _processors()
+_engine.set_threads_of_xla_calls(_threads)
 
 
 def set_num_threads(n: int) -> None:
-    """Let each call of the NumPy package use up to n threads; small calls use fewer.
+    """Let each call of the NumPy and the JAX package use up to n threads; small calls use fewer.
 
     The answer does not depend on it. The default is the number of processors.
 
@@ -58,10 +59,11 @@ def set_num_threads(n: int) -> None:
     if n >= 2**63:
         raise ValueError("set_num_threads: expected fewer than 2**63")
     _threads = n
+    _engine.set_threads_of_xla_calls(n)
 
 
 def get_num_threads() -> int:
-    """The number of threads that a call of the NumPy package may use."""
+    """The number of threads that a call of the NumPy or the JAX package may use."""
     return _threads
 
 

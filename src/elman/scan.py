@@ -61,9 +61,8 @@ def scan(
 
     With `whole` every state (L, N, S) takes the output's place.
     """
-    w_ih, w_hh, b_ih, b_hh, w_hr = weights
-    P = w_hh.shape[-1]
-    features = h.shape[-1] if whole else P
+    w_ih, b_ih = weights.w_ih, weights.b_ih
+    features = h.shape[-1] if whole else weights.w_hh.shape[-1]
     steps = range(x.shape[0])
     if not steps:
         return (x @ w_ih.T)[..., :features], h
@@ -77,9 +76,7 @@ def scan(
     for t in reversed(steps) if reverse else steps:
         start = _cut(h, t + 1 if reverse else t, lengths, reset, xp)
         # [t, ...]: of a bare [t] MLX makes a gather, which has no second derivative.
-        x_t = x_gates[t, ...]
-        h_gates = _recurrent(cell, x_t, _output(start, P), w_hh, b_hh, xp)
-        after = _step(cell, x_t, h_gates, start, w_hr, P, xp)
+        after = step(cell, x_gates[t, ...], start, weights, xp)
         output = _output(after, features)
         if inside is None:
             h = after
@@ -88,6 +85,16 @@ def scan(
             h = xp.where(inside[t], after, h)
             outputs.append(xp.where(inside[t], output, xp.zeros_like(output)))
     return xp.stack(outputs[::-1] if reverse else outputs), h
+
+
+def step(cell: Cell, x: Any, state: Any, weights: Weights, xp: Any) -> Any:
+    """The state after a step, from x = W_ih x_t + b_ih (N, G*H) and the state before (N, S)."""
+    P = weights.w_hh.shape[-1]
+    u = _recurrent(cell, x, _output(state, P), weights.w_hh, weights.b_hh, xp)
+    if len(cell.states) == 1:
+        return cell.forward(x, u, state, xp)
+    h, c = cell.forward(x, u, state[..., P:], xp)
+    return xp.concatenate([h if weights.w_hr is None else project(h, weights.w_hr), c], -1)
 
 
 def _recurrent(cell: Cell, x: Any, h: Any, w_hh: Any, b_hh: Any, xp: Any) -> Any:
@@ -108,14 +115,6 @@ def _affine(h: Any, w: Any, b: Any) -> Any:
 def _output(state: Any, features: int) -> Any:
     """The first features of a state: those that are h, or all."""
     return state if state.shape[-1] == features else state[..., :features]
-
-
-def _step(cell: Cell, x: Any, u: Any, state: Any, w_hr: Any, P: int, xp: Any) -> Any:
-    """The state after a step."""
-    if len(cell.states) == 1:
-        return cell.forward(x, u, state, xp)
-    h, c = cell.forward(x, u, state[..., P:], xp)
-    return xp.concatenate([h if w_hr is None else project(h, w_hr), c], -1)
 
 
 def _cut(h: Any, t: int, lengths: Any, reset: Any, xp: Any) -> Any:

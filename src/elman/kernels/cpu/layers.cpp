@@ -234,7 +234,7 @@ void run_layers(const Kernel<T>& kernel, const Schedule& schedule, const LayersF
     Forward<T> each[2] = {};
     for (index d = 0; d < form.directions; ++d) {
       each[d].sizes = form.sizes(k);
-      each[d].reverse = d == 1;
+      each[d].reverse = form.reverse || d == 1;
       each[d].panels = (*f.panels)[k * form.directions + d];
       each[d].x = x;
       each[d].h_0 = first.read(f.first, d);
@@ -289,7 +289,7 @@ void run_layers_backward(const Kernel<T>& kernel, const Schedule& schedule,
     for (index d = 0; d < form.directions; ++d) {
       const index part = k * form.directions + d;
       each[d].sizes = sizes;
-      each[d].reverse = d == 1;
+      each[d].reverse = form.reverse || d == 1;
       if (b.panels) {
         each[d].panels = static_cast<const T*>((*b.panels)[part]);
       } else {

@@ -13,7 +13,8 @@ namespace elman {
 struct Form {
   int cell;  // its place in the tables of kernels
   index layers, directions;
-  Sizes first;  // the first layer's
+  Sizes first;           // the first layer's
+  bool reverse = false;  // a single direction runs from the last step to the first
 
   // Directions of all layers, K. Direction d of layer k is number k * directions + d.
   index parts() const { return layers * directions; }

@@ -19,6 +19,7 @@
 #include "modules.h"
 #include "tensors.h"
 #include "weights.h"
+#include "xla.h"
 
 using namespace nanobind::literals;
 
@@ -306,6 +307,7 @@ NB_MODULE(_engine, m) {
         "weights are.");
   bind_modules(m);
   bind_tensor_calls(m);
+  bind_xla_calls(m);
   m.def("poison_buffers", &poison_buffers, "on"_a,
         "For tests: fill scratch memory with NaN before use.");
 }
