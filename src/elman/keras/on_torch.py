@@ -19,7 +19,7 @@ split, concatenate, zeros_like = torch.chunk, torch.cat, torch.zeros_like
 
 def served(x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
     """Whether the engine takes these tensors."""
-    return not needs_loop() and _served(x, states, *weights)
+    return x.is_meta or (not needs_loop() and _served(x, states, *weights))
 
 
 def mask_rule(unroll: bool, zero_output: bool) -> tuple[bool, bool]:
@@ -34,6 +34,8 @@ def run(
     cell: Cell, weights: Weights, states: Sequence[Tensor], x: Tensor, lengths: Tensor | None = None
 ) -> tuple[Tensor, Sequence[Tensor]]:
     """A layer: x and output (N, L, features), each state (N, H), lengths (N,) int64."""
+    if x.is_meta:  # by which Keras learns shapes
+        return x.new_empty(*x.shape[:2], states[0].shape[-1]), states
     h_0 = join(states)
     assert h_0 is not None
     keep = is_differentiated(x, h_0, *weights)
