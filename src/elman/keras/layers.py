@@ -90,9 +90,7 @@ def _listed(value: Any) -> list[Any]:
     return [*value] if isinstance(value, (list, tuple)) else [value]
 
 
-def _served(
-    cell: Cell, x: Any, states: Sequence[Any], mask: Any, weights: Sequence[Any]
-) -> bool:
+def _served(cell: Cell, x: Any, states: Sequence[Any], mask: Any, weights: Sequence[Any]) -> bool:
     """Whether the engine takes these tensors. If not, Keras itself says best what is off."""
     if len(x.shape) != 3 or len(weights[1].shape) != 2:
         return False
@@ -106,17 +104,23 @@ def _served(
     )
 
 
+# A file names the class as registered, and as of Keras's own module: where nobody imported Elman,
+# Keras finds its own class there.
+
+
 @keras.saving.register_keras_serializable("elman")
 class SimpleRNN(_Layer, keras.layers.SimpleRNN):
     """``keras.layers.SimpleRNN`` on Elman's engine: the same arguments, weights and results.
 
     ::
 
-        h_t = tanh(x_t kernel + h_{t-1} recurrent_kernel + bias)     or relu in place of tanh
+        h' = tanh(x_t W + h U + b)     or relu in place of tanh
+
+    ``kernel`` is W (D, H), ``recurrent_kernel`` U (H, H), ``bias`` b (H). Called as :class:`GRU`.
 
     >>> import numpy as np, elman.keras
     >>> elman.keras.SimpleRNN(4, activation="relu")(np.ones((2, 5, 3), "float32")).shape
-    (2, 4)
+    torch.Size([2, 4])
     """
 
     __module__ = keras.layers.SimpleRNN.__module__
@@ -137,6 +141,30 @@ class _Gated(_Layer):
 
 @keras.saving.register_keras_serializable("elman")
 class GRU(_Gated, keras.layers.GRU):
+    """``keras.layers.GRU`` on Elman's engine: the same arguments, weights and results.
+
+    ::
+
+        z  = σ(x_t W_z + b_z + h U_z + c_z)          update gate
+        r  = σ(x_t W_r + b_r + h U_r + c_r)          reset gate
+        n  = tanh(x_t W_h + b_h + r * (h U_h + c_h)) candidate, or (r * h) U_h in place
+        h' = z * h + (1 - z) * n
+
+    The second form is that of ``reset_after=False``, which has no c. ``kernel`` is W (D, 3H),
+    ``recurrent_kernel`` U (H, 3H), ``bias`` b and c (2, 3H), or b alone (3H).
+
+    A call takes inputs (N, L, D), ``mask`` (N, L), ``training`` and ``initial_state`` (N, H), and
+    gives h (N, H), with ``return_sequences`` at every step (N, L, H), with ``return_state`` the
+    last one beside. Errors are Keras's own.
+
+    >>> import numpy as np, elman.keras
+    >>> gru = elman.keras.GRU(4, return_sequences=True)
+    >>> with elman.keras.require("kernel"):
+    ...     output = gru(np.ones((2, 5, 3), "float32"), mask=np.array([[1, 1, 1, 0, 0], [1] * 5]))
+    >>> output.shape
+    torch.Size([2, 5, 4])
+    """
+
     __module__ = keras.layers.GRU.__module__
 
     def _engines_cell(self) -> Cell | None:
@@ -147,6 +175,26 @@ class GRU(_Gated, keras.layers.GRU):
 
 @keras.saving.register_keras_serializable("elman")
 class LSTM(_Gated, keras.layers.LSTM):
+    """``keras.layers.LSTM`` on Elman's engine: the same arguments, weights and results.
+
+    ::
+
+        i  = σ(x_t W_i + h U_i + b_i)    input gate
+        f  = σ(x_t W_f + h U_f + b_f)    forget gate
+        g  = tanh(x_t W_c + h U_c + b_c) cell candidate
+        o  = σ(x_t W_o + h U_o + b_o)    output gate
+        c' = f * c + i * g
+        h' = o * tanh(c')
+
+    ``kernel`` is W (D, 4H), ``recurrent_kernel`` U (H, 4H), ``bias`` b (4H). Called as
+    :class:`GRU`, with two states, h and c.
+
+    >>> import numpy as np, elman.keras
+    >>> output, h, c = elman.keras.LSTM(4, return_state=True)(np.ones((2, 5, 3), "float32"))
+    >>> output.shape, c.shape
+    (torch.Size([2, 4]), torch.Size([2, 4]))
+    """
+
     __module__ = keras.layers.LSTM.__module__
 
     def _engines_cell(self) -> Cell | None:
@@ -158,14 +206,30 @@ _OURS = {
     keras.layers.LSTM: LSTM,
     keras.layers.SimpleRNN: SimpleRNN,
 }
-#: For doctest, which believes that the classes are of Keras's own modules.
+#: For doctest, to which the classes are of Keras's modules.
 __test__ = {ours.__name__: ours for ours in _OURS.values()}
 
 
 def accelerate(model: keras.layers.Layer, undo: bool = False) -> list[str]:
-    """Turn every stock GRU, LSTM and SimpleRNN of a model into Elman's, in place.
+    """Turn every stock SimpleRNN, GRU and LSTM of a model into Elman's, in place.
+
+    The layers stay the same objects, with their weights and names; only their class changes.
+    Subclasses of Keras's, and cells within ``keras.layers.RNN``, are left alone. Returns the names
+    of the layers that it turned; a second call finds none. With ``undo=True`` it turns those back,
+    and returns their names.
+
+    What the model itself was compiled to, ``train_function`` and the like, is made anew at its next
+    use. Of a model that is a part of another one, which has functions of its own, call it on that
+    one.
+
+    >>> import keras, elman.keras
+    >>> model = keras.Sequential([keras.layers.Dense(3), keras.layers.GRU(4, name="memory")])
+    >>> elman.keras.accelerate(model)
+    ['memory']
+    >>> elman.keras.accelerate(model, undo=True)
+    ['memory']
     """
-    layers = model._flatten_layers()
+    layers = model._flatten_layers()  # pyright: ignore[reportPrivateUsage]
     names = swap(((layer.name, layer) for layer in layers), _OURS, undo)
     if names and isinstance(model, keras.Model):
         model.train_function = model.test_function = model.predict_function = None

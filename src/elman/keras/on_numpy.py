@@ -1,5 +1,8 @@
 """Keras's NumPy backend: a layer by the engine. There are no gradients."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# (arrays of any dtype)
+
 from collections.abc import Sequence
 from typing import Any
 

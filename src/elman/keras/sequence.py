@@ -2,36 +2,37 @@
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
+# pyright: reportOptionalOperand=false, reportOptionalSubscript=false
 # (parts of Keras are not typed)
 
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any
 
 from keras import ops
 
-from elman.spec import Cell, Weights
+from elman.spec import CELLS, Cell, Weights
 from elman.weights.frameworks import FRAMEWORKS, ROWS, Form
 
 
-@cache
-def form(cell: Cell) -> Form:
-    """How Keras's layer of this cell has its weights."""
-    alike = ((f.kind, f.reset_before) for f in FRAMEWORKS["keras"].forms)
-    n = [*alike].index((cell.kind, cell.gated is not None))
-    return FRAMEWORKS["keras"].forms[n]
+def _form(cell: Cell) -> Form:
+    alike = [(form.kind, form.reset_before) for form in FRAMEWORKS["keras"].forms]
+    return FRAMEWORKS["keras"].forms[alike.index((cell.kind, cell.gated is not None))]
+
+
+#: How Keras's layer of a cell has its weights.
+_FORMS = {name: _form(cell) for name, cell in CELLS.items()}
 
 
 def shapes(cell: Cell, D: int, H: int, bias: bool) -> list[tuple[int, ...]]:
     """Those of kernel, recurrent kernel and, if there is one, bias."""
     sizes = {"D": D, "H": H, "G": len(cell.gates) * H, "2": 2}
-    named = form(cell).tensors.values()
+    named = _FORMS[cell.name].tensors.values()
     return [tuple(sizes[axis] for axis in axes.split()) for axes in named][: 2 + bias]
 
 
 def arrange(cell: Cell, xp: Any, kernel: Any, recurrent_kernel: Any, bias: Any = None) -> Weights:
     """Keras's tensors as the engine takes them, by operations of the backend's library xp."""
-    known = form(cell)
+    known = _FORMS[cell.name]
     order = known.order or cell.gates
     places = [order.index(gate) for gate in cell.gates]
 

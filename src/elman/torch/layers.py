@@ -98,6 +98,7 @@ def _pair(last: Sequence[Tensor]) -> Any:
 
 
 def is_differentiated(*tensors: Tensor | None) -> bool:
+    """Whether gradients may be asked for, so that forward keeps what backward needs."""
     if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
         return True  # a trace holds for training and inference
     if not torch.is_grad_enabled():
