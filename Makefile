@@ -50,14 +50,17 @@ SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 # crashes when it checks how double backward is traced.
 OLDEST := .venv-torch-oldest
 
+# The oldest Keras that Elman supports, likewise. Its stateful layers do not train on torch.
+KERAS_OLDEST := .venv-keras-oldest
+
 # What others build on torch, which is heavy, in an environment of its own. Of the second ones only
 # the weights are read, so that they come without what they import.
 ECOSYSTEM := .venv-ecosystem
 ECOSYSTEM_PACKAGES := lightning neuralforecast onnxruntime sb3-contrib skorch torchrl
 ECOSYSTEM_WEIGHTS := g2p-en resemblyzer silero-vad
 
-.PHONY: help setup test test-oneflow test-r r-sources r-docs r-digests test-ecosystem test-torch-oldest test-engine test-arm hashes \
-	sanitize soak accuracy fuzz demo bench bench-calls bench-quick bench-compare lint format types stubs clean
+.PHONY: help setup test test-oneflow test-r r-sources r-docs r-digests test-ecosystem test-torch-oldest test-keras-oldest test-engine test-arm hashes \
+	sanitize soak accuracy fuzz demo bench bench-calls bench-keras bench-quick bench-compare lint format types stubs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-19s%s\n", $$1, $$2 }' Makefile
@@ -98,6 +101,11 @@ test-ecosystem: $(ECOSYSTEM)/installed ## run the PyTorch package within what ot
 test-torch-oldest: $(OLDEST)/installed ## run the PyTorch package's tests on torch 2.6; some 3 GB on Linux
 	$(OLDEST)/bin/python -m pytest -W default $(wildcard tests/test_torch_*.py) src/elman/torch \
 		--deselect tests/test_torch_compile.py::test_backward_operator
+
+test-keras-oldest: $(KERAS_OLDEST)/installed ## run the Keras package's tests on Keras 3.6 and torch
+	$(KERAS_OLDEST)/bin/python -m pytest -W default \
+		$(addprefix tests/test_keras_,$(addsuffix .py,layers masks models saving)) src/elman/keras \
+		--deselect tests/test_keras_models.py::test_a_stateful_model_trains
 
 test-engine: build/$(CXX_NAME)/built ## run the engine's own tests on every instruction set; CXX=clang++ takes Clang
 	$(call run-engine-tests,build/$(CXX_NAME),)
@@ -148,6 +156,10 @@ bench: $(INSTALLED) ## measure Elman and everyone else; tables, JSON and a pictu
 bench-calls: $(INSTALLED) ## the calls alone: what a step of a cell or a layer costs
 	$(BIN)/python -m benchmarks.calls
 
+bench-keras: $(INSTALLED) ## Keras models on torch and JAX, Keras's own layers and Elman's in turns
+	KERAS_BACKEND=torch $(BIN)/python -m benchmarks.keras_models
+	KERAS_BACKEND=jax $(BIN)/python -m benchmarks.keras_models
+
 bench-quick: $(INSTALLED) ## nearly the same in fewer turns, in three minutes
 	$(BIN)/python -m benchmarks.run --quick --output build/bench/quick.json
 
@@ -172,7 +184,7 @@ stubs: $(INSTALLED) ## write src/elman/_engine.pyi anew
 
 clean: ## remove all that was built, .venv included
 	rm -rf r/src/engine r/src/Makevars r/src/*.o r/src/*.so r/tests/testthat/torch r/tests/testthat/keras
-	rm -rf build dist $(VENV) $(ONEFLOW) $(OLDEST) $(ECOSYSTEM) .venv-address .venv-thread .hypothesis .pytest_cache .ruff_cache
+	rm -rf build dist $(VENV) $(ONEFLOW) $(OLDEST) $(KERAS_OLDEST) $(ECOSYSTEM) .venv-address .venv-thread .hypothesis .pytest_cache .ruff_cache
 
 # Python files are used where they lie; a change to the native ones installs again, and compiles
 # only what changed, because the build shares this environment. torch comes first and exact: an
@@ -189,6 +201,13 @@ $(OLDEST)/installed: pyproject.toml CMakeLists.txt $(NATIVE)
 	$(OLDEST)/bin/python $(PIP) torch==2.6.0 numpy scikit-build-core nanobind cmake ninja
 	$(OLDEST)/bin/python $(PIP) --no-build-isolation --config-settings=build-dir=build/oldest \
 		--editable '.[demo,test]'
+	touch $@
+
+$(KERAS_OLDEST)/installed: pyproject.toml CMakeLists.txt $(NATIVE)
+	test -x $(KERAS_OLDEST)/bin/python || python3 -m venv $(KERAS_OLDEST)
+	$(KERAS_OLDEST)/bin/python $(PIP) torch==2.13.0 keras==3.6.0 numpy scikit-build-core nanobind cmake ninja
+	$(KERAS_OLDEST)/bin/python $(PIP) --no-build-isolation --config-settings=build-dir=build/keras-oldest \
+		--editable '.[test]'
 	touch $@
 
 $(ECOSYSTEM)/installed: pyproject.toml CMakeLists.txt $(NATIVE)
