@@ -54,10 +54,13 @@ class _Layer(keras.layers.RNN if TYPE_CHECKING else object):
         kept = (own.kernel, own.recurrent_kernel, own.bias)
         weights = [ops.convert_to_tensor(w) for w in kept if w is not None]
         given = (sequences, states, steps, weights)
-        if cell is None or not self._serves(training) or not _served(cell, *given):
-            _paths.take("keras", type(self).__name__)
+        served = cell is not None and self._serves(training) and _served(cell, *given)
+        path = "kernel" if served else "keras"
+        _paths.check(path, type(self).__name__)
+        if not getattr(sequences, "is_meta", False):  # by which Keras asks for shapes, on PyTorch's
+            paths[path] += 1
+        if cell is None or not served:
             return super().inner_loop(sequences, initial_state, mask, training)
-        _paths.take("kernel", type(self).__name__)
         x = sequences
         if training and own.dropout:
             x = x * ops.expand_dims(own.get_dropout_mask(x[:, 0]), 1)
