@@ -53,6 +53,9 @@ OLDEST := .venv-torch-oldest
 # The oldest JAX likewise: the first with jax.ffi. Flax of its time has no NNX that Elman knows.
 OLDEST_JAX := .venv-jax-oldest
 
+# The oldest Keras that Elman supports, likewise. Its stateful layers do not train on torch.
+OLDEST_KERAS := .venv-keras-oldest
+
 # What others build on torch, which is heavy, in an environment of its own. Of the second ones only
 # the weights are read, so that they come without what they import.
 ECOSYSTEM := .venv-ecosystem
@@ -106,6 +109,11 @@ test-jax-oldest: $(OLDEST_JAX)/installed ## run the JAX package's tests on JAX 0
 	$(OLDEST_JAX)/bin/python -m pytest -W default $(wildcard tests/test_jax*.py) src/elman/jax \
 		--ignore src/elman/jax/nnx.py
 
+test-keras-oldest: $(OLDEST_KERAS)/installed ## run the Keras package's tests on Keras 3.6 and torch
+	$(OLDEST_KERAS)/bin/python -m pytest -W default \
+		$(addprefix tests/test_keras_,$(addsuffix .py,layers masks models saving)) src/elman/keras \
+		--deselect tests/test_keras_models.py::test_a_stateful_model_trains
+
 test-engine: build/$(CXX_NAME)/built ## run the engine's own tests on every instruction set; CXX=clang++ takes Clang
 	$(call run-engine-tests,build/$(CXX_NAME),)
 
@@ -158,6 +166,10 @@ bench-calls: $(INSTALLED) ## the calls alone: what a step of a cell or a layer c
 docs: $(INSTALLED) ## build the site in build/docs, and fail where a link or a name leads nowhere
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
+bench-keras: $(INSTALLED) ## Keras models on torch and JAX, Keras's own layers and Elman's in turns
+	KERAS_BACKEND=torch $(BIN)/python -m benchmarks.keras_models
+	KERAS_BACKEND=jax $(BIN)/python -m benchmarks.keras_models
+
 bench-quick: $(INSTALLED) ## nearly the same in fewer turns, in three minutes
 	$(BIN)/python -m benchmarks.run --quick --output build/bench/quick.json
 
@@ -182,7 +194,7 @@ stubs: $(INSTALLED) ## write src/elman/_engine.pyi anew
 
 clean: ## remove all that was built, .venv included
 	rm -rf r/src/engine r/src/Makevars r/src/*.o r/src/*.so r/tests/testthat/torch r/tests/testthat/keras
-	rm -rf build dist $(VENV) $(ONEFLOW) $(OLDEST) $(OLDEST_JAX) $(ECOSYSTEM) .venv-address .venv-thread .hypothesis .pytest_cache .ruff_cache
+	rm -rf build dist $(VENV) $(ONEFLOW) $(OLDEST) $(OLDEST_JAX) $(OLDEST_KERAS) $(ECOSYSTEM) .venv-address .venv-thread .hypothesis .pytest_cache .ruff_cache
 
 # Python files are used where they lie; a change to the native ones installs again, and compiles
 # only what changed, because the build shares this environment. torch comes first and exact: an
@@ -207,6 +219,13 @@ $(OLDEST_JAX)/installed: pyproject.toml CMakeLists.txt $(NATIVE)
 		pytest numpy scikit-build-core nanobind cmake ninja
 	$(OLDEST_JAX)/bin/python $(PIP) --no-build-isolation --no-deps --config-settings=build-dir=build/oldest-jax \
 		--editable .
+	touch $@
+
+$(OLDEST_KERAS)/installed: pyproject.toml CMakeLists.txt $(NATIVE)
+	test -x $(OLDEST_KERAS)/bin/python || python3 -m venv $(OLDEST_KERAS)
+	$(OLDEST_KERAS)/bin/python $(PIP) torch==2.13.0 keras==3.6.0 numpy scikit-build-core nanobind cmake ninja
+	$(OLDEST_KERAS)/bin/python $(PIP) --no-build-isolation --config-settings=build-dir=build/keras-oldest \
+		--editable '.[test]'
 	touch $@
 
 $(ECOSYSTEM)/installed: pyproject.toml CMakeLists.txt $(NATIVE)

@@ -24,7 +24,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils._pytree import tree_leaves
 
 import elman.torch
-from elman.torch import layers
+from elman.torch import modules
 
 
 def row_by_row(layer, x, hx, lengths=None, reset=None):
@@ -173,7 +173,7 @@ def test_larger_than_any_block(kind):
 @pytest.mark.parametrize("path", ["kernel", "scan"])
 def test_padding_is_never_read(kind, extent, path, monkeypatch):
     """NaN in the padding, of the input and of what comes back, changes no bit of anything."""
-    monkeypatch.setattr(layers, "_needs_loop", lambda: path == "scan")
+    monkeypatch.setattr(modules, "needs_loop", lambda: path == "scan")
     _, ours = twins(kind, 3, 5, 2, bidirectional=True)
     x, hx = inputs(ours, 6, 6)
     given = {"lengths": some_lengths(6, 6), **extent(6, 6)}

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 import elman.torch
-from elman.torch import layers
+from elman.torch import modules
 
 HALVES = [torch.bfloat16, torch.float16]
 every_half = pytest.mark.parametrize("half", HALVES, ids=["bfloat16", "float16"])
@@ -111,7 +111,7 @@ def test_autocast(kind, half):
 
     def results_of(layer, enabled):
         given = leaf(x)
-        onednn = torch.backends.mkldnn.flags(enabled=half not in layers._LACKING)
+        onednn = torch.backends.mkldnn.flags(enabled=half not in modules._LACKING)
         with onednn, torch.autocast("cpu", half, enabled=enabled):
             output, h_n = layer(given, hx)
             scores = head(output)
@@ -131,7 +131,7 @@ def test_autocast(kind, half):
 @every_half
 def test_an_lstm_under_autocast_on_a_processor_without_the_type(half):
     """torch's own fails: red when a later torch does not, and then the loop may go."""
-    if half not in layers._LACKING:
+    if half not in modules._LACKING:
         pytest.skip("this processor has the type")
     theirs, ours = twins("lstm", 8, 16, 2)
     x, hx = inputs(ours, 6, 3)
@@ -244,7 +244,7 @@ def _deterministic():
 @pytest.mark.parametrize("path", ["kernel", "scan"])
 def test_deterministic_mode(kind, path, monkeypatch):
     """The same bits as without, twice; the loop, which has index operations, goes through too."""
-    monkeypatch.setattr(layers, "_needs_loop", lambda: path == "scan")
+    monkeypatch.setattr(modules, "needs_loop", lambda: path == "scan")
     _, ours = twins(kind, 3, 4, 2, bidirectional=True)
     x, hx = inputs(ours, 5, 3)
     reset = torch.rand(5, 3) < 0.3

@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 from torch_reset_before import stock
 
 import elman.torch
-from elman.torch import layers, paths, require
+from elman.torch import modules, paths, require
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +93,7 @@ def test_cells_take_the_kernel(kind, dtype):
 
 @every_kind_of_torchs
 def test_autocast_is_torchs_own(kind):
-    if kind == "lstm" and torch.bfloat16 in layers._LACKING:
+    if kind == "lstm" and torch.bfloat16 in modules._LACKING:
         pytest.skip("torch's own fails on this processor: see test_torch_features.py")
     theirs, ours = twins(kind, 3, 4, 2)
     their_cell, our_cell = cells(kind.removesuffix("_proj"), 3, 4)
@@ -150,7 +150,7 @@ def test_loop_agrees_with_the_kernel(kind, monkeypatch):
         {"pack": lambda x: pack_padded_sequence(x, [2, 5, 1, 2], enforce_sorted=False)},
     ]
     expected = [run(ours, x, hx, **call) for call in calls]
-    monkeypatch.setattr(layers, "_needs_loop", lambda: True)
+    monkeypatch.setattr(modules, "needs_loop", lambda: True)
     with require("scan"):
         for call, e in zip(calls, expected, strict=True):
             agree(run(ours, x, hx, **call), e)

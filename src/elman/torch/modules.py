@@ -67,7 +67,7 @@ _LACKING = frozenset(
 )
 
 
-def _served(x: Tensor, states: Sequence[Tensor], *weights: Any) -> bool:
+def served(x: Tensor, states: Sequence[Tensor], *weights: Any) -> bool:
     """Whether the engine takes these tensors."""
     dtype = x.dtype
     if dtype not in _FLOATS or torch.is_autocast_enabled("cpu"):
@@ -84,7 +84,7 @@ def _served(x: Tensor, states: Sequence[Tensor], *weights: Any) -> bool:
     return True
 
 
-def _run_kernel(cell: str, x: Tensor, h_0: Tensor | None, *arguments: Any) -> tuple[Tensor, Tensor]:
+def run_rounded(cell: str, x: Tensor, h_0: Tensor | None, *arguments: Any) -> tuple[Tensor, Tensor]:
     """The engine, with x, output and mostly the state rounded in half precision."""
     if x.dtype not in HALVES:
         return run_kernel(cell, x, h_0, *arguments)
@@ -111,7 +111,8 @@ def _pair(last: Sequence[Tensor]) -> Any:
     return last[0] if len(last) == 1 else tuple(last)
 
 
-def _is_differentiated(*tensors: Tensor | None) -> bool:
+def is_differentiated(*tensors: Tensor | None) -> bool:
+    """Whether gradients may be asked for, so that forward keeps what backward needs."""
     if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
         return True  # a trace holds for training and inference
     if not torch.is_grad_enabled():
@@ -120,7 +121,7 @@ def _is_differentiated(*tensors: Tensor | None) -> bool:
     return is_transformed() or any(t is not None and t.requires_grad for t in tensors)
 
 
-def _needs_loop() -> bool:
+def needs_loop() -> bool:
     """Whether a transform is at work that sees tensor operations alone.
 
     Such are forward mode, as the engine has no forward derivatives, and functionalize.
@@ -225,8 +226,8 @@ def _run_stepwise(
     ]
     if valid:
         _check_layer_weights(module, weights)
-    loop = _needs_loop() or _is_beyond_torch(module, packed)
-    kernel = valid and not loop and (_becomes_onnx() or _served(x, states, *weights))
+    loop = needs_loop() or _is_beyond_torch(module, packed)
+    kernel = valid and not loop and (_becomes_onnx() or served(x, states, *weights))
     lacking = cell.gated is not None  # torch has no such layer
     if _becomes_old_onnx():
         if extended or lacking:
@@ -294,7 +295,7 @@ def _run_padded(
         integral = integral and lengths.dtype != torch.bool
         check_lengths(name, tuple(lengths.shape), integral, batch, RuntimeError)
         lengths = lengths.to(x.device, torch.int64).reshape(-1)
-        if not (kernel or _needs_loop()):
+        if not (kernel or needs_loop()):
             steps = x.shape[1 if batched and module.batch_first else 0]
             check_lengths_lie_within(name, lengths.tolist(), steps, RuntimeError)
     if reset is not None:
@@ -345,7 +346,7 @@ def _run_layers(
     recompute = getattr(module, "recompute", False)
     axes = {"batch_first": module.batch_first, **axes}
     call = Call(cell, module.num_layers, directions, recompute=recompute, **axes)
-    keep = _is_differentiated(x, *states, *weights)
+    keep = is_differentiated(x, *states, *weights)
     there = (True, True, module.bias, module.bias, module.proj_size > 0)
     given = iter(weights)
     named = [next(given) if is_there else None for _ in module._all_weights for is_there in there]
@@ -357,7 +358,7 @@ def _run_layers(
             return export.run_layer(module, weights, given[-2], given[-1], k, x, h_0)
         if not kernel:
             return run_scan(cell, x, h_0, *given, batch_sizes)
-        return _run_kernel(cell, x, h_0, *given, batch_sizes, keep, recompute)
+        return run_rounded(cell, x, h_0, *given, batch_sizes, keep, recompute)
 
     between = None
     if module.training and module.dropout > 0:
@@ -386,8 +387,8 @@ def run_cell(module: Any, name: str, input: Any, hx: Any) -> Any:
         shapes = Spec(cell, module.input_size, H, bias=bias).cell_weight_shapes()
         names = zip(WEIGHTS, weights, strict=True)
         _check_shapes(module._get_name(), shapes, dict(names))
-    loop = _needs_loop() or _becomes_onnx()
-    kernel = valid and not loop and not _becomes_old_onnx() and _served(input, states, *weights)
+    loop = needs_loop() or _becomes_onnx()
+    kernel = valid and not loop and not _becomes_old_onnx() and served(input, states, *weights)
     if not kernel and not (valid and cell.gated):
         paths.take("torch", module._get_name())
         result = STOCK[f"{cell.kind}Cell"].forward(module, input, hx)
@@ -401,12 +402,12 @@ def run_cell(module: Any, name: str, input: Any, hx: Any) -> Any:
         paths.check("kernel", module._get_name())
     else:
         paths.take("scan", module._get_name())
-    keep = _is_differentiated(input, *states, *weights)
+    keep = is_differentiated(input, *states, *weights)
     call = Call(name, is_cell=True, is_batched=input.dim() == 2)
 
     def layer(_: int, *arguments: Any) -> tuple[Tensor, Tensor]:
         if not kernel:
             return run_scan(name, *arguments, None)
-        return _run_kernel(name, *arguments, None, keep, False)
+        return run_rounded(name, *arguments, None, keep, False)
 
     return _pair(run_module(call, layer, input, states, weights))
