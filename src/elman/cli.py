@@ -30,7 +30,7 @@ from elman.weights.frameworks import Tensors, nonlinearities
 if TYPE_CHECKING:
     from elman import onnx
 
-PACKAGES = ("numpy", "torch", "mlx", "oneflow")
+PACKAGES = ("numpy", "torch", "jax", "keras", "mlx", "oneflow")
 FILES = ("safetensors", "onnx", "h5py")
 READ = (*models.READERS, ".onnx")
 WRITTEN = (".safetensors", ".onnx")
