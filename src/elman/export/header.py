@@ -178,7 +178,7 @@ class _Written:
         for field, a in zip(fields, initial, strict=True):
             self._field(field, a)
         rows = len(cell.gates) * H
-        self._work = max(self._work, 2 * rows + (H if P or cell.gated else 0))
+        self._work = max(self._work, 2 * rows)
         sizes = f"{D}, {H}, {P}" if cell.kind == "LSTM" else f"{D}, {H}"
         states = ", ".join(f"s->{field}" for field in fields)
         return f"elman_{cell.name}({where}, {x}, {sizes}, {states}, work);"
@@ -203,20 +203,22 @@ class _Written:
 
 def _rows(cell: Cell, H: int, w: Weights) -> Iterator[Array]:
     """A recurrent layer's weights in the order of ``layers.h``."""
-    gates = len(cell.gates)
-    prompt = gates - 1 if cell.gated else gates
-    yield w.w_ih[_panels(H, gates)].T
-    yield w.w_hh[_panels(H, prompt)].T
-    zeros = np.zeros(gates * H, np.float32)
+    rows = len(w.w_ih)
+    zeros = np.zeros(rows, np.float32)
     b_ih, b_hh = (zeros, zeros) if w.b_ih is None else (w.b_ih, w.b_hh)
-    bias = b_ih + b_hh
+    sums, apart = b_ih + b_hh, zeros
     if cell.name == "gru":
-        bias[2 * H :] = b_ih[2 * H :]
-    yield bias[_panels(H, gates)]
-    if cell.name == "gru":
-        yield b_hh[2 * H :]
+        new = np.arange(rows) >= 2 * H
+        sums, apart = np.where(new, b_ih, sums), np.where(new, b_hh, zeros)
+    together = [_panels(H, len(cell.gates))]
     if cell.gated:
-        yield w.w_hh[prompt * H :].T
+        together = [_panels(H, 2), list(range(2 * H, 3 * H))]
+    for order in together:
+        yield w.w_ih[order].T
+        yield sums[order]
+        yield w.w_hh[order].T
+        if cell.name == "gru":
+            yield apart[order]
     if w.w_hr is not None:
         yield w.w_hr.T
 

@@ -149,8 +149,8 @@ ELMAN_INLINE float elman_relu(float x) { return x < 0.0f ? 0.0f : x; }
 #ifndef ELMAN_TILE
 #if defined(__AVX512F__)
 #define ELMAN_TILE 256
-#elif (defined(__AVX__) && !defined(__znver1__)) || defined(__aarch64__)
-#define ELMAN_TILE 96
+#elif defined(__AVX__) || defined(__aarch64__)
+#define ELMAN_TILE 64
 #else
 #define ELMAN_TILE 48
 #endif
@@ -160,30 +160,26 @@ ELMAN_INLINE float elman_relu(float x) { return x < 0.0f ? 0.0f : x; }
 ELMAN_INLINE void elman_chain(const float *__restrict w, int stride, const float *__restrict x,
                               int from, int end, int rows, float *__restrict sum) {
   int j, k;
-  for (j = 0; j < rows; ++j) sum[j] = 0.0f;
-  for (k = from; k < end; ++k) {
+  for (j = 0; j < rows; ++j) sum[j] = elman_fma(x[from], w[from * stride + j], 0.0f);
+  for (k = from + 1; k < end; ++k) {
     for (j = 0; j < rows; ++j) sum[j] = elman_fma(x[k], w[k * stride + j], sum[j]);
   }
 }
 
-/* to[j] = the sum over all k < terms, and bias[j] where there is one. */
+/* to[j] = the sum over all k < terms, plus bias[j] where there is a bias. */
 ELMAN_INLINE void elman_tile(const float *__restrict w, int stride, const float *__restrict x,
-                             int terms, int rows, const float *__restrict bias,
-                             float *__restrict to) {
-  float sum[ELMAN_TILE];
+                             int terms, int rows, const float *bias, float *to) {
+  float sum[ELMAN_TILE], more[ELMAN_TILE];
   int from, j;
   elman_chain(w, stride, x, 0, terms < 64 ? terms : 64, rows, sum);
-  for (j = 0; j < rows; ++j) to[j] = sum[j];
   for (from = 64; from < terms; from += 64) {
-    elman_chain(w, stride, x, from, terms - from < 64 ? terms : from + 64, rows, sum);
-    for (j = 0; j < rows; ++j) to[j] += sum[j];
+    elman_chain(w, stride, x, from, terms - from < 64 ? terms : from + 64, rows, more);
+    for (j = 0; j < rows; ++j) sum[j] += more[j];
   }
-  if (bias) {
-    for (j = 0; j < rows; ++j) to[j] += bias[j];
-  }
+  for (j = 0; j < rows; ++j) to[j] = bias ? sum[j] + bias[j] : sum[j];
 }
 
-/* The same of any number of rows: w is (terms, rows), bias (rows) or none. */
+/* The same of any number of rows: w is (terms, rows). The bias may stand where the sums go. */
 ELMAN_INLINE void elman_product(const float *w, const float *x, int terms, int rows,
                                 const float *bias, float *to) {
   const int tiles = (rows + ELMAN_TILE - 1) / ELMAN_TILE;
@@ -209,10 +205,10 @@ ELMAN_INLINE void elman_clear(float *to, int n) {
 
 /* Layers, a step of each
 
-   The units of a recurrent layer are cut into panels of 16, then 8, 4, and what remains. The rows of
-   its matrices, and its biases, stand panel after panel, and in a panel gate after gate. Its weights
-   are one behind the other: (D, rows) of the input x, (H, rows) of the state h, biases (rows), and
-   what is said below. `work` is room for what is computed on the way. */
+   The units of a recurrent layer are cut into panels of 16, then 8, 4, and what remains. Where a
+   matrix has rows of several gates they stand panel after panel, and in a panel gate after gate; so
+   do biases. A layer's weights are one behind the other, as its function reads them; matrices are
+   (terms, rows). `work` is room for what is computed on the way. */
 
 /* Does something for each panel: of n units, which begin at `unit`. */
 #define ELMAN_PANELS(units, something)                 \
@@ -238,87 +234,85 @@ ELMAN_INLINE void elman_clear(float *to, int n) {
     }                                                  \
   } while (0)
 
-/* h' = tanh(W_ih x + b_ih + W_hh h + b_hh), or relu */
+/* h' = tanh(W_ih x + b_ih + W_hh h + b_hh), or relu
+   Weights: W_ih (D, H), both biases' sum (H), W_hh (H, H). */
 
-ELMAN_INLINE void elman_rnn_tanh_units(int n, const float *__restrict x, const float *__restrict u, float *__restrict h) {
-  int i;
-  for (i = 0; i < n; ++i) h[i] = elman_tanh(u[i] + x[i]);
-}
-
-ELMAN_INLINE void elman_rnn_relu_units(int n, const float *__restrict x, const float *__restrict u, float *__restrict h) {
-  int i;
-  for (i = 0; i < n; ++i) h[i] = elman_relu(u[i] + x[i]);
+ELMAN_INLINE void elman_rnn(const float *w, const float *x, int D, int H, const float *h,
+                            float *sums) {
+  elman_product(w, x, D, H, w + D * H, sums);
+  elman_product(w + (D + 1) * H, h, H, H, sums, sums);
 }
 
 ELMAN_INLINE void elman_rnn_tanh(const float *w, const float *x, int D, int H, float *h,
                                  float *work) {
-  float *u = work + H;
-  elman_product(w, x, D, H, w + (D + H) * H, work);
-  elman_product(w + D * H, h, H, H, 0, u);
-  ELMAN_PANELS(H, elman_rnn_tanh_units(n, work + unit, u + unit, h + unit));
+  int i;
+  elman_rnn(w, x, D, H, h, work);
+  for (i = 0; i < H; ++i) h[i] = elman_tanh(work[i]);
 }
 
 ELMAN_INLINE void elman_rnn_relu(const float *w, const float *x, int D, int H, float *h,
                                  float *work) {
-  float *u = work + H;
-  elman_product(w, x, D, H, w + (D + H) * H, work);
-  elman_product(w + D * H, h, H, H, 0, u);
-  ELMAN_PANELS(H, elman_rnn_relu_units(n, work + unit, u + unit, h + unit));
+  int i;
+  elman_rnn(w, x, D, H, h, work);
+  for (i = 0; i < H; ++i) h[i] = elman_relu(work[i]);
 }
 
 /* r = sigmoid(W_ir x + b_ir + W_hr h + b_hr)
    z = sigmoid(W_iz x + b_iz + W_hz h + b_hz)
    m = tanh(W_in x + b_in + r * (W_hn h + b_hn))
    h' = (1 - z) * m + z * h
-   Behind the biases stands b_hn (H). */
+   Weights: W_ih (D, 3H), biases (3H), which are sums for r and z, W_hh (H, 3H), biases (3H), which
+   are 0 for r and z. */
 
-ELMAN_INLINE void elman_gru_units(int n, const float *__restrict x, const float *__restrict u, const float *__restrict b_hn, float *__restrict h) {
+ELMAN_INLINE void elman_gru_units(int n, const float *__restrict x, const float *__restrict u,
+                                  float *__restrict h) {
   int i;
   for (i = 0; i < n; ++i) {
     const float r = elman_sigmoid(u[i] + x[i]), z = elman_sigmoid(u[n + i] + x[n + i]);
-    const float m = elman_tanh(elman_fma(r, u[2 * n + i] + b_hn[i], x[2 * n + i]));
+    const float m = elman_tanh(elman_fma(r, u[2 * n + i], x[2 * n + i]));
     h[i] = elman_fma(z, h[i] - m, m);
   }
 }
 
 ELMAN_INLINE void elman_gru(const float *w, const float *x, int D, int H, float *h, float *work) {
-  const float *bias = w + (D + H) * 3 * H, *b_hn = bias + 3 * H;
-  float *u = work + 3 * H;
-  elman_product(w, x, D, 3 * H, bias, work);
-  elman_product(w + D * 3 * H, h, H, 3 * H, 0, u);
-  ELMAN_PANELS(H, elman_gru_units(n, work + 3 * unit, u + 3 * unit, b_hn + unit, h + unit));
+  const int rows = 3 * H;
+  const float *w_hh = w + (D + 1) * rows;
+  float *u = work + rows;
+  elman_product(w, x, D, rows, w + D * rows, work);
+  elman_product(w_hh, h, H, rows, w_hh + H * rows, u);
+  ELMAN_PANELS(H, elman_gru_units(n, work + 3 * unit, u + 3 * unit, h + unit));
 }
 
 /* m = tanh(W_in x + b_in + W_hn (r * h) + b_hn), and else the same
-   Of the state r and z alone have rows, (H, 2H). Behind the biases stands W_hn (H, H). */
+   Weights: of r and z, W_ih (D, 2H), both biases' sum (2H), W_hh (H, 2H); of m the same (D, H), (H),
+   (H, H). */
 
-ELMAN_INLINE void elman_gru_reset_before_gates(int n, const float *__restrict x, float *__restrict u, const float *__restrict h, float *__restrict gated) {
+ELMAN_INLINE void elman_gru_reset_before_gates(int n, const float *__restrict sums,
+                                               const float *__restrict h,
+                                               float *__restrict gated, float *__restrict z) {
   int i;
   for (i = 0; i < n; ++i) {
-    gated[i] = elman_sigmoid(u[i] + x[i]) * h[i];
-    u[n + i] = elman_sigmoid(u[n + i] + x[n + i]);
-  }
-}
-
-ELMAN_INLINE void elman_gru_reset_before_units(int n, const float *__restrict x, const float *__restrict z, const float *__restrict u, float *__restrict h) {
-  int i;
-  for (i = 0; i < n; ++i) {
-    const float m = elman_tanh(u[i] + x[2 * n + i]);
-    h[i] = elman_fma(z[n + i], h[i] - m, m);
+    gated[i] = elman_sigmoid(sums[i]) * h[i];
+    z[i] = elman_sigmoid(sums[n + i]);
   }
 }
 
 ELMAN_INLINE void elman_gru_reset_before(const float *w, const float *x, int D, int H, float *h,
                                          float *work) {
-  const float *bias = w + D * 3 * H + H * 2 * H;
-  float *u = work + 3 * H, *gated = u + 2 * H, *late = gated + H;
-  elman_product(w, x, D, 3 * H, bias, work);
-  elman_product(w + D * 3 * H, h, H, 2 * H, 0, u);
-  ELMAN_PANELS(H, elman_gru_reset_before_gates(n, work + 3 * unit, u + 2 * unit, h + unit,
-                                               gated + unit));
-  elman_product(bias + 3 * H, gated, H, H, 0, late);
-  ELMAN_PANELS(H, elman_gru_reset_before_units(n, work + 3 * unit, u + 2 * unit, late + unit,
-                                               h + unit));
+  const int rows = 2 * H;
+  const float *late = w + (D + 1 + H) * rows;
+  float *gated = work + rows, *z = gated + H;
+  int i;
+  elman_product(w, x, D, rows, w + D * rows, work);
+  elman_product(w + (D + 1) * rows, h, H, rows, work, work);
+  ELMAN_PANELS(H, elman_gru_reset_before_gates(n, work + 2 * unit, h + unit, gated + unit,
+                                               z + unit));
+  elman_product(late, x, D, H, late + D * H, work);
+  elman_product(late + (D + 1) * H, gated, H, H, work, work);
+  for (i = 0; i < H; ++i) {
+    const float m = elman_tanh(work[i]);
+    h[i] = elman_fma(z[i], h[i] - m, m);
+  }
 }
 
 /* i = sigmoid(W_ii x + b_ii + W_hi h + b_hi)
@@ -326,15 +320,15 @@ ELMAN_INLINE void elman_gru_reset_before(const float *w, const float *x, int D, 
    g = tanh(W_ig x + b_ig + W_hg h + b_hg)
    o = sigmoid(W_io x + b_io + W_ho h + b_ho)
    c' = f * c + i * g
-   h' = o * tanh(c'), or where P > 0 the P values of W_hr (o * tanh(c')), with W_hr (H, P) behind the
-   biases; h has P values then. */
+   h' = o * tanh(c'), or where P > 0 the P values W_hr (o * tanh(c'))
+   Weights: W_ih (D, 4H), both biases' sum (4H), W_hh (H or P, 4H), W_hr (H, P) where P > 0. */
 
-ELMAN_INLINE void elman_lstm_units(int n, const float *__restrict x, const float *__restrict u, float *__restrict c, float *__restrict h) {
+ELMAN_INLINE void elman_lstm_units(int n, const float *__restrict sums, float *__restrict c,
+                                   float *__restrict h) {
   int j;
   for (j = 0; j < n; ++j) {
-    const float i = elman_sigmoid(u[j] + x[j]), f = elman_sigmoid(u[n + j] + x[n + j]);
-    const float g = elman_tanh(u[2 * n + j] + x[2 * n + j]);
-    const float o = elman_sigmoid(u[3 * n + j] + x[3 * n + j]);
+    const float i = elman_sigmoid(sums[j]), f = elman_sigmoid(sums[n + j]);
+    const float g = elman_tanh(sums[2 * n + j]), o = elman_sigmoid(sums[3 * n + j]);
     c[j] = elman_fma(f, c[j], i * g);
     h[j] = o * elman_tanh(c[j]);
   }
@@ -342,13 +336,13 @@ ELMAN_INLINE void elman_lstm_units(int n, const float *__restrict x, const float
 
 ELMAN_INLINE void elman_lstm(const float *w, const float *x, int D, int H, int P, float *h, float *c,
                              float *work) {
-  const int size = P > 0 ? P : H;
-  const float *bias = w + (D + size) * 4 * H;
-  float *u = work + 4 * H, *hidden = P > 0 ? u + 4 * H : h;
-  elman_product(w, x, D, 4 * H, bias, work);
-  elman_product(w + D * 4 * H, h, size, 4 * H, 0, u);
-  ELMAN_PANELS(H, elman_lstm_units(n, work + 4 * unit, u + 4 * unit, c + unit, hidden + unit));
-  if (P > 0) elman_product(bias + 4 * H, hidden, H, P, 0, h);
+  const int rows = 4 * H, size = P > 0 ? P : H;
+  const float *w_hh = w + (D + 1) * rows;
+  float *hidden = P > 0 ? work + rows : h;
+  elman_product(w, x, D, rows, w + D * rows, work);
+  elman_product(w_hh, h, size, rows, work, work);
+  ELMAN_PANELS(H, elman_lstm_units(n, work + 4 * unit, c + unit, hidden + unit));
+  if (P > 0) elman_product(w_hh + P * rows, hidden, H, P, 0, h);
 }
 
 /* W x + b: weights (D, rows), then biases (rows). */
