@@ -13,16 +13,19 @@ COMPILERS = [compiler for compiler in ("gcc", "clang") if shutil.which(compiler)
 PROGRAM = """
 #include "amp.h"
 #include <stdio.h>
-#include <stdlib.h>
+#define SPACE (1 << 18)
 int main(int count, char **arguments) {
   static amp_state s;
-  static float x[1 << 18], y[1 << 18];
-  const int steps = (int)(fread(x, sizeof *x, 1 << 18, stdin) / AMP_INPUTS);
-  const int some = steps / 3;
-  int i;
+  static float x[SPACE], y[SPACE];
+  int steps, some, i;
   (void)count;
   (void)arguments;
+#ifdef FILES
+  if (!freopen("in", "rb", stdin) || !freopen("out", "wb", stdout)) return 1;
+#endif
   INIT;
+  steps = (int)(fread(x, sizeof *x, SPACE, stdin) / AMP_INPUTS);
+  some = steps / 3;
   amp_run(&s, x, y, some);
   for (i = some; i < steps; ++i) amp_step(&s, x + i * AMP_INPUTS, y + i * AMP_OUTPUTS);
   fwrite(y, sizeof *y, (size_t)(steps * AMP_OUTPUTS), stdout);
@@ -31,8 +34,8 @@ int main(int count, char **arguments) {
 """
 INIT = {
     False: "amp_init(&s)",
-    True: """static float w[AMP_WEIGHTS];
-  FILE *file = fopen(arguments[1], "rb");
+    True: """FILE *file = fopen(arguments[1], "rb");
+  static float w[AMP_WEIGHTS];
   if (!file || fread(w, sizeof *w, AMP_WEIGHTS, file) != AMP_WEIGHTS) return 1;
   amp_init(&s, w)""",
 }
