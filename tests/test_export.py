@@ -186,6 +186,17 @@ def test_chunks_and_batches_have_the_bits_of_the_whole():
     assert bits(batch[:, 0]) == bits(whole)
 
 
+def test_a_model_keeps_the_weights_of_its_making():
+    gru = elman.GRU(1, 3, seed=0)
+    model, x = export.Model([gru]), np.ones((5, 1), "f")
+    before, _ = model(x)
+    gru.load_state_dict(elman.GRU(1, 3, seed=1).state_dict())
+    assert bits(model(x)[0]) == bits(before)
+    assert export.header(model, "amp") == export.header(
+        export.Model([elman.GRU(1, 3, seed=0)]), "amp"
+    )
+
+
 def test_a_model_beside_torch():
     """Every layer that there is, in float64."""
     torch = pytest.importorskip("torch")

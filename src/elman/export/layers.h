@@ -27,7 +27,7 @@
 #pragma STDC FP_CONTRACT OFF
 #endif
 
-#if defined(__GNUC__)
+#if defined(__GNUC__) && defined(__OPTIMIZE__)
 #define ELMAN_INLINE static inline __attribute__((always_inline))
 #define ELMAN_ALIGNED __attribute__((aligned(64)))
 #elif defined(_MSC_VER)
