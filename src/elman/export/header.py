@@ -88,7 +88,7 @@ def weights(model: Model) -> bytes:
 
     >>> import elman, elman.export
     >>> len(elman.export.weights(elman.export.Model([elman.GRU(1, 8, seed=0)])))
-    992
+    1056
     """
     return _finite(_Written(model, "").weights).astype("<f4").tobytes()
 
