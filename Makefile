@@ -22,6 +22,12 @@ ISAS := portable $(shell grep -qsw avx2 /proc/cpuinfo && echo avx2) $(shell grep
 ARM_PACKAGES := g++-aarch64-linux-gnu qemu-user
 QEMU := qemu-aarch64 -L /usr/aarch64-linux-gnu
 
+# Who compiles exported models, and runs what is not for this machine. RTNeural, which they are
+# measured against, lies in the folder RTNEURAL: a clone of github.com/jatinchowdhury18/RTNeural.
+EXPORT_PACKAGES := gcc g++ clang lld wasi-libc libclang-rt-14-dev-wasm32 nodejs gcc-aarch64-linux-gnu \
+	g++-aarch64-linux-gnu qemu-user gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm
+RTNEURAL ?= ../RTNeural
+
 # What each build of `make sanitize` looks for, and the Python tests it runs. Those that run out of
 # memory are left out, as a sanitizer ends the process there; its report goes past Python. The
 # digests are the C++ program's business, which takes all their cases on several threads.
@@ -126,6 +132,12 @@ test-arm: $(INSTALLED) ## the same on ARM, emulated; installs a cross-compiler a
 	$(BIN)/cmake --build build/arm --target $(ENGINE_TESTS)
 	$(call run-engine-tests,build/arm,$(QEMU),portable)
 
+test-export: $(INSTALLED) ## compile exported models for x86-64, ARM, Cortex-M and WebAssembly, and compare bytes; installs tools on Debian
+	for tool in clang node qemu-aarch64 qemu-system-arm aarch64-linux-gnu-g++ arm-none-eabi-gcc; do \
+		command -v $$tool > /dev/null || missing=1; done; test -z "$$missing" || \
+		($(SUDO) apt-get update && $(SUDO) apt-get install --yes --no-install-recommends $(EXPORT_PACKAGES))
+	$(BIN)/python tests/export_targets
+
 hashes: build/$(CXX_NAME)/built ## record tests/engine/hashes.txt anew, after a change to the order of sums
 	build/$(CXX_NAME)/engine_hashes > tests/engine/hashes.txt
 
@@ -156,6 +168,9 @@ fuzz: $(INSTALLED) ## search for input that is answered with anything but a clea
 demo: $(INSTALLED) ## train and serve on Japanese Vowels; results go to build/demo
 	$(BIN)/python -m examples.japanese_vowels.demo
 
+demo-amp: $(INSTALLED) ## learn an amplifier, export it as C and run that on a file; results go to build/amp
+	$(BIN)/python -m examples.amp
+
 bench: $(INSTALLED) ## measure Elman and everyone else; tables, JSON and a picture in build/bench
 	$(BIN)/python -m benchmarks.run --picture build/bench/bench.png
 	$(BIN)/python -m benchmarks.calls
@@ -169,6 +184,11 @@ docs: $(INSTALLED) ## build the site in build/docs, and fail where a link or a n
 bench-keras: $(INSTALLED) ## Keras models on torch and JAX, Keras's own layers and Elman's in turns
 	KERAS_BACKEND=torch $(BIN)/python -m benchmarks.keras_models
 	KERAS_BACKEND=jax $(BIN)/python -m benchmarks.keras_models
+
+bench-export: $(INSTALLED) ## exported models against RTNeural's, in the folder RTNEURAL; installs Eigen on Debian
+	test -d /usr/include/eigen3 || \
+		($(SUDO) apt-get update && $(SUDO) apt-get install --yes --no-install-recommends libeigen3-dev)
+	$(BIN)/python -m benchmarks.exported --rtneural $(RTNEURAL)
 
 bench-quick: $(INSTALLED) ## nearly the same in fewer turns, in three minutes
 	$(BIN)/python -m benchmarks.run --quick --output build/bench/quick.json

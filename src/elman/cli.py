@@ -1,4 +1,4 @@
-"""The command ``elman``: convert files of weights, and say what is installed."""
+"""The command ``elman``: convert files of weights, write C, and say what is installed."""
 
 import argparse
 import importlib.metadata
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TextIO
 
 import elman
-from elman import engine
+from elman import GRU, LSTM, RNN, engine
 from elman.weights import (
     FRAMEWORKS,
     Canonical,
@@ -23,17 +23,19 @@ from elman.weights import (
     to_canonical,
 )
 from elman.weights.build import build_canonical, canonical_of, is_saved
-from elman.weights.files import write_safetensors
+from elman.weights.files import write_safetensors, write_whole
 from elman.weights.find import counted, describe, expected, join
 from elman.weights.frameworks import Tensors, nonlinearities
 
 if TYPE_CHECKING:
     from elman import onnx
+    from elman.export import Model
 
 PACKAGES = ("numpy", "torch", "jax", "keras", "mlx", "oneflow")
 FILES = ("safetensors", "onnx", "h5py")
-READ = (*models.READERS, ".onnx")
-WRITTEN = (".safetensors", ".onnx")
+MODELS = {".json": "rtneural", ".nam": "nam"}  # files of whole models
+READ = (*models.READERS, ".onnx", *MODELS)
+WRITTEN = (".safetensors", ".onnx", *MODELS)
 #: Whose weights a file has, where the end of its name says it.
 IMPLIED = {
     ".onnx": "onnx",
@@ -42,12 +44,14 @@ IMPLIED = {
     ".keras": "keras",
     ".h5": "keras",
     ".hdf5": "keras",
+    **MODELS,
 }
 
 EXAMPLE = """\
 examples:
   elman convert gru.safetensors mlx.safetensors --from torch --to mlx
   elman convert model.pt --list
+  elman export lstm.safetensors amp.h
   elman info
 """
 CONVERT = f"""\
@@ -59,10 +63,26 @@ examples:
   elman convert lstm.safetensors lstm.onnx --from keras
   elman convert model.pt --list
   elman convert model.pt gru.safetensors --to keras --layer encoder.gru
+  elman convert amp.nam amp.json
 
+A .json is RTNeural's, a .nam Neural Amp Modeler's: whole models, of which frameworks get the
+recurrent layers, and one another all.
 Without --layer each layer of a model is written under the prefix that --list shows, and with it one
 layer under its own names. With --to elman the file is for elman.load. An RNN's weights do not tell
 its nonlinearity: to write a model of one, or a layer of Elman's, say --nonlinearity.
+"""
+EXPORT = f"""\
+frameworks:
+  {", ".join(FRAMEWORKS)}
+
+examples:
+  elman export lstm.safetensors amp.h
+  elman export amp.nam amp.h --name amp --weights amp.bin
+  elman export model.pt vad.h --layer encoder.gru
+
+The source is what a layer of Elman's saved, a model of RTNeural's (.json) or of Neural Amp
+Modeler's (.nam), or a framework's weights, whose recurrent layers are taken in their order, or the
+one that --layer names. A model of a PyTorch module, head and all, is elman.export.from_torch.
 """
 
 
@@ -109,16 +129,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=layout,
     )
     convert.set_defaults(run=_convert, error=convert.error)
-    convert.add_argument("source", help=f"file to read: {', '.join(READ)}")
+    _add_source(convert)
     convert.add_argument("target", nargs="?", help=f"file to write: {', '.join(WRITTEN)}")
-    for option, name in (("--from", "source"), ("--to", "target")):
-        convert.add_argument(
-            option,
-            dest=f"{name}_framework",
-            choices=FRAMEWORKS,
-            metavar="FRAMEWORK",
-            help=f"whose weights the {name} has; needed where the end of its name does not say it",
-        )
+    _add_framework(convert, "--to", "target")
     convert.add_argument("--list", action="store_true", help="show the source's recurrent layers")
     convert.add_argument(
         "--layer", metavar="PREFIX", help="convert this one, as --list shows it; default: all"
@@ -135,6 +148,28 @@ def _parser() -> argparse.ArgumentParser:
     )
     convert.add_argument("--force", action="store_true", help="overwrite the target")
 
+    export = commands.add_parser(
+        "export",
+        help="write layers as one C header",
+        description="Write layers as one C header, for C99 and C++11, with the bits of Python's.",
+        epilog=EXPORT,
+        formatter_class=layout,
+    )
+    export.set_defaults(run=_export, error=export.error, cell=None)
+    _add_source(export)
+    export.add_argument("target", help="header to write: .h")
+    export.add_argument("--name", help="what its names begin with; default: the file's name")
+    export.add_argument(
+        "--weights", metavar="FILE", help="write the weights there, for the program to load"
+    )
+    export.add_argument(
+        "--layer",
+        metavar="PREFIX",
+        help="export this one, as convert --list shows it; default: all",
+    )
+    export.add_argument("--nonlinearity", choices=("tanh", "relu"), help="of an RNN")
+    export.add_argument("--force", action="store_true", help="overwrite what is there")
+
     info = commands.add_parser(
         "info",
         help="say what is installed",
@@ -144,6 +179,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_source(command: argparse.ArgumentParser) -> None:
+    command.add_argument("source", help=f"file to read: {', '.join(READ)}")
+    _add_framework(command, "--from", "source")
+
+
+def _add_framework(command: argparse.ArgumentParser, option: str, name: str) -> None:
+    command.add_argument(
+        option,
+        dest=f"{name}_framework",
+        choices=FRAMEWORKS,
+        metavar="FRAMEWORK",
+        help=f"whose weights the {name} has; needed where the end of its name does not say it",
+    )
+
+
 def _convert(given: argparse.Namespace) -> None:
     if not (given.target or given.list):
         return given.error("the following arguments are required: target")
@@ -151,8 +201,9 @@ def _convert(given: argparse.Namespace) -> None:
     if given.list:
         return _list(given, source)
     target = _framework(given, given.target, given.target_framework, "--to", WRITTEN)
-    if os.path.lexists(given.target) and not given.force:
-        raise FileExistsError(f"{given.target!r} is there already; --force overwrites it")
+    _check_absent(given, given.target)
+    if target in MODELS.values():
+        return _write_model(given, _model(given, source), target)
     layers, others = _layers(given.source, source, given.layer or "")
     layers = _choose(given, source, layers, target)
     read = [_read(given, layer) for layer in layers]
@@ -173,6 +224,62 @@ def _convert(given: argparse.Namespace) -> None:
         for note in one.notes:
             _say(f"note   {layer.title if len(layers) > 1 else ''}{note}")
     return None
+
+
+def _export(given: argparse.Namespace) -> None:
+    from elman.export import header, weights
+
+    if not given.target.endswith(".h"):
+        given.error(f"{given.target!r} must end in .h")
+    said = given.source_framework
+    if said is None and given.source.endswith(".safetensors") and is_saved(given.source):
+        said = "elman"
+    source = _framework(given, given.source, said, "--from", READ)
+    files = [path for path in (given.target, given.weights) if path]
+    for path in files:
+        _check_absent(given, path)
+    model = _model(given, source)
+    name = given.name or os.path.basename(given.target).removesuffix(".h")
+    contents = [header(model, name, weights_apart=bool(given.weights)).encode(), weights(model)]
+    for path, content in zip(files, contents, strict=False):
+        write_whole(path, content)
+        _say(f"wrote  {path}: {counted(len(content), 'byte')}")
+
+
+def _model(given: argparse.Namespace, source: str) -> "Model":
+    """The whole model of a file, or one of its recurrent layers alone."""
+    from elman import export
+
+    if source in MODELS.values() and given.layer is None:
+        model = export.load(given.source)
+        _say(f"read   {given.source}: {source} {model!r}")
+        return model
+    layers, others = _layers(given.source, source, given.layer or "")
+    built: list[RNN | GRU | LSTM] = []
+    for layer in _choose(given, source, layers, "torch"):
+        canonical = _read(given, layer)
+        _say(f"read   {given.source}: {layer.title}{source} {_describe(canonical)}")
+        if canonical.dtype != "float32":
+            raise ConversionError(f"{layer.title}weights must be float32, got {canonical.dtype}")
+        options = {"nonlinearity": canonical.nonlinearity}
+        built.append(build_canonical(canonical, cell=False, **options))
+    if others and given.layer is None:
+        _say(f"skip   {given.source}: {counted(others, 'tensor')} of no recurrent layer")
+    return export.Model(built)
+
+
+def _write_model(given: argparse.Namespace, model: "Model", target: str) -> None:
+    from elman import export
+
+    notes = export.write(model, given.target)
+    _say(f"wrote  {given.target}: {target} {model!r}")
+    for note in notes:
+        _say(f"note   {note}")
+
+
+def _check_absent(given: argparse.Namespace, path: str) -> None:
+    if os.path.lexists(path) and not given.force:
+        raise FileExistsError(f"{path!r} is there already; --force overwrites it")
 
 
 def _list(given: argparse.Namespace, source: str) -> None:
@@ -232,6 +339,8 @@ def _layers(path: str, source: str, prefix: str = "") -> tuple[list[_Layer], int
         return [_of_model(layer) for layer in onnx.find(path)], 0
     if source == "elman" and path.endswith(".safetensors") and is_saved(path):
         return [_Layer("", ".", lambda: canonical_of(elman.load(path)))], 0
+    if source in MODELS.values():
+        return _of_whole_model(path)
     tensors = models.read(path)
     tensors = {n: a for n, a in tensors.items() if n.startswith(prefix)} or tensors
     found = find(tensors, source)
@@ -247,6 +356,21 @@ def _of_model(layer: "onnx.Layer") -> _Layer:
         return canonical
 
     return _Layer(layer.name, "/", read)
+
+
+def _of_whole_model(path: str) -> tuple[list[_Layer], int]:
+    """The recurrent layers of a model, by their numbers, and how many tensors others have."""
+    from elman import export
+
+    def of(k: int, layer: RNN | GRU | LSTM) -> _Layer:
+        return _Layer(f"layers.{k}", ".", lambda: canonical_of(layer))
+
+    model = export.load(path)
+    recurrent = [
+        of(k, layer) for k, layer in enumerate(model.layers) if isinstance(layer, RNN | GRU | LSTM)
+    ]
+    others = [layer for layer in model.layers if isinstance(layer, export.Linear | export.Conv1d)]
+    return recurrent, 2 * len(others)
 
 
 def _of_tensors(found: Found) -> _Layer:

@@ -1,0 +1,1 @@
+"""A guitar amplifier, learnt by an LSTM and exported as C."""
