@@ -23,8 +23,8 @@ class Schedule {
 
   // Rows of L steps, or of lengths[n] steps each (0 .. L, else std::invalid_argument).
   static Schedule dense(index steps, index batch, const index* lengths, Reset reset);
-  // Packed: row n runs while batch_sizes[t] > n. Throws std::invalid_argument where they rise or are
-  // negative.
+  // Packed: row n runs while batch_sizes[t] > n. Throws std::invalid_argument where they rise, or
+  // are negative.
   static Schedule packed(index steps, const index* batch_sizes);
 
   const Plan& plan() const { return plan_; }
