@@ -23,6 +23,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from elman.cli import processor
+
 from . import measure, memory, peaks, report, results
 from .contenders import OTHERS, OURS, PACKAGES
 from .grid import CELLS, FOR_ONE_THREAD, GRID, LARGEST, MEMORY, MODES, OVERHEAD, Case
@@ -194,13 +196,8 @@ class Steps:
 
 
 def machine() -> dict[str, Any]:
-    cpu = platform.processor() or platform.machine()
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        lines = information.read_text().splitlines()
-        cpu = next((line.split(": ")[1] for line in lines if line.startswith("model name")), cpu)
     return {
-        "cpu": cpu,
+        "cpu": processor(),
         "processors": len(peaks.available()),
         "caches": peaks.cache_sizes(),
         "system": platform.platform(),

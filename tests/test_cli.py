@@ -613,13 +613,19 @@ def test_info(capsys):
     assert rows["threads"] == str(elman.get_num_threads())
     assert rows["instruction set"] in ("portable", "avx2", "avx512", "neon")
     assert rows["package for numpy"] == np.__version__
-    assert {"package for torch", "package for mlx", "package for oneflow"} < rows.keys()
-    for name in ("torch", "mlx", "oneflow"):
+    assert rows["processor"]
+    for name in ("torch", "jax", "keras", "mlx", "oneflow"):
         try:
             want = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             want = "not installed"
         assert rows[f"package for {name}"] == want
+
+
+def test_by_the_module():
+    command = [sys.executable, "-m", "elman", "--version"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout == f"elman {elman.__version__}\n"
 
 
 def test_the_command_imports_no_framework():

@@ -104,6 +104,7 @@ def test_accelerate_reaches_everywhere_and_leaves_others_alone():
     model.layers[0](TOKENS[:1])
     names = elman.keras.accelerate(model)
     assert {name.partition("_")[0] for name in names} == {"gru", "lstm"}
+    assert list(names.left.values()) == ["Mine is a class of its own"]
     assert type(model.layers[1]) is Mine
     assert len(elman.keras.accelerate(model, undo=True)) == 2
     assert type(model.layers[2]) is elman.keras.GRU

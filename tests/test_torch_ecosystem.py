@@ -8,11 +8,8 @@ both are printed.
 
 import copy
 import importlib.metadata
-import platform
-import re
 import time
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +20,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import elman
 import elman.torch
+from elman.cli import processor
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of these packages, of themselves and each other
 LONGEST, FEATURES, CLASSES = 12, 4, 3
@@ -57,14 +55,6 @@ def times():
         print(f"{'':50}{'torch':>10}{'Elman':>10}{'ratio':>8}")
     for what, stock, ours in rows:
         print(f"{what:50}{1e3 * stock:10.2f}{1e3 * ours:10.2f}{stock / ours:8.2f}")
-
-
-def processor():
-    """As Linux describes it: one model name is said of many processors."""
-    path = Path("/proc/cpuinfo")
-    text = path.read_text() if path.exists() else ""
-    facts = dict(re.findall(r"^(model name|cpu family|model)\s*: (.*)$", text, re.MULTILINE))
-    return ", ".join(f"{name} {value}" for name, value in facts.items()) or platform.machine()
 
 
 def recordings(rows=90):

@@ -4,6 +4,9 @@ import argparse
 import importlib.metadata
 import importlib.util
 import os
+import pathlib
+import platform
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -453,6 +456,7 @@ def _describe(canonical: Canonical) -> str:
 def _info(given: argparse.Namespace) -> None:
     rows = {
         "elman": elman.__version__,
+        "processor": processor(),
         "instruction set": engine.isa,
         "threads": str(elman.get_num_threads()),
         **{f"package for {name}": _version(name) for name in PACKAGES},
@@ -460,6 +464,16 @@ def _info(given: argparse.Namespace) -> None:
     }
     for name, value in rows.items():
         print(f"{name:22}{value}")
+
+
+def processor() -> str:
+    """The processor; on Linux with its family and model, as one name is said of many."""
+    path = pathlib.Path("/proc/cpuinfo")
+    text = path.read_text() if path.exists() else ""
+    facts = dict(re.findall(r"^(model name|cpu family|model)\s*: (.*)$", text, re.MULTILINE))
+    if "model name" not in facts:
+        return platform.processor() or platform.machine()
+    return "{model name}, family {cpu family}, model {model}".format_map(facts)
 
 
 def _version(package: str) -> str:
