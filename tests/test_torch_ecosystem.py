@@ -204,23 +204,121 @@ def test_skorch():
     assert search.fit(x.numpy(), classes.numpy()).best_params_["module__hidden"] in (4, 16)
 
 
-class Memory(nn.Module):
-    """The layer for a TensorDictModule: steps one by one, or rollouts with episodes in them."""
+def make_memory(name, ours, **keys):
+    """TorchRL's module of that name in float64, or Elman's, with the same weights."""
+    theirs = pytest.importorskip("torchrl.modules", reason="torchrl is not installed")
+    if ours:
+        import elman.torch.torchrl as theirs
+    torch.manual_seed(0)
+    module = getattr(theirs, name)(3, 5, 2, in_key="seen", out_key="features", **keys)
+    return module.double()
 
-    def __init__(self, *sizes):
-        super().__init__()
-        self.gru = elman.torch.GRU(*sizes, batch_first=True)
 
-    def forward(self, observation, memory, is_init):
-        """Features and last state for (N, D), (N, 1, H) and (N, 1), or all with a T after N."""
-        one = observation.dim() == 2
-        if one:
-            observation, memory, is_init = (t[:, None] for t in (observation, memory, is_init))
-        h_0 = memory[:, 0].transpose(0, 1)  # what the rollout before had left
-        features, h_n = self.gru(observation, h_0, reset=is_init[..., 0])
-        after = torch.zeros_like(memory)
-        after[:, -1] = h_n.transpose(0, 1)
-        return (features[:, 0], after[:, 0]) if one else (features, after)
+@pytest.mark.parametrize("name", ["GRUModule", "LSTMModule"])
+def test_torchrl_modules(name):
+    """Rollouts of any axes with episodes that begin within, and steps: values and gradients."""
+    stock, ours = make_memory(name, False), make_memory(name, True)
+    from tensordict import TensorDict
+    from torchrl.modules import set_recurrent_mode
+
+    assert (ours.in_keys, ours.out_keys) == (stock.in_keys, stock.out_keys)
+    assert str(ours.make_tensordict_primer()) == str(stock.make_tensordict_primer())
+    assert ours.make_cudnn_based() is ours.make_python_based() is ours
+    expected = stock.state_dict()
+    torch.testing.assert_close(ours.state_dict(), expected, rtol=0, atol=0)
+    states = ours.in_keys[1:-1]
+    random = torch.Generator().manual_seed(1)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=random, dtype=torch.float64)
+
+    def rollout(*shape, recurrent):
+        begins = torch.rand(*shape, 1, generator=random) < 0.3
+        if recurrent:
+            begins[..., :2, :] = torch.tensor([[False], [True]])
+        given = {key: draw(*shape, 2, 5) for key in states}
+        return TensorDict({"seen": draw(*shape, 3), "is_init": begins, **given}, shape)
+
+    def answers(module, data, cotangents, recurrent):
+        leaves = {key: data[key].clone().requires_grad_() for key in ("seen", *states)}
+        # Where an episode begins TorchRL's begin with the state that is there, which is to be 0.
+        given = {key: leaves[key] * ~data["is_init"][..., None] for key in states}
+        with set_recurrent_mode(recurrent):
+            found = module(data.clone().update(leaves).update(given))
+        last = [found["next", key] for key in states]
+        last = [state[..., -1, :, :] if recurrent else state for state in last]
+        values = (found["features"], *last)
+        loss = sum((v * c).sum() for v, c in zip(values, cotangents, strict=True))
+        gradients = torch.autograd.grad(loss, (*leaves.values(), *module.parameters()))
+        return values, gradients
+
+    for shape, recurrent in [((4, 9), 1), ((2, 3, 7), 1), ((8,), 1), ((4,), 0), ((2, 3), 0)]:
+        data = rollout(*shape, recurrent=recurrent)
+        rows = shape[:-1] if recurrent else shape
+        cotangents = (draw(*shape, 5), *(draw(*rows, 2, 5) for _ in states))
+        both = [answers(m, data, cotangents, bool(recurrent)) for m in (stock, ours)]
+        torch.testing.assert_close(both[1], both[0], rtol=1e-12, atol=1e-12)
+        with set_recurrent_mode(bool(recurrent)):
+            # Without any state; with one of an LSTM's two; and by keywords.
+            bare = data.exclude(*states)
+            found = [module(bare.clone())["features"] for module in (stock, ours)]
+            torch.testing.assert_close(found[1], found[0], rtol=1e-12, atol=1e-12)
+            if len(states) == 2:
+                with pytest.raises(KeyError, match=states[1]):
+                    ours(data.exclude(states[1]))
+            torch.testing.assert_close(
+                ours(seen=bare["seen"], is_init=bare["is_init"])[0], found[1], rtol=0, atol=0
+            )
+    with set_recurrent_mode(True), pytest.raises(ValueError, match="no axis"):
+        ours(rollout(recurrent=0))
+    with pytest.raises(TypeError):
+        make_memory(name, True, python_based=True)
+
+
+def test_torchrl_loss():
+    """A loss of TorchRL's calls the actor with weights of its own, stacked in a tensordict."""
+    pytest.importorskip("torchrl", reason="torchrl is not installed")
+    from tensordict import TensorDict
+    from tensordict.nn import TensorDictModule, TensorDictSequential
+    from torchrl.modules import ProbabilisticActor, ValueOperator, set_recurrent_mode
+    from torchrl.objectives import ClipPPOLoss
+
+    random = torch.Generator().manual_seed(0)
+    begins = torch.rand(4, 10, 1, generator=random) < 0.3
+
+    def draw(size):
+        return torch.randn(4, 10, size, generator=random).double()
+
+    data = TensorDict(
+        {
+            "seen": draw(3),
+            "is_init": begins,
+            "action": torch.randint(2, (4, 10), generator=random),
+            "action_log_prob": -0.7 * torch.ones(4, 10).double(),
+            "advantage": draw(1),
+            "value_target": draw(1),
+        },
+        [4, 10],
+    )
+
+    def losses(ours):
+        memory = make_memory("LSTMModule", ours)
+        head = TensorDictModule(nn.Linear(5, 2).double(), ["features"], ["logits"])
+        actor = ProbabilisticActor(
+            TensorDictSequential(memory, head),
+            in_keys=["logits"],
+            distribution_class=torch.distributions.Categorical,
+        )
+        critic = TensorDictSequential(
+            memory, ValueOperator(nn.Linear(5, 1).double(), in_keys=["features"])
+        )
+        loss = ClipPPOLoss(actor, critic)
+        with set_recurrent_mode(True):
+            found = loss(data.clone())
+        total = found["loss_objective"] + found["loss_critic"] + found["loss_entropy"]
+        return total, torch.autograd.grad(total, list(loss.parameters()))
+
+    torch.testing.assert_close(losses(True), losses(False), rtol=1e-12, atol=1e-12)
 
 
 def test_torchrl():
@@ -229,9 +327,8 @@ def test_torchrl():
     from tensordict import TensorDict
     from tensordict.nn import TensorDictModule, TensorDictSequential
     from torchrl.collectors import Collector
-    from torchrl.data import Binary, Bounded, Categorical, Composite, Unbounded
+    from torchrl.data import Binary, Bounded, Categorical, Composite
     from torchrl.envs import EnvBase, InitTracker, TransformedEnv
-    from torchrl.envs.transforms import TensorDictPrimer
     from torchrl.modules import GRUModule, ProbabilisticActor, set_recurrent_mode
 
     STEPS, ENVS, HIDDEN = 4, 32, 16
@@ -283,7 +380,9 @@ def test_torchrl():
     }
 
     def ours():
-        return TensorDictModule(Memory(1, HIDDEN), **keys)
+        from elman.torch.torchrl import GRUModule
+
+        return GRUModule(1, HIDDEN, **keys)
 
     def theirs():
         return GRUModule(gru=nn.GRU(1, HIDDEN, batch_first=True), **keys)
@@ -303,8 +402,7 @@ def test_torchrl():
             network, in_keys=["logits"], distribution_class=torch.distributions.Categorical
         )
         env = TransformedEnv(Recall(), InitTracker())
-        state = Unbounded(shape=(1, HIDDEN))
-        env.append_transform(TensorDictPrimer({"memory": state}, expand_specs=True))
+        env.append_transform(memory.make_tensordict_primer())
         env.set_seed(0)
         frames = ENVS * 2 * STEPS
         collector = Collector(env, actor, frames_per_batch=frames, total_frames=frames * iterations)
