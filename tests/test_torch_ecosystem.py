@@ -8,6 +8,7 @@ both are printed.
 
 import copy
 import importlib.metadata
+import inspect
 import platform
 import re
 import time
@@ -476,13 +477,109 @@ def test_resemblyzer(times):
         )
 
 
-def recurrent_ppo():
+def sb3(name):
+    """Elman's policy of that name, and sb3-contrib's."""
+    stock = pytest.importorskip("sb3_contrib.ppo_recurrent", reason="sb3-contrib is not installed")
+    import elman.torch.sb3
+
+    return getattr(elman.torch.sb3, name), getattr(stock, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("MlpLstmPolicy", {"n_lstm_layers": 2}),
+        ("MlpLstmPolicy", {"shared_lstm": True, "enable_critic_lstm": False}),
+        ("CnnLstmPolicy", {"enable_critic_lstm": False}),
+        ("MultiInputLstmPolicy", {"lstm_kwargs": {"bias": False}}),
+    ],
+)
+def test_sb3_policies(name, options):
+    """The same weights by the same seed; then answers and gradients where episodes begin."""
+    both = sb3(name)
+    from gymnasium.spaces import Box, Dict, Discrete
+    from sb3_contrib.common.recurrent.type_aliases import RNNStates
+
+    assert inspect.signature(both[0]) == inspect.signature(both[1])
+    vector, image = Box(-1, 1, (3,)), Box(0, 255, (1, 36, 36), np.uint8)
+    spaces = {"Mlp": vector, "Cnn": image, "MultiInput": Dict({"a": vector, "b": Box(-1, 1, (2,))})}
+    space, N, L = spaces[name.removesuffix("LstmPolicy")], 4, 7
+    space.seed(0)
+    sampled = [space.sample() for _ in range(N * L)]
+    policies, drawn = [], []
+    for policy in both:
+        torch.manual_seed(0)
+        policies.append(policy(space, Discrete(5), lambda _: 1e-3, lstm_hidden_size=6, **options))
+        drawn.append(torch.randn(5))  # after as many numbers
+    ours, stock = policies
+    torch.testing.assert_close(ours.state_dict(), stock.state_dict(), rtol=0, atol=0)
+    assert torch.equal(*drawn)
+    assert isinstance(ours.lstm_actor, elman.torch.LSTM)
+    assert nn.LSTM is not elman.torch.LSTM
+
+    if name.startswith("Multi"):
+        observations = {key: torch.tensor(np.stack([o[key] for o in sampled])) for key in space}
+    else:
+        observations = torch.from_numpy(np.stack(sampled))
+    layers = ours.lstm_actor.num_layers
+    states = RNNStates(*(tuple(pair) for pair in torch.randn(2, 2, layers, N, 6)))
+    starts = torch.zeros(N, L)
+    starts[0, 0] = starts[1, 3] = starts[2, ::2] = 1
+    actions = torch.randint(5, (N * L,))
+
+    def answers(policy):
+        nn.init.normal_(policy.action_net.weight, generator=torch.Generator().manual_seed(2))
+        values, log_probs, entropy = policy.evaluate_actions(
+            observations, actions, states, starts.flatten()
+        )
+        weights = torch.randn(3, N * L, generator=torch.Generator().manual_seed(1))
+        (weights[0] @ values + weights[1] @ log_probs + weights[2] @ entropy).sum().backward()
+        gradients = tuple(p.grad for p in policy.parameters() if p.grad is not None)
+        more = policy.forward(observations, states, starts.flatten(), deterministic=True)
+        return values, log_probs, entropy, gradients, *more
+
+    with elman.torch.require("kernel"):
+        found = answers(ours)
+    close(found, answers(stock))
+
+
+def test_sb3_sequences():
+    """Output and last states with gradients of all that they come from, in float64."""
+    ours, stock = sb3("MlpLstmPolicy")
+    random = torch.Generator().manual_seed(0)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=random, dtype=torch.float64)
+
+    N, L, D, H = 4, 9, 3, 5
+    given = draw(N * L, D), draw(2, N, H), draw(2, N, H)
+    cotangents = draw(N * L, H), draw(2, N, H), draw(2, N, H)
+    layers = [module(D, H, 2, dtype=torch.float64) for module in (elman.torch.LSTM, nn.LSTM)]
+    layers[0].load_state_dict(layers[1].state_dict())
+    some = torch.zeros(N, L)
+    some[0, 0] = some[1, 4] = some[1, 5] = some[2, -1] = some[3, ::3] = 1
+
+    def answers(policy, layer, starts):
+        features, h_0, c_0 = leaves = [t.clone().requires_grad_() for t in given]
+        output, last = policy._process_sequence(features, (h_0, c_0), starts.flatten(), layer)
+        gradients = torch.autograd.grad((output, *last), (*leaves, *layer.parameters()), cotangents)
+        return (output, *last), gradients
+
+    for starts in (some, torch.zeros_like(some), torch.ones_like(some)):
+        found, expected = (
+            answers(policy, layer, starts)
+            for policy, layer in zip((ours, stock), layers, strict=True)
+        )
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def recurrent_ppo(policy="MlpLstmPolicy"):
     """One that balances a pole. An update follows on the 128 steps of two environments."""
     sb3_contrib = pytest.importorskip("sb3_contrib", reason="sb3-contrib is not installed")
     from stable_baselines3.common.env_util import make_vec_env
 
     return sb3_contrib.RecurrentPPO(
-        "MlpLstmPolicy",
+        policy,
         make_vec_env("CartPole-v1", 2, seed=0),
         n_steps=64,
         batch_size=128,
@@ -525,16 +622,12 @@ def test_sb3_policy(times):
     np.testing.assert_array_equal(step(ours)[0], step(stock)[0])
     np.testing.assert_allclose(step(ours)[1], step(stock)[1], rtol=1e-5, atol=1e-5)
 
-    # Its loop over the steps of sequences in which episodes start is one call with reset=.
-    def loop():
-        return stock._process_sequence(observations, states.pi, some, stock.lstm_actor)
+    def sequence(policy):
+        return policy._process_sequence(observations, states.pi, some, policy.lstm_actor)
 
-    def call():
-        x, reset = (t.reshape(rows, steps, -1).transpose(0, 1) for t in (observations, some > 0))
-        output, after = ours.lstm_actor(x, states.pi, reset=reset[..., 0])
-        return output.transpose(0, 1).flatten(0, 1), after
-
-    close(call(), loop())
+    one_call = recurrent_ppo(sb3("MlpLstmPolicy")[0]).policy
+    one_call.load_state_dict(stock.state_dict())
+    close(answers(one_call, some), answers(stock, some))
     times("sb3-contrib: a step of 4 environments", partial(step, stock), partial(step, ours))
     for name, starts in (("with", some), ("without", torch.zeros_like(some))):
         times(
@@ -542,36 +635,55 @@ def test_sb3_policy(times):
             partial(answers, stock, starts),
             partial(answers, ours, starts),
         )
-    times("sb3-contrib: its loop of steps, or reset=", loop, call)
+    times(
+        "sb3-contrib: 4 x 30 steps, its loop or reset=",
+        partial(sequence, stock),
+        partial(sequence, one_call),
+    )
 
 
-def test_sb3_learns(times):
+def test_sb3_learns(times, tmp_path):
     """A rollout and an update: the same actions, losses and gradients, by the same seed.
 
     Only rounding differs. The weights after it are another matter: Adam's first step is as long
     whatever the gradient is, and where that is 0 but for rounding it may go either way.
     """
-    stock, ours = recurrent_ppo(), recurrent_ppo()
-    assert elman.torch.accelerate(ours.policy) == ["lstm_actor", "lstm_critic"]
+    policy, _ = sb3("MlpLstmPolicy")
+    stock, accelerated, one_call = recurrent_ppo(), recurrent_ppo(), recurrent_ppo(policy)
+    assert elman.torch.accelerate(accelerated.policy) == ["lstm_actor", "lstm_critic"]
     found = []
-    for model in (stock, ours):
+    for model in (stock, accelerated, one_call):
         model.set_random_seed(0)
         model.learn(128)
         buffer, logged = model.rollout_buffer, model.logger.name_to_value
         losses = [logged[f"train/{name}_loss"] for name in ("value", "entropy", "policy_gradient")]
         gradients = tuple(weight.grad for weight in model.policy.parameters())
         found.append((buffer.actions.copy(), losses, gradients))
-    (actions, losses, gradients), (our_actions, our_losses, our_gradients) = found
+    actions, losses, gradients = found[0]
     assert buffer.episode_starts[1:].any()  # episodes do start within a rollout
-    np.testing.assert_array_equal(our_actions, actions)
-    assert our_losses == pytest.approx(losses, rel=1e-5, abs=1e-6)
-    close(our_gradients, gradients)
     assert max(g.abs().max() for g in gradients) > 0.01
+    for our_actions, our_losses, our_gradients in found[1:]:
+        np.testing.assert_array_equal(our_actions, actions)
+        assert our_losses == pytest.approx(losses, rel=1e-5, abs=1e-6)
+        close(our_gradients, gradients)
+
+    # Files of both: Elman's as it is, and sb3-contrib's read with Elman's policy.
+    observations = np.random.default_rng(0).normal(size=(2, 4)).astype(np.float32)
+    for model, objects in ((one_call, {}), (stock, {"policy_class": policy})):
+        model.save(tmp_path / "model.zip")
+        again = type(model).load(tmp_path / "model.zip", custom_objects=objects, device="cpu")
+        assert type(again.policy) is policy
+        (action, states), (expected, expected_states) = (
+            m.predict(observations, deterministic=True) for m in (again, model)
+        )
+        np.testing.assert_array_equal(action, expected)
+        np.testing.assert_allclose(states, expected_states, rtol=1e-5, atol=1e-5)
 
     def learn(model):
         model.learn(128, reset_num_timesteps=False)
 
-    times("sb3-contrib: learn(128)", partial(learn, stock), partial(learn, ours), turns=3)
+    times("sb3-contrib: learn(128)", partial(learn, stock), partial(learn, accelerated), turns=3)
+    times("sb3-contrib: train()", stock.train, one_call.train, turns=3)
 
 
 @pytest.mark.parametrize("recurrent", [False, True])  # of which True has a projection
