@@ -4,7 +4,7 @@ Both learn in turn from the same seeds. The table and the picture say what they 
 updates take, and the frames a second. "Solved" is a mean return of 475 and more.
 
 Example:
-    python -m examples.rl --seeds 2 --threads 2
+    python -m examples.rl --seeds 1 --threads 2
 """
 
 import argparse
@@ -47,7 +47,7 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--seeds", type=int, default=2, help="how many times to learn (default: %(default)s)")
+    add("--seeds", type=int, default=1, help="how many times to learn (default: %(default)s)")
     add("--steps", type=int, default=61440, help="frames of each (default: %(default)s)")
     add("--threads", type=int, default=2, help="(default: %(default)s)")
     add("--output", type=Path, default=Path("build/rl"), help="folder (default: %(default)s)")
