@@ -1,10 +1,15 @@
-"""A framework's package is looked at only where the framework is."""
+"""A framework's package, or a module for another package, is looked at only where that is."""
 
 import os
 from importlib.util import find_spec
 
 os.environ.setdefault("KERAS_BACKEND", "torch")  # Keras's own default is TensorFlow
-PACKAGES = ("jax", "keras", "mlx", "oneflow", "torch")
-MODULES = {"jax/nnx.py": "flax", "jax/linen.py": "flax", "jax/equinox.py": "equinox"}
-collect_ignore = [f"src/elman/{name}" for name in PACKAGES if find_spec(name) is None]
-collect_ignore += [f"src/elman/{path}" for path, name in MODULES.items() if find_spec(name) is None]
+NEEDED = {
+    **{name: name for name in ("jax", "keras", "mlx", "oneflow", "torch")},
+    "jax/equinox.py": "equinox",
+    "jax/linen.py": "flax",
+    "jax/nnx.py": "flax",
+    "torch/sb3.py": "sb3_contrib",
+    "torch/torchrl.py": "torchrl",
+}
+collect_ignore = [f"src/elman/{path}" for path, name in NEEDED.items() if find_spec(name) is None]

@@ -8,6 +8,7 @@ both are printed.
 
 import copy
 import importlib.metadata
+import inspect
 import time
 from functools import partial
 
@@ -194,23 +195,121 @@ def test_skorch():
     assert search.fit(x.numpy(), classes.numpy()).best_params_["module__hidden"] in (4, 16)
 
 
-class Memory(nn.Module):
-    """The layer for a TensorDictModule: steps one by one, or rollouts with episodes in them."""
+def make_memory(name, ours, **keys):
+    """TorchRL's module of that name in float64, or Elman's, with the same weights."""
+    theirs = pytest.importorskip("torchrl.modules", reason="torchrl is not installed")
+    if ours:
+        import elman.torch.torchrl as theirs
+    torch.manual_seed(0)
+    module = getattr(theirs, name)(3, 5, 2, in_key="seen", out_key="features", **keys)
+    return module.double()
 
-    def __init__(self, *sizes):
-        super().__init__()
-        self.gru = elman.torch.GRU(*sizes, batch_first=True)
 
-    def forward(self, observation, memory, is_init):
-        """Features and last state for (N, D), (N, 1, H) and (N, 1), or all with a T after N."""
-        one = observation.dim() == 2
-        if one:
-            observation, memory, is_init = (t[:, None] for t in (observation, memory, is_init))
-        h_0 = memory[:, 0].transpose(0, 1)  # what the rollout before had left
-        features, h_n = self.gru(observation, h_0, reset=is_init[..., 0])
-        after = torch.zeros_like(memory)
-        after[:, -1] = h_n.transpose(0, 1)
-        return (features[:, 0], after[:, 0]) if one else (features, after)
+@pytest.mark.parametrize("name", ["GRUModule", "LSTMModule"])
+def test_torchrl_modules(name):
+    """Rollouts of any axes with episodes that begin within, and steps: values and gradients."""
+    stock, ours = make_memory(name, False), make_memory(name, True)
+    from tensordict import TensorDict
+    from torchrl.modules import set_recurrent_mode
+
+    assert (ours.in_keys, ours.out_keys) == (stock.in_keys, stock.out_keys)
+    assert str(ours.make_tensordict_primer()) == str(stock.make_tensordict_primer())
+    assert ours.make_cudnn_based() is ours.make_python_based() is ours
+    expected = stock.state_dict()
+    torch.testing.assert_close(ours.state_dict(), expected, rtol=0, atol=0)
+    states = ours.in_keys[1:-1]
+    random = torch.Generator().manual_seed(1)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=random, dtype=torch.float64)
+
+    def rollout(*shape, recurrent):
+        begins = torch.rand(*shape, 1, generator=random) < 0.3
+        if recurrent:
+            begins[..., :2, :] = torch.tensor([[False], [True]])
+        given = {key: draw(*shape, 2, 5) for key in states}
+        return TensorDict({"seen": draw(*shape, 3), "is_init": begins, **given}, shape)
+
+    def answers(module, data, cotangents, recurrent):
+        leaves = {key: data[key].clone().requires_grad_() for key in ("seen", *states)}
+        # Where an episode begins TorchRL's begin with the state that is there, which is to be 0.
+        given = {key: leaves[key] * ~data["is_init"][..., None] for key in states}
+        with set_recurrent_mode(recurrent):
+            found = module(data.clone().update(leaves).update(given))
+        last = [found["next", key] for key in states]
+        last = [state[..., -1, :, :] if recurrent else state for state in last]
+        values = (found["features"], *last)
+        loss = sum((v * c).sum() for v, c in zip(values, cotangents, strict=True))
+        gradients = torch.autograd.grad(loss, (*leaves.values(), *module.parameters()))
+        return values, gradients
+
+    for shape, recurrent in [((4, 9), 1), ((2, 3, 7), 1), ((8,), 1), ((4,), 0), ((2, 3), 0)]:
+        data = rollout(*shape, recurrent=recurrent)
+        rows = shape[:-1] if recurrent else shape
+        cotangents = (draw(*shape, 5), *(draw(*rows, 2, 5) for _ in states))
+        both = [answers(m, data, cotangents, bool(recurrent)) for m in (stock, ours)]
+        torch.testing.assert_close(both[1], both[0], rtol=1e-12, atol=1e-12)
+        with set_recurrent_mode(bool(recurrent)):
+            # Without any state; with one of an LSTM's two; and by keywords.
+            bare = data.exclude(*states)
+            found = [module(bare.clone())["features"] for module in (stock, ours)]
+            torch.testing.assert_close(found[1], found[0], rtol=1e-12, atol=1e-12)
+            if len(states) == 2:
+                with pytest.raises(KeyError, match=states[1]):
+                    ours(data.exclude(states[1]))
+            torch.testing.assert_close(
+                ours(seen=bare["seen"], is_init=bare["is_init"])[0], found[1], rtol=0, atol=0
+            )
+    with set_recurrent_mode(True), pytest.raises(ValueError, match="no axis"):
+        ours(rollout(recurrent=0))
+    with pytest.raises(TypeError):
+        make_memory(name, True, python_based=True)
+
+
+def test_torchrl_loss():
+    """A loss of TorchRL's calls the actor with weights of its own, stacked in a tensordict."""
+    pytest.importorskip("torchrl", reason="torchrl is not installed")
+    from tensordict import TensorDict
+    from tensordict.nn import TensorDictModule, TensorDictSequential
+    from torchrl.modules import ProbabilisticActor, ValueOperator, set_recurrent_mode
+    from torchrl.objectives import ClipPPOLoss
+
+    random = torch.Generator().manual_seed(0)
+    begins = torch.rand(4, 10, 1, generator=random) < 0.3
+
+    def draw(size):
+        return torch.randn(4, 10, size, generator=random).double()
+
+    data = TensorDict(
+        {
+            "seen": draw(3),
+            "is_init": begins,
+            "action": torch.randint(2, (4, 10), generator=random),
+            "action_log_prob": -0.7 * torch.ones(4, 10).double(),
+            "advantage": draw(1),
+            "value_target": draw(1),
+        },
+        [4, 10],
+    )
+
+    def losses(ours):
+        memory = make_memory("LSTMModule", ours)
+        head = TensorDictModule(nn.Linear(5, 2).double(), ["features"], ["logits"])
+        actor = ProbabilisticActor(
+            TensorDictSequential(memory, head),
+            in_keys=["logits"],
+            distribution_class=torch.distributions.Categorical,
+        )
+        critic = TensorDictSequential(
+            memory, ValueOperator(nn.Linear(5, 1).double(), in_keys=["features"])
+        )
+        loss = ClipPPOLoss(actor, critic)
+        with set_recurrent_mode(True):
+            found = loss(data.clone())
+        total = found["loss_objective"] + found["loss_critic"] + found["loss_entropy"]
+        return total, torch.autograd.grad(total, list(loss.parameters()))
+
+    torch.testing.assert_close(losses(True), losses(False), rtol=1e-12, atol=1e-12)
 
 
 def test_torchrl():
@@ -219,9 +318,8 @@ def test_torchrl():
     from tensordict import TensorDict
     from tensordict.nn import TensorDictModule, TensorDictSequential
     from torchrl.collectors import Collector
-    from torchrl.data import Binary, Bounded, Categorical, Composite, Unbounded
+    from torchrl.data import Binary, Bounded, Categorical, Composite
     from torchrl.envs import EnvBase, InitTracker, TransformedEnv
-    from torchrl.envs.transforms import TensorDictPrimer
     from torchrl.modules import GRUModule, ProbabilisticActor, set_recurrent_mode
 
     STEPS, ENVS, HIDDEN = 4, 32, 16
@@ -273,7 +371,9 @@ def test_torchrl():
     }
 
     def ours():
-        return TensorDictModule(Memory(1, HIDDEN), **keys)
+        from elman.torch.torchrl import GRUModule
+
+        return GRUModule(1, HIDDEN, **keys)
 
     def theirs():
         return GRUModule(gru=nn.GRU(1, HIDDEN, batch_first=True), **keys)
@@ -293,8 +393,7 @@ def test_torchrl():
             network, in_keys=["logits"], distribution_class=torch.distributions.Categorical
         )
         env = TransformedEnv(Recall(), InitTracker())
-        state = Unbounded(shape=(1, HIDDEN))
-        env.append_transform(TensorDictPrimer({"memory": state}, expand_specs=True))
+        env.append_transform(memory.make_tensordict_primer())
         env.set_seed(0)
         frames = ENVS * 2 * STEPS
         collector = Collector(env, actor, frames_per_batch=frames, total_frames=frames * iterations)
@@ -368,13 +467,109 @@ def test_resemblyzer(times):
         )
 
 
-def recurrent_ppo():
+def sb3(name):
+    """Elman's policy of that name, and sb3-contrib's."""
+    stock = pytest.importorskip("sb3_contrib.ppo_recurrent", reason="sb3-contrib is not installed")
+    import elman.torch.sb3
+
+    return getattr(elman.torch.sb3, name), getattr(stock, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("MlpLstmPolicy", {"n_lstm_layers": 2}),
+        ("MlpLstmPolicy", {"shared_lstm": True, "enable_critic_lstm": False}),
+        ("CnnLstmPolicy", {"enable_critic_lstm": False}),
+        ("MultiInputLstmPolicy", {"lstm_kwargs": {"bias": False}}),
+    ],
+)
+def test_sb3_policies(name, options):
+    """The same weights by the same seed; then answers and gradients where episodes begin."""
+    both = sb3(name)
+    from gymnasium.spaces import Box, Dict, Discrete
+    from sb3_contrib.common.recurrent.type_aliases import RNNStates
+
+    assert inspect.signature(both[0]) == inspect.signature(both[1])
+    vector, image = Box(-1, 1, (3,)), Box(0, 255, (1, 36, 36), np.uint8)
+    spaces = {"Mlp": vector, "Cnn": image, "MultiInput": Dict({"a": vector, "b": Box(-1, 1, (2,))})}
+    space, N, L = spaces[name.removesuffix("LstmPolicy")], 4, 7
+    space.seed(0)
+    sampled = [space.sample() for _ in range(N * L)]
+    policies, drawn = [], []
+    for policy in both:
+        torch.manual_seed(0)
+        policies.append(policy(space, Discrete(5), lambda _: 1e-3, lstm_hidden_size=6, **options))
+        drawn.append(torch.randn(5))  # after as many numbers
+    ours, stock = policies
+    torch.testing.assert_close(ours.state_dict(), stock.state_dict(), rtol=0, atol=0)
+    assert torch.equal(*drawn)
+    assert isinstance(ours.lstm_actor, elman.torch.LSTM)
+    assert nn.LSTM is not elman.torch.LSTM
+
+    if name.startswith("Multi"):
+        observations = {key: torch.tensor(np.stack([o[key] for o in sampled])) for key in space}
+    else:
+        observations = torch.from_numpy(np.stack(sampled))
+    layers = ours.lstm_actor.num_layers
+    states = RNNStates(*(tuple(pair) for pair in torch.randn(2, 2, layers, N, 6)))
+    starts = torch.zeros(N, L)
+    starts[0, 0] = starts[1, 3] = starts[2, ::2] = 1
+    actions = torch.randint(5, (N * L,))
+
+    def answers(policy):
+        nn.init.normal_(policy.action_net.weight, generator=torch.Generator().manual_seed(2))
+        values, log_probs, entropy = policy.evaluate_actions(
+            observations, actions, states, starts.flatten()
+        )
+        weights = torch.randn(3, N * L, generator=torch.Generator().manual_seed(1))
+        (weights[0] @ values + weights[1] @ log_probs + weights[2] @ entropy).sum().backward()
+        gradients = tuple(p.grad for p in policy.parameters() if p.grad is not None)
+        more = policy.forward(observations, states, starts.flatten(), deterministic=True)
+        return values, log_probs, entropy, gradients, *more
+
+    with elman.torch.require("kernel"):
+        found = answers(ours)
+    close(found, answers(stock))
+
+
+def test_sb3_sequences():
+    """Output and last states with gradients of all that they come from, in float64."""
+    ours, stock = sb3("MlpLstmPolicy")
+    random = torch.Generator().manual_seed(0)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=random, dtype=torch.float64)
+
+    N, L, D, H = 4, 9, 3, 5
+    given = draw(N * L, D), draw(2, N, H), draw(2, N, H)
+    cotangents = draw(N * L, H), draw(2, N, H), draw(2, N, H)
+    layers = [module(D, H, 2, dtype=torch.float64) for module in (elman.torch.LSTM, nn.LSTM)]
+    layers[0].load_state_dict(layers[1].state_dict())
+    some = torch.zeros(N, L)
+    some[0, 0] = some[1, 4] = some[1, 5] = some[2, -1] = some[3, ::3] = 1
+
+    def answers(policy, layer, starts):
+        features, h_0, c_0 = leaves = [t.clone().requires_grad_() for t in given]
+        output, last = policy._process_sequence(features, (h_0, c_0), starts.flatten(), layer)
+        gradients = torch.autograd.grad((output, *last), (*leaves, *layer.parameters()), cotangents)
+        return (output, *last), gradients
+
+    for starts in (some, torch.zeros_like(some), torch.ones_like(some)):
+        found, expected = (
+            answers(policy, layer, starts)
+            for policy, layer in zip((ours, stock), layers, strict=True)
+        )
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def recurrent_ppo(policy="MlpLstmPolicy"):
     """One that balances a pole. An update follows on the 128 steps of two environments."""
     sb3_contrib = pytest.importorskip("sb3_contrib", reason="sb3-contrib is not installed")
     from stable_baselines3.common.env_util import make_vec_env
 
     return sb3_contrib.RecurrentPPO(
-        "MlpLstmPolicy",
+        policy,
         make_vec_env("CartPole-v1", 2, seed=0),
         n_steps=64,
         batch_size=128,
@@ -417,16 +612,12 @@ def test_sb3_policy(times):
     np.testing.assert_array_equal(step(ours)[0], step(stock)[0])
     np.testing.assert_allclose(step(ours)[1], step(stock)[1], rtol=1e-5, atol=1e-5)
 
-    # Its loop over the steps of sequences in which episodes start is one call with reset=.
-    def loop():
-        return stock._process_sequence(observations, states.pi, some, stock.lstm_actor)
+    def sequence(policy):
+        return policy._process_sequence(observations, states.pi, some, policy.lstm_actor)
 
-    def call():
-        x, reset = (t.reshape(rows, steps, -1).transpose(0, 1) for t in (observations, some > 0))
-        output, after = ours.lstm_actor(x, states.pi, reset=reset[..., 0])
-        return output.transpose(0, 1).flatten(0, 1), after
-
-    close(call(), loop())
+    one_call = recurrent_ppo(sb3("MlpLstmPolicy")[0]).policy
+    one_call.load_state_dict(stock.state_dict())
+    close(answers(one_call, some), answers(stock, some))
     times("sb3-contrib: a step of 4 environments", partial(step, stock), partial(step, ours))
     for name, starts in (("with", some), ("without", torch.zeros_like(some))):
         times(
@@ -434,36 +625,55 @@ def test_sb3_policy(times):
             partial(answers, stock, starts),
             partial(answers, ours, starts),
         )
-    times("sb3-contrib: its loop of steps, or reset=", loop, call)
+    times(
+        "sb3-contrib: 4 x 30 steps, its loop or reset=",
+        partial(sequence, stock),
+        partial(sequence, one_call),
+    )
 
 
-def test_sb3_learns(times):
+def test_sb3_learns(times, tmp_path):
     """A rollout and an update: the same actions, losses and gradients, by the same seed.
 
     Only rounding differs. The weights after it are another matter: Adam's first step is as long
     whatever the gradient is, and where that is 0 but for rounding it may go either way.
     """
-    stock, ours = recurrent_ppo(), recurrent_ppo()
-    assert elman.torch.accelerate(ours.policy) == ["lstm_actor", "lstm_critic"]
+    policy, _ = sb3("MlpLstmPolicy")
+    stock, accelerated, one_call = recurrent_ppo(), recurrent_ppo(), recurrent_ppo(policy)
+    assert elman.torch.accelerate(accelerated.policy) == ["lstm_actor", "lstm_critic"]
     found = []
-    for model in (stock, ours):
+    for model in (stock, accelerated, one_call):
         model.set_random_seed(0)
         model.learn(128)
         buffer, logged = model.rollout_buffer, model.logger.name_to_value
         losses = [logged[f"train/{name}_loss"] for name in ("value", "entropy", "policy_gradient")]
         gradients = tuple(weight.grad for weight in model.policy.parameters())
         found.append((buffer.actions.copy(), losses, gradients))
-    (actions, losses, gradients), (our_actions, our_losses, our_gradients) = found
+    actions, losses, gradients = found[0]
     assert buffer.episode_starts[1:].any()  # episodes do start within a rollout
-    np.testing.assert_array_equal(our_actions, actions)
-    assert our_losses == pytest.approx(losses, rel=1e-5, abs=1e-6)
-    close(our_gradients, gradients)
     assert max(g.abs().max() for g in gradients) > 0.01
+    for our_actions, our_losses, our_gradients in found[1:]:
+        np.testing.assert_array_equal(our_actions, actions)
+        assert our_losses == pytest.approx(losses, rel=1e-5, abs=1e-6)
+        close(our_gradients, gradients)
+
+    # Files of both: Elman's as it is, and sb3-contrib's read with Elman's policy.
+    observations = np.random.default_rng(0).normal(size=(2, 4)).astype(np.float32)
+    for model, objects in ((one_call, {}), (stock, {"policy_class": policy})):
+        model.save(tmp_path / "model.zip")
+        again = type(model).load(tmp_path / "model.zip", custom_objects=objects, device="cpu")
+        assert type(again.policy) is policy
+        (action, states), (expected, expected_states) = (
+            m.predict(observations, deterministic=True) for m in (again, model)
+        )
+        np.testing.assert_array_equal(action, expected)
+        np.testing.assert_allclose(states, expected_states, rtol=1e-5, atol=1e-5)
 
     def learn(model):
         model.learn(128, reset_num_timesteps=False)
 
-    times("sb3-contrib: learn(128)", partial(learn, stock), partial(learn, ours), turns=3)
+    times("sb3-contrib: learn(128)", partial(learn, stock), partial(learn, accelerated), turns=3)
+    times("sb3-contrib: train()", stock.train, one_call.train, turns=3)
 
 
 @pytest.mark.parametrize("recurrent", [False, True])  # of which True has a projection

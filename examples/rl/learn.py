@@ -1,0 +1,94 @@
+"""RecurrentPPO on CartPole whose velocities are hidden, timed."""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from sb3_contrib import RecurrentPPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecEnv
+
+ENVIRONMENTS, STEPS = 8, 256
+FRAMES = ENVIRONMENTS * STEPS  # of a rollout, on which an update follows
+SOLVED = 475  # CartPole-v1's own threshold, of 500
+
+
+class WithoutVelocities(gymnasium.ObservationWrapper):
+    """The cart's position and the pole's angle, of -1 to 1; how they move has to be remembered."""
+
+    limits = np.array([2.4, 0.21], np.float32)  # where an episode ends
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        super().__init__(env)
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        return observation[[0, 2]] / self.limits
+
+
+class Learning(NamedTuple):
+    """What came of one seed and one policy, a number a rollout but for the last."""
+
+    returns: list[float]  # mean of the latest 100 episodes
+    acting: list[float]  # seconds of the rollout
+    updating: list[float]  # seconds of the update after it
+    score: float  # mean return of 24 episodes after learning, no action by chance
+
+
+class Watch(BaseCallback):
+    """Notes returns and times, and has a progress bar advance."""
+
+    def __init__(self, advance: Callable[[int], None]) -> None:
+        super().__init__()
+        self.returns, self.acting, self.updating = [], [], []
+        self.advance, self.begun = advance, 0.0
+
+    def _lap(self) -> float:
+        before, self.begun = self.begun, time.perf_counter()
+        return self.begun - before
+
+    def _on_rollout_start(self) -> None:
+        seconds = self._lap()
+        if self.acting:  # else it is the first, and no update was before it
+            self.updating.append(seconds)
+
+    def _on_step(self) -> bool:
+        self.advance(ENVIRONMENTS)
+        return True
+
+    def _on_rollout_end(self) -> None:
+        self.acting.append(self._lap())
+        self.returns.append(np.mean([episode["r"] for episode in self.model.ep_info_buffer]))
+
+    def _on_training_end(self) -> None:
+        self.updating.append(self._lap())
+
+
+def environments(seed: int) -> VecEnv:
+    """Eight of them in this process, each with its own seed."""
+    return make_vec_env("CartPole-v1", ENVIRONMENTS, seed=seed, wrapper_class=WithoutVelocities)
+
+
+def learn(policy: Any, seed: int, steps: int, advance: Callable[[int], None]) -> Learning:
+    """Train a new policy; the seed fixes its weights, the environments and the actions drawn."""
+    model = RecurrentPPO(
+        policy,
+        environments(seed),
+        learning_rate=lambda remaining: 2e-3 * remaining,
+        n_steps=STEPS,
+        batch_size=512,
+        n_epochs=10,
+        gamma=0.98,
+        gae_lambda=0.9,
+        policy_kwargs={"lstm_hidden_size": 64},
+        seed=seed,
+        device="cpu",
+    )
+    watch = Watch(advance)
+    model.learn(steps, watch)
+    score, _ = evaluate_policy(model, environments(seed + 1000), 24)
+    return Learning(watch.returns, watch.acting, watch.updating, float(score))
