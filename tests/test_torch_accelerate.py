@@ -468,6 +468,17 @@ def test_functions_that_look_for_the_class(model):
     agree(step(model.apply(init), x), step(other.apply(init), x))
 
 
+def test_graphs_of_fx_and_export():
+    """Both take the module's forward apart, or let it be."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.GRU(4, 5))
+    x = torch.randn(6, 2, 3)
+    expected = model(x)[0]
+    accelerate(model)
+    for graph in (torch.fx.symbolic_trace(model), torch.export.export(model, (x,)).module()):
+        with require("kernel"):
+            agree({"output": graph(x)[0]}, {"output": expected})
+
+
 def test_replicas():
     """As DataParallel makes them: a copy of the module's attributes, then other parameters."""
     for layer in (nn.GRU(3, 4), nn.LSTMCell(3, 4), Doubling(3, 4)):

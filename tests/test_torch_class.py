@@ -507,7 +507,7 @@ def test_pairs_of_states_of_a_cell(change, batch):
 
 @every_layer
 @pytest.mark.parametrize(
-    "batch_sizes", [[3, 3], [3, 1], [1, 4], [5, 0], [0, 5], [-1, 6], [6, -1], [2**40, 0], []]
+    "batch_sizes", [[3, 3], [3, 1], [1, 4], [4, 0], [0, 5], [-1, 6], [6, -1], [2**40, 0], []]
 )
 def test_inconsistent_packing(name, batch_sizes):
     """A PackedSequence made by hand, whose parts do not belong together, is refused."""

@@ -44,6 +44,7 @@ class _Forward:
     def __init__(self, stock: str) -> None:
         update_wrapper(self, _OURS[stock].forward)
         self._function, self._stock = _OURS[stock].forward, stock
+        self.__globals__ = self._function.__globals__
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         function = self._function
@@ -53,7 +54,7 @@ class _Forward:
         return function(*args, **kwargs)
 
     @property
-    def __globals__(self) -> Any:
+    def __code__(self) -> Any:
         """What torch.jit.script asks of a forward that it is about to compile."""
         return refuse_scripting(self._stock)
 
