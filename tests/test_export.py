@@ -199,7 +199,7 @@ def test_a_model_keeps_the_weights_of_its_making():
 
 def test_a_model_beside_torch():
     """Every layer that there is, in float64."""
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     torch.manual_seed(0)
     nn = torch.nn
     conv = nn.Conv1d(2, 6, 3, dilation=2, padding=4)
@@ -225,15 +225,17 @@ def test_a_model_beside_torch():
     ],
 )
 def test_modules_that_are_refused(make, said):
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     with pytest.raises(ValueError, match=r"from_torch: ") as refused:
         export.from_torch(make(torch.nn))
     assert said in str(refused.value)
 
 
 def test_elmans_own_modules_are_known():
-    torch = pytest.importorskip("torch")
-    module = pytest.importorskip("elman.torch").GRU(2, 3, reset_after=False, batch_first=True)
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    import elman.torch
+
+    module = elman.torch.GRU(2, 3, reset_after=False, batch_first=True)
     model = export.from_torch(module)
     x = torch.randn(1, 9, 2)
     output, _ = model(x[0].numpy())
@@ -356,7 +358,7 @@ def test_fast_tanh_gives_the_bits_up_and_says_by_how_much(tmp_path):
 
 
 def test_the_command(tmp_path, capsys, monkeypatch):
-    pytest.importorskip("safetensors")
+    pytest.importorskip("safetensors", reason="safetensors is not installed")
     monkeypatch.chdir(tmp_path)
     lstm = elman.LSTM(1, 4, seed=0)
     lstm.save("lstm.safetensors")
@@ -372,7 +374,7 @@ def test_the_command(tmp_path, capsys, monkeypatch):
 
 
 def test_the_command_takes_any_frameworks_weights(tmp_path, monkeypatch):
-    pytest.importorskip("safetensors")
+    pytest.importorskip("safetensors", reason="safetensors is not installed")
     from elman.weights import convert
     from elman.weights.files import write_safetensors
 
@@ -387,7 +389,7 @@ def test_the_command_takes_any_frameworks_weights(tmp_path, monkeypatch):
 
 
 def test_what_the_command_refuses(tmp_path, capsys, monkeypatch):
-    pytest.importorskip("safetensors")
+    pytest.importorskip("safetensors", reason="safetensors is not installed")
     monkeypatch.chdir(tmp_path)
     elman.GRU(1, 4, dtype="float64").save("wide.safetensors")
     elman.GRU(1, 4, bidirectional=True).save("both.safetensors")

@@ -146,7 +146,7 @@ def test_what_a_format_has_not(layer, end, said, tmp_path):
 
 
 def test_the_command_converts(tmp_path, capsys, monkeypatch):
-    pytest.importorskip("safetensors")
+    pytest.importorskip("safetensors", reason="safetensors is not installed")
     monkeypatch.chdir(tmp_path)
     lstm = elman.LSTM(1, 4, 2, seed=0)
     model = export.Model([lstm, linear(4, 1)])

@@ -1,9 +1,9 @@
 """Recurrent layers that give the same answer everywhere.
 
 This module is the NumPy package: ``elman.RNN``, ``GRU``, ``LSTM`` and their cells take and return
-NumPy arrays and import no framework. ``elman.torch``, ``elman.mlx`` and ``elman.oneflow`` stand in
-for those frameworks' own layers, ``elman.jax`` for Flax's, and ``elman.weights`` carries weights
-from one to another.
+NumPy arrays and import no framework. ``elman.torch``, ``elman.keras``, ``elman.mlx`` and
+``elman.oneflow`` stand in for those frameworks' own layers, ``elman.jax`` for Flax's;
+``elman.weights`` carries weights from one to another, and ``elman.export`` writes C.
 
 >>> import elman, numpy as np
 >>> gru = elman.GRU(10, 20, num_layers=2, seed=0)

@@ -1,4 +1,4 @@
-"""Elman in models that others build: ``accelerate`` what is there, ``install`` for what will be.
+"""Elman in models that others build: ``accelerate`` for those there are, ``install`` for others.
 
 A stock module keeps its class and gets a ``forward`` of its own, so that to whoever looks it is
 ``torch.nn``'s. Only a subclass that calls ``super().forward`` has to find Elman's in a class.
@@ -73,7 +73,7 @@ def _stock_state(module: Any) -> dict[str, Any]:
     """What is pickled: nothing of Elman's, so that a model loads as a stock one without it."""
     has_own = hasattr(type(module), "__getstate__")
     state = type(module).__getstate__(module) if has_own else module.__dict__
-    return {name: value for name, value in state.items() if name not in _METHODS}
+    return {name: value for name, value in state.items() if name not in _NAMES}
 
 
 def _deepcopy(module: Any, memo: dict[int, Any]) -> Any:
@@ -89,13 +89,13 @@ def _deepcopy(module: Any, memo: dict[int, Any]) -> Any:
     return copied
 
 
-# What a stock module has that is served, before what its class has.
+# What a stock module has that is served, beside its forward, before what its class has.
 _METHODS: dict[str, Callable[..., Any]] = {
-    "forward": _FORWARDS["GRU"],
     "_replicate_for_data_parallel": _replicate,
     "__getstate__": _stock_state,
     "__deepcopy__": _deepcopy,
 }
+_NAMES = ("forward", *_METHODS)
 
 
 def _reduce(module: Any, protocol: Any) -> Any:
@@ -194,7 +194,7 @@ def _turn_back(module: Any) -> bool | None:
             return False  # a parametrisation has given it a class since, and takes it away first
         module.__class__ = before
     else:
-        for method in _METHODS:
+        for method in _NAMES:
             del module.__dict__[method]
     return True
 
@@ -254,7 +254,7 @@ def _serve(module: Any) -> None:
     if _own_forwards(cls, STOCK[name]):
         module.__class__ = _wrapped(cls, name)
     else:
-        for method, function in {**_METHODS, "forward": _FORWARDS[name]}.items():
+        for method, function in {"forward": _FORWARDS[name], **_METHODS}.items():
             module.__dict__[method] = MethodType(function, module)
 
 
