@@ -9,6 +9,8 @@ NEEDED = {
     "jax/equinox.py": "equinox",
     "jax/linen.py": "flax",
     "jax/nnx.py": "flax",
+    "keras/on_jax.py": "jax",
+    "keras/on_torch.py": "torch",
     "torch/sb3.py": "sb3_contrib",
     "torch/torchrl.py": "torchrl",
 }
