@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from examples.text.train import Writer, chunks
 from examples.text.train import train as train_writer
 from examples.text.write import Pen
 
+ROOT = Path(__file__).parents[1]
 ALPHABET = "abc "
 
 
@@ -198,3 +200,24 @@ def test_serving_imports_no_keras():
     code = "import sys, examples.keras_model.serve; print({'keras', 'torch'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+# The notebook
+
+
+def test_the_notebook_says_what_it_said():
+    nbclient = pytest.importorskip("nbclient", reason="the notebook is executed by it")
+    import nbformat
+
+    notebook = nbformat.read(ROOT / "examples/memory.ipynb", as_version=4)
+    expected = printed(notebook)
+    assert len(expected) == 3
+    run = nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3")
+    run.execute()
+    assert printed(notebook) == expected
+
+
+def printed(notebook):
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 4
+    return [o.text for o in outputs if o.output_type == "stream" and o.name == "stdout"]

@@ -1,9 +1,9 @@
 """Python's own manual as characters, and what a table of their neighbours makes of it."""
 
 from collections import Counter
+from pydoc_data.topics import topics
 
 import numpy as np
-from pydoc_data.topics import topics
 
 OTHER = "\N{REPLACEMENT CHARACTER}"  # the few quotation marks and dashes that are not ASCII
 HELD_OUT = 10  # one part of so many, the last, is not trained on
