@@ -25,8 +25,8 @@ def draw(
     figure = Figure(figsize=(13, 4.4), dpi=100, layout="constrained")
     worst = max(differences.values())
     figure.suptitle(
-        f"A Keras model brought over: {right:.1%} of the speakers recognised, by each of the three "
-        f"within {worst:.0e} of Keras's own answers",
+        f"A Keras model brought over: {right:.1%} of the speakers recognised, and answers within "
+        f"{worst:.0e} of Keras's own",
         fontweight="bold",
     )
     training, *others = figure.subplots(1, 1 + len(calls), width_ratios=(3, *(2 for _ in calls)))
@@ -36,6 +36,7 @@ def draw(
         training.bar(numbers, seconds, color=COLOURS[name], label=f"{name}'s layers")
         first += len(seconds)
     training.set(xlabel="epoch", title="Seconds of an epoch, one model")
+    training.xaxis.get_major_locator().set_params(integer=True)
     training.legend(frameon=False)
     for axes, (what, milliseconds) in zip(others, calls.items(), strict=True):
         bars = axes.barh(
