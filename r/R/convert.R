@@ -102,7 +102,9 @@ one_from_keras <- function(part) {
     )
   }
   order <- keras_gates(gates, nrow(recurrent))
-  weights <- list(weight_ih = t(kernel[, order]), weight_hh = t(recurrent[, order]))
+  weights <- list(
+    weight_ih = t(kernel[, order, drop = FALSE]), weight_hh = t(recurrent[, order, drop = FALSE])
+  )
   if (length(part) == 2) weights else c(weights, biases_from_keras(part[[3]], gates, order))
 }
 
@@ -144,7 +146,9 @@ one_to_keras <- function(part) {
   }
   gates <- nrow(part$weight_hh) / ncol(part$weight_hh)
   order <- keras_gates(gates, ncol(part$weight_hh))
-  weights <- list(t(part$weight_ih[order, ]), t(part$weight_hh[order, ]))
+  weights <- list(
+    t(part$weight_ih[order, , drop = FALSE]), t(part$weight_hh[order, , drop = FALSE])
+  )
   if (is.null(part$bias_ih)) return(weights)
   biases <- rbind(part$bias_ih[order], part$bias_hh[order])
   c(weights, list(if (gates == 3) biases else colSums(biases)))

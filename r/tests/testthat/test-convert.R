@@ -57,7 +57,21 @@ test_that("gates of a GRU change places, by hand", {
   weights <- list(weight_ih = matrix(c(1, 2, 3)), weight_hh = matrix(c(4, 5, 6)))
   keras <- list(matrix(c(2, 1, 3), 1), matrix(c(5, 4, 6), 1))
   expect_identical(convert_weights(weights, "r-torch", "keras"), keras)
-  expect_named(convert_weights(keras, "keras", "r-torch"), c("weight_ih_l1", "weight_hh_l1"))
+  back <- convert_weights(keras, "keras", "r-torch")
+  expect_identical(back, setNames(weights, c("weight_ih_l1", "weight_hh_l1")))
+})
+
+test_that("one feature or one unit is a matrix, too", {
+  for (build in list(nn_gru, nn_lstm, nn_rnn)) {
+    for (sizes in list(c(1, 1), c(1, 2), c(2, 1))) {
+      weights <- build(sizes[1], sizes[2])$parameters
+      weights[grep("bias_hh", names(weights))][[1]][] <- 0
+      keras <- convert_weights(weights, "r-torch", "keras")
+      expect_identical(dim(keras[[1]]), rev(dim(weights[[1]])))
+      expect_identical(dim(keras[[2]]), rev(dim(weights[[2]])))
+      expect_identical(convert_weights(keras, "keras", "r-torch"), weights)
+    }
+  }
 })
 
 test_that("PyTorch counts from 0", {
