@@ -28,9 +28,12 @@ new_module <- function(name, cell, is_cell, arguments, seed, dtype) {
 # What a cell is as a layer.
 one_layer <- list(num_layers = 1, batch_first = FALSE, dropout = 0, bidirectional = FALSE)
 
+# Beyond these no layer could be built, and an attempt would take all memory, or for ever.
+most <- list(input_size = 2^31 - 1, hidden_size = 2^29 - 1, num_layers = 2^16)
+
 check_arguments <- function(name, arguments) {
-  for (size in c("input_size", "hidden_size", "num_layers")) {
-    arguments[[size]] <- count(name, size, arguments[[size]])
+  for (size in names(most)) {
+    arguments[[size]] <- count(name, size, arguments[[size]], most[[size]])
   }
   for (flag in c("bias", "batch_first", "bidirectional")) check_flag(name, flag, arguments[[flag]])
   arguments$dropout <- dropout_of(name, arguments$dropout)
@@ -62,6 +65,9 @@ weight_shapes <- function(self, gates) {
 initial_weights <- function(self, seed) {
   bound <- 1 / sqrt(self$hidden_size)
   one <- function(shape) array(runif(prod(shape), -bound, bound), shape)
+  if (!is.null(seed)) seed <- whole(self$name, "seed", seed)
+  values <- sum(vapply(self$shapes, prod, 0))
+  if (values > 2^48) fail(self$name, "not enough memory for ", values, " weights")
   tryCatch(with_seed(seed, lapply(self$shapes, one)), error = function(e) {
     fail(self$name, conditionMessage(e))
   })
