@@ -50,6 +50,12 @@ check_nonlinearity <- function(layer, nonlinearity) {
   }
 }
 
+# The engine's name of the GRU whose reset gate is applied after the recurrent product, or before.
+gru_named <- function(layer, reset_after) {
+  check_flag(layer, "reset_after", reset_after)
+  if (reset_after) "gru" else "gru_reset_before"
+}
+
 # The numbers of an array, as the engine reads them. NA alone is logical to R. Classes have methods
 # of their own, as that of 64-bit integers, whose numbers else would be read as others.
 numbers_of <- function(layer, name, x) {
@@ -75,8 +81,8 @@ array_of <- function(layer, name, x, expected) {
 
 lengths_of <- function(layer, lengths, N, least, L) {
   if (!is.numeric(lengths) || length(lengths) != N) {
-    fail(layer, "lengths must be ", N, " numbers, one a row, got ", length(lengths), " of class ",
-      class(lengths)[1]
+    fail(layer, "lengths must be ", N, if (N == 1) " number" else " numbers", ", one a row, got ",
+      length(lengths), " of class ", class(lengths)[1]
     )
   }
   bad <- which(is.na(lengths) | lengths != round(lengths) | lengths < least | lengths > L)
@@ -92,7 +98,7 @@ reset_of <- function(layer, reset, expected) {
   if (!is.logical(reset) || anyNA(reset)) {
     fail(layer, "reset must be TRUE or FALSE throughout, got ", class(reset)[1])
   }
-  if (!identical(dim(reset), expected)) {
+  if (!identical(shape(reset), expected)) {
     fail(layer, "reset must have the dimensions (", paste(expected, collapse = ", "), "), got ",
       shape_text(reset)
     )

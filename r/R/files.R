@@ -116,7 +116,7 @@ save_layer <- function(layer, path) {
   }
   options <- mget(c(
     "cell", "input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout",
-    "bidirectional", "dtype"
+    "bidirectional", "proj_size", "dtype"
   ), envir = self)
   metadata <- c(elman = as.character(jsonlite::toJSON(options, auto_unbox = TRUE, digits = NA)))
   write_safetensors(count_layers(get_weights(self), -1), path, metadata, self$dtype)
@@ -140,12 +140,16 @@ load_layer <- function(path) {
 
 # The layer that such options make, which are Elman's for Python.
 layer_with <- function(options) {
-  builds <- list(rnn_tanh = nn_rnn, rnn_relu = nn_rnn, gru = nn_gru, lstm = nn_lstm)
+  builds <- list(
+    rnn_tanh = nn_rnn, rnn_relu = nn_rnn, gru = nn_gru, gru_reset_before = nn_gru, lstm = nn_lstm
+  )
   build <- builds[[options$cell]]
   if (is.null(build)) fail("cell", deparse1(options$cell), " is none of this package's")
   if (options$cell == "rnn_relu") options$nonlinearity <- "relu"
+  if (options$cell == "gru_reset_before") options$reset_after <- FALSE
   if (identical(options$proj_size, 0L)) options$proj_size <- NULL
   options$cell <- NULL
+  options$seed <- 0 # of weights that the file's stand in for
   do.call(build, options)
 }
 

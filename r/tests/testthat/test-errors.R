@@ -21,7 +21,16 @@ test_that("the constructors refuse what cannot be", {
   refused(nn_gru(3, 4, seed = "a"), "nn_gru: seed must be a whole number, got \"a\"")
   refused(nn_gru(3, 4, seed = 1e20), "nn_gru: seed must be at most 2147483647, got 1e+20")
   refused(nn_gru(3, 4, proj_size = 2), "nn_gru: unexpected arguments: proj_size")
-  refused(nn_lstm(3, 4, proj_size = 2), "nn_lstm: unexpected arguments: proj_size")
+  refused(nn_rnn(3, 4, reset_after = FALSE), "nn_rnn: unexpected arguments: reset_after")
+  refused(nn_gru(3, 4, reset_after = NA), "nn_gru: reset_after must be TRUE or FALSE, got NA")
+  refused(nn_gru_cell(3, 4, reset_after = 0), "nn_gru_cell: reset_after must be TRUE or FALSE")
+  refused(nn_gru(3, 4, recompute = "yes"), "nn_gru: recompute must be TRUE or FALSE, got \"yes\"")
+  refused(
+    nn_lstm(3, 4, proj_size = 4),
+    "nn_lstm: proj_size must lie between 0 and hidden_size - 1 = 3, got 4"
+  )
+  refused(nn_lstm(3, 4, proj_size = -1), "must lie between 0 and hidden_size - 1 = 3, got -1")
+  refused(nn_lstm(3, 4, proj_size = "a"), "nn_lstm: proj_size must be a whole number, got \"a\"")
   refused(nn_lstm(3, 0), "nn_lstm: hidden_size must be at least 1, got 0")
 })
 
@@ -30,9 +39,13 @@ test_that("a layer refuses input that does not fit", {
   x <- array(0, c(5, 2, 3))
   refused(
     layer(array(0, c(5, 2, 4))),
-    "nn_gru: input must be an array (L, N, D) with D = 3, got (5, 2, 4)"
+    "nn_gru: input must be an array (L, N, D) or (L, D) with D = 3, got (5, 2, 4)"
   )
-  refused(layer(matrix(0, 5, 3)), "nn_gru: input must be an array (L, N, D) with D = 3, got (5, 3)")
+  refused(layer(matrix(0, 5, 4)), "(L, N, D) or (L, D) with D = 3, got (5, 4)")
+  refused(layer(matrix(0, 0, 3)), "nn_gru: input must have at least one step, got none")
+  refused(layer(matrix(0, 5, 3), lengths = c(5, 5)), "lengths must be 1 number, one a row, got 2")
+  refused(layer(matrix(0, 5, 3), reset = !1:4), "reset must have the dimensions (5), got (4)")
+  refused(layer(matrix(0, 5, 3), array(0, c(2, 1, 4))), "hx must have the dimensions (2, 4), got")
   refused(layer(1:3), "got (3)")
   refused(layer(array("a", c(5, 2, 3))), "nn_gru: input must be numeric, got character")
   refused(layer(array(TRUE, c(5, 2, 3))), "nn_gru: input must be numeric, got logical")
@@ -41,7 +54,7 @@ test_that("a layer refuses input that does not fit", {
   refused(layer(array(0, c(0, 2, 3))), "nn_gru: input must have at least one step, got none")
   refused(
     nn_rnn(3, 4, batch_first = TRUE)(array(0, c(5, 2, 4))),
-    "nn_rnn: input must be an array (N, L, D) with D = 3"
+    "nn_rnn: input must be an array (N, L, D) or (L, D) with D = 3"
   )
   refused(
     layer(x, array(0, c(1, 2, 4))),
@@ -74,6 +87,8 @@ test_that("an LSTM refuses states that do not fit", {
     layer(x, list(state, array(0, c(2, 2, 3)))),
     "nn_lstm: c_0 must have the dimensions (2, 2, 4), got (2, 2, 3)"
   )
+  projected <- nn_lstm(3, 4, 2, proj_size = 3)
+  refused(projected(x, list(state, state)), "nn_lstm: h_0 must have the dimensions (2, 2, 3)")
   refused(layer(x, list(state[1, , ], state)), "nn_lstm: h_0 must have the dimensions (2, 2, 4)")
   refused(layer(x, list(state, "c")), "nn_lstm: c_0 must be numeric, got character")
   refused(layer(x[, , 1:2], list(state, state)), "nn_lstm: input must be an array (L, N, D)")

@@ -77,11 +77,16 @@ test_that("a layer's file has the layer", {
   path <- temporary()
   layers <- list(
     nn_gru(3, 4, 2, bidirectional = TRUE, dropout = 0.25), nn_lstm(3, 4, dtype = "float64"),
-    nn_rnn(3, 4, nonlinearity = "relu", bias = FALSE, batch_first = TRUE), nn_rnn(3, 4)
+    nn_rnn(3, 4, nonlinearity = "relu", bias = FALSE, batch_first = TRUE), nn_rnn(3, 4),
+    nn_gru(3, 4, reset_after = FALSE), nn_lstm(3, 4, 2, proj_size = 2)
   )
   for (layer in layers) {
     save_layer(layer, path)
+    set.seed(1)
     loaded <- load_layer(path)
+    drawn <- runif(1)
+    set.seed(1)
+    expect_identical(drawn, runif(1)) # none of R's random numbers is taken
     expect_identical(capture.output(print(loaded)), capture.output(print(layer)))
     expect_identical(loaded$parameters, layer$parameters)
   }
