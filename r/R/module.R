@@ -111,6 +111,8 @@ set_weights <- function(self, weights) {
       names_text(unexpected)
     )
   }
+  twice <- names(weights)[duplicated(names(weights))]
+  if (length(twice)) fail(self$name, "weights given twice: ", names_text(twice))
   read <- function(name) {
     shape <- self$shapes[[name]]
     w <- weights[[name]]
