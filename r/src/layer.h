@@ -96,6 +96,7 @@ class Layer {
     const index count = static_cast<index>(layouts_.size());
     const index each = count / static_cast<index>(weights_.size());
     for (index i = 0, at = 0; i < count; at += layouts_[i++].size()) {
+      // It is the last, and there are two biases or none.
       const bool is_projection = each % 2 == 1 && i % each == each - 1;
       visit(i / each, is_projection ? kWeights - 1 : i % each, i, at);
     }
