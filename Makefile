@@ -47,7 +47,7 @@ R_ENGINE := $(addprefix src/elman/kernels/cpu/,kernels.cpp layer.cpp layers.cpp 
 R_FIXTURES := $(wildcard $(addprefix tests/fixtures/torch/, \
 	gru_l*.npz lstm_*.npz rnn_relu_l1*.npz rnn_tanh_l2_bi_packed*.npz *cell_*doc.npz *cell_*nobias*.npz))
 R_KERAS := $(addprefix tests/fixtures/keras/,$(addsuffix .npz,gru_after_h0 gru_after_nobias gru_before_h0 lstm_h0 \
-	simplernn_tanh_h0 bi_gru_after_concat bi_lstm_concat bi_simplernn_relu_concat))
+	simplernn_tanh_h0 bi_gru_after_concat bi_gru_before_concat bi_lstm_concat bi_simplernn_relu_concat))
 R_CHECK := CCACHE_BASEDIR= _R_CHECK_CRAN_INCOMING_=false _R_CHECK_SYSTEM_CLOCK_=false MAKEFLAGS=-j$(shell nproc) \
 	R_MAKEVARS_USER=$(CURDIR)/build/r/Makevars
 # Those that r/cran-comments.md explains.

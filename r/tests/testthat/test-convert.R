@@ -37,7 +37,7 @@ test_that("Keras's layers come out with their weights, which come back", {
     expect_close(final, with_layers(case$h_n), 1e-5)
     expect_identical(convert_weights(layer$state_dict(), "r-torch", "keras", after), keras)
   }
-  expect_gte(length(all), 8)
+  expect_gte(length(all), 9)
 })
 
 test_that("a GRU is not taken for the other one", {
