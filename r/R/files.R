@@ -103,7 +103,7 @@ check_names <- function(what, given) {
   names <- names(given)
   bad <- is.na(names) | names %in% c("", "__metadata__") | duplicated(names)
   if (any(bad) || length(names) != length(given)) {
-    fail("write_safetensors", what, " must have a name each, and another one, got ",
+    fail("write_safetensors", what, " must have names of their own, got ",
       if (any(bad)) deparse1(names[bad][1]) else "none"
     )
   }
