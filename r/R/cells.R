@@ -28,6 +28,8 @@
 #'
 #' @inheritParams nn_rnn
 #' @param nonlinearity `"tanh"` or `"relu"`.
+#' @param reset_after whether a GRU's reset gate is applied after the recurrent product: see
+#'   [nn_gru()].
 #'
 #' @return A cell, which is called as a function.
 #'
@@ -57,10 +59,13 @@ nn_rnn_cell <- function(input_size, hidden_size, bias = TRUE, nonlinearity = "ta
 
 #' @rdname cells
 #' @export
-nn_gru_cell <- function(input_size, hidden_size, bias = TRUE, ..., seed = NULL,
-                        dtype = "float32") {
+nn_gru_cell <- function(input_size, hidden_size, bias = TRUE, ..., reset_after = TRUE,
+                        seed = NULL, dtype = "float32") {
   check_empty("nn_gru_cell", ...)
-  new_cell("nn_gru_cell", "gru", input_size, hidden_size, bias, seed, dtype)
+  cell <- gru_named("nn_gru_cell", reset_after)
+  new_cell("nn_gru_cell", cell, input_size, hidden_size, bias, seed, dtype,
+    reset_after = reset_after
+  )
 }
 
 #' @rdname cells

@@ -9,18 +9,17 @@ check_empty <- function(layer, ...) {
   }
 }
 
-whole <- function(layer, name, value) {
+whole <- function(layer, name, value, most = .Machine$integer.max) {
   if (!is.numeric(value) || length(value) != 1 || is.na(value) || value != round(value)) {
     fail(layer, name, " must be a whole number, got ", deparse1(value))
   }
-  most <- .Machine$integer.max
   if (abs(value) > most) fail(layer, name, " must be at most ", most, ", got ", value)
   as.numeric(value)
 }
 
 # At least 1.
-count <- function(layer, name, value) {
-  value <- whole(layer, name, value)
+count <- function(layer, name, value, ...) {
+  value <- whole(layer, name, value, ...)
   if (value < 1) fail(layer, name, " must be at least 1, got ", value)
   value
 }
@@ -51,9 +50,19 @@ check_nonlinearity <- function(layer, nonlinearity) {
   }
 }
 
-# The numbers of an array, as the engine reads them.
+# The engine's name of the GRU whose reset gate is applied after the recurrent product, or before.
+gru_named <- function(layer, reset_after) {
+  check_flag(layer, "reset_after", reset_after)
+  if (reset_after) "gru" else "gru_reset_before"
+}
+
+# The numbers of an array, as the engine reads them. NA alone is logical to R. Classes have methods
+# of their own, as that of 64-bit integers, whose numbers else would be read as others.
 numbers_of <- function(layer, name, x) {
-  if (!is.numeric(x)) fail(layer, name, " must be numeric, got ", class(x)[1])
+  if (!is.numeric(x) && !(is.logical(x) && all(is.na(x)))) {
+    fail(layer, name, " must be numeric, got ", if (is.object(x)) class(x)[1] else mode(x))
+  }
+  if (is.object(x)) x <- structure(as.double(x), dim = dim(x))
   if (!is.double(x)) storage.mode(x) <- "double"
   x
 }
@@ -72,8 +81,8 @@ array_of <- function(layer, name, x, expected) {
 
 lengths_of <- function(layer, lengths, N, least, L) {
   if (!is.numeric(lengths) || length(lengths) != N) {
-    fail(layer, "lengths must be ", N, " numbers, one a row, got ", length(lengths), " of class ",
-      class(lengths)[1]
+    fail(layer, "lengths must be ", N, if (N == 1) " number" else " numbers", ", one a row, got ",
+      length(lengths), " of class ", class(lengths)[1]
     )
   }
   bad <- which(is.na(lengths) | lengths != round(lengths) | lengths < least | lengths > L)
@@ -89,7 +98,7 @@ reset_of <- function(layer, reset, expected) {
   if (!is.logical(reset) || anyNA(reset)) {
     fail(layer, "reset must be TRUE or FALSE throughout, got ", class(reset)[1])
   }
-  if (!identical(dim(reset), expected)) {
+  if (!identical(shape(reset), expected)) {
     fail(layer, "reset must have the dimensions (", paste(expected, collapse = ", "), "), got ",
       shape_text(reset)
     )

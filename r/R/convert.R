@@ -19,12 +19,14 @@
 #' Values are moved, not computed, but for one thing: Keras has one bias for an LSTM or a SimpleRNN,
 #' to which the two here are added up. Coming from there it is `bias_ih`, and `bias_hh` is 0.
 #'
-#' It is an error to turn more than one layer into Keras's, which has a layer for each, and a GRU
-#' with `reset_after = FALSE` into any: it computes \eqn{W_{hn} (r * h)}{W_hn (r * h)}, another
-#' function. Without biases that cannot be seen from the weights.
+#' It is an error to turn more than one layer into Keras's, which has a layer for each.
 #'
 #' @param weights the layer's weights: a list of arrays.
 #' @param source,target `"r-torch"`, `"torch"` or `"keras"`.
+#' @param reset_after that of the GRU, which both sides must have: with `FALSE` it computes
+#'   \eqn{W_{hn} (r * h)}{W_hn (r * h)}, another function, of [nn_gru()] and Keras, but not of
+#'   torch. Keras has one bias for it, as for an LSTM. Without biases weights do not tell which it
+#'   is.
 #'
 #' @return A list of arrays, as `target` has it.
 #'
@@ -37,7 +39,8 @@
 #'
 #' names(convert_weights(layer$state_dict(), "r-torch", "torch"))
 #' @export
-convert_weights <- function(weights, source, target) {
+convert_weights <- function(weights, source, target, reset_after = TRUE) {
+  check_flag("convert_weights", "reset_after", reset_after)
   check_framework("source", source)
   check_framework("target", target)
   if (!is.list(weights) || !all(vapply(weights, is.numeric, NA))) {
@@ -46,12 +49,12 @@ convert_weights <- function(weights, source, target) {
   weights <- switch(source,
     "r-torch" = weights,
     torch = count_layers(weights, 1),
-    keras = from_keras(weights)
+    keras = from_keras(weights, reset_after)
   )
   switch(target,
     "r-torch" = weights,
     torch = count_layers(weights, -1),
-    keras = to_keras(weights)
+    keras = to_keras(weights, reset_after)
   )
 }
 
@@ -75,7 +78,7 @@ count_layers <- function(weights, by) {
 
 # --- Keras ---------------------------------------------------------------------------------------
 
-from_keras <- function(weights) {
+from_keras <- function(weights, reset_after) {
   if (!length(weights) %in% c(2, 3, 4, 6)) {
     fail("convert_weights", "keras: expected a kernel, a recurrent kernel and perhaps a bias of ",
       "one direction or two, got ", length(weights), " arrays"
@@ -85,14 +88,14 @@ from_keras <- function(weights) {
   parts <- split(unname(weights), rep(seq_len(directions), each = length(weights) / directions))
   suffixes <- paste0("_l1", c("", "_reverse"))[seq_len(directions)]
   one <- function(part, suffix) {
-    part <- one_from_keras(part)
+    part <- one_from_keras(part, reset_after)
     names(part) <- paste0(names(part), suffix)
     part
   }
   do.call(c, unname(Map(one, parts, suffixes)))
 }
 
-one_from_keras <- function(part) {
+one_from_keras <- function(part, reset_after) {
   kernel <- part[[1]]
   recurrent <- part[[2]]
   gates <- if (length(dim(recurrent)) == 2) ncol(recurrent) / nrow(recurrent) else 0
@@ -102,31 +105,36 @@ one_from_keras <- function(part) {
     )
   }
   order <- keras_gates(gates, nrow(recurrent))
-  weights <- list(weight_ih = t(kernel[, order]), weight_hh = t(recurrent[, order]))
-  if (length(part) == 2) weights else c(weights, biases_from_keras(part[[3]], gates, order))
+  weights <- list(
+    weight_ih = t(kernel[, order, drop = FALSE]), weight_hh = t(recurrent[, order, drop = FALSE])
+  )
+  if (length(part) == 2) return(weights)
+  c(weights, biases_from_keras(part[[3]], gates, order, reset_after))
 }
 
-biases_from_keras <- function(bias, gates, order) {
+biases_from_keras <- function(bias, gates, order, reset_after) {
   rows <- length(order)
-  if (gates == 3 && length(bias) == rows) {
-    fail("convert_weights", "keras: this GRU has reset_after = FALSE, with the reset gate before ",
-      "the recurrent product: another function, which no weights turn into this one"
+  if (gates == 3 && (length(bias) == rows) == reset_after) {
+    fail("convert_weights", "keras: this GRU has reset_after = ", !reset_after,
+      ", another function, which no weights turn into the one that was asked for"
     )
   }
-  expected <- if (gates == 3) c(2, rows) else rows
+  expected <- if (has_two_biases(gates, reset_after)) c(2, rows) else rows
   if (!identical(as.numeric(shape(bias)), as.numeric(expected))) {
     fail("convert_weights", "keras: expected a bias (", paste(expected, collapse = ", "), "), got ",
       shape_text(bias)
     )
   }
-  if (gates == 3) {
+  if (has_two_biases(gates, reset_after)) {
     list(bias_ih = bias[1, order], bias_hh = bias[2, order])
   } else {
-    list(bias_ih = as.vector(bias), bias_hh = numeric(rows))
+    list(bias_ih = bias[order], bias_hh = numeric(rows))
   }
 }
 
-to_keras <- function(weights) {
+has_two_biases <- function(gates, reset_after) gates == 3 && reset_after
+
+to_keras <- function(weights, reset_after) {
   above <- grep("_l([2-9]|1[0-9])", names(weights), value = TRUE)
   if (length(above)) {
     fail("convert_weights", "keras: a layer of Keras's is one layer, got ", above[1])
@@ -134,20 +142,23 @@ to_keras <- function(weights) {
   names(weights) <- sub("_l1", "", names(weights), fixed = TRUE)
   reverse <- grepl("_reverse$", names(weights))
   names(weights) <- sub("_reverse$", "", names(weights))
-  c(one_to_keras(weights[!reverse]), if (any(reverse)) one_to_keras(weights[reverse]))
+  parts <- if (any(reverse)) list(weights[!reverse], weights[reverse]) else list(weights)
+  do.call(c, lapply(parts, one_to_keras, reset_after))
 }
 
-one_to_keras <- function(part) {
+one_to_keras <- function(part, reset_after) {
   known <- c("weight_ih", "weight_hh", "bias_ih", "bias_hh")
   if (!setequal(names(part), known) && !setequal(names(part), known[1:2])) {
     fail("convert_weights", "expected ", names_text(known), ", got ", names_text(names(part)))
   }
   gates <- nrow(part$weight_hh) / ncol(part$weight_hh)
   order <- keras_gates(gates, ncol(part$weight_hh))
-  weights <- list(t(part$weight_ih[order, ]), t(part$weight_hh[order, ]))
+  weights <- list(
+    t(part$weight_ih[order, , drop = FALSE]), t(part$weight_hh[order, , drop = FALSE])
+  )
   if (is.null(part$bias_ih)) return(weights)
   biases <- rbind(part$bias_ih[order], part$bias_hh[order])
-  c(weights, list(if (gates == 3) biases else colSums(biases)))
+  c(weights, list(if (has_two_biases(gates, reset_after)) biases else colSums(biases)))
 }
 
 # Keras's rows in the order of torch's, and the other way round: z and r of a GRU change places.

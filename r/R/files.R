@@ -65,11 +65,18 @@ read_tensor <- function(entry, data, not_one) {
 #' @export
 write_safetensors <- function(tensors, path, metadata = NULL, dtype = "float32") {
   check_dtype("write_safetensors", dtype)
+  check_path("write_safetensors", path)
   if (!is.list(tensors) || is.null(names(tensors)) || !all(vapply(tensors, is.numeric, NA))) {
     fail("write_safetensors", "tensors must be a list of numeric arrays with names, got ",
       class(tensors)[1]
     )
   }
+  check_names("tensors", tensors)
+  if (!is.null(metadata) && !is.character(metadata)) {
+    fail("write_safetensors", "metadata must be a character vector, got ", class(metadata)[1])
+  }
+  check_names("metadata", metadata)
+  if (dtype == "float32") check_range(tensors)
   type <- if (dtype == "float64") "F64" else "F32"
   bytes <- tensor_types[[type]]$bytes
   ends <- cumsum(vapply(tensors, length, 0) * bytes)
@@ -90,6 +97,27 @@ write_safetensors <- function(tensors, path, metadata = NULL, dtype = "float32")
     for (x in tensors) writeBin(in_rows(x), file, bytes, endian = "little")
   })
   invisible(path)
+}
+
+check_names <- function(what, given) {
+  names <- names(given)
+  bad <- is.na(names) | names %in% c("", "__metadata__") | duplicated(names)
+  if (any(bad) || length(names) != length(given)) {
+    fail("write_safetensors", what, " must have names of their own, got ",
+      if (any(bad)) deparse1(names[bad][1]) else "none"
+    )
+  }
+}
+
+check_range <- function(tensors) {
+  largest <- (2 - 2^-24) * 2^127 # from here on float32 rounds to infinity
+  for (name in names(tensors)) {
+    x <- tensors[[name]]
+    beyond <- which(is.finite(x) & abs(x) >= largest)
+    if (length(beyond)) {
+      fail("write_safetensors", name, " has ", x[beyond[1]], ", which only float64 can hold")
+    }
+  }
 }
 
 #' Save a layer to a file and load it
@@ -116,7 +144,7 @@ save_layer <- function(layer, path) {
   }
   options <- mget(c(
     "cell", "input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout",
-    "bidirectional", "dtype"
+    "bidirectional", "proj_size", "dtype"
   ), envir = self)
   metadata <- c(elman = as.character(jsonlite::toJSON(options, auto_unbox = TRUE, digits = NA)))
   write_safetensors(count_layers(get_weights(self), -1), path, metadata, self$dtype)
@@ -129,6 +157,10 @@ load_layer <- function(path) {
   tryCatch(
     {
       options <- jsonlite::fromJSON(attr(weights, "metadata")[["elman"]])
+      # Before time and memory are taken for what the file says of itself.
+      if (isTRUE(options$num_layers > length(weights))) {
+        fail("num_layers", options$num_layers, " layers of ", length(weights), " weights")
+      }
       layer <- layer_with(options)
       layer$load_state_dict(count_layers(weights, 1))
     },
@@ -140,12 +172,16 @@ load_layer <- function(path) {
 
 # The layer that such options make, which are Elman's for Python.
 layer_with <- function(options) {
-  builds <- list(rnn_tanh = nn_rnn, rnn_relu = nn_rnn, gru = nn_gru, lstm = nn_lstm)
+  builds <- list(
+    rnn_tanh = nn_rnn, rnn_relu = nn_rnn, gru = nn_gru, gru_reset_before = nn_gru, lstm = nn_lstm
+  )
   build <- builds[[options$cell]]
   if (is.null(build)) fail("cell", deparse1(options$cell), " is none of this package's")
   if (options$cell == "rnn_relu") options$nonlinearity <- "relu"
+  if (options$cell == "gru_reset_before") options$reset_after <- FALSE
   if (identical(options$proj_size, 0L)) options$proj_size <- NULL
   options$cell <- NULL
+  options$seed <- 0 # of weights that the file's stand in for
   do.call(build, options)
 }
 
@@ -214,6 +250,13 @@ open_file <- function(name, path) {
     fail(name, deparse1(path), " is no file")
   }
   file(path, "rb")
+}
+
+check_path <- function(name, path) {
+  if (!is.character(path) || length(path) != 1 || is.na(path)) {
+    fail(name, "path must be a file's, got ", deparse1(path))
+  }
+  if (!dir.exists(dirname(path))) fail(name, deparse1(dirname(path)), " is no folder")
 }
 
 # Written under another name beside it, and moved into place.

@@ -10,6 +10,7 @@ new_module <- function(name, cell, is_cell, arguments, seed, dtype) {
   self$is_cell <- is_cell
   self$dtype <- dtype
   self$states <- about[2]
+  self$output_size <- if (self$proj_size > 0) self$proj_size else self$hidden_size
   self$directions <- if (self$bidirectional) 2 else 1
   self$training <- TRUE
   self$arguments <- names(arguments)
@@ -26,13 +27,27 @@ new_module <- function(name, cell, is_cell, arguments, seed, dtype) {
 }
 
 # What a cell is as a layer.
-one_layer <- list(num_layers = 1, batch_first = FALSE, dropout = 0, bidirectional = FALSE)
+one_layer <- list(
+  num_layers = 1, batch_first = FALSE, dropout = 0, bidirectional = FALSE, proj_size = 0,
+  recompute = FALSE
+)
+
+# Beyond these no layer could be built, and an attempt would take all memory, or for ever.
+most <- list(input_size = 2^31 - 1, hidden_size = 2^29 - 1, num_layers = 2^16)
 
 check_arguments <- function(name, arguments) {
-  for (size in c("input_size", "hidden_size", "num_layers")) {
-    arguments[[size]] <- count(name, size, arguments[[size]])
+  for (size in names(most)) {
+    arguments[[size]] <- count(name, size, arguments[[size]], most[[size]])
   }
-  for (flag in c("bias", "batch_first", "bidirectional")) check_flag(name, flag, arguments[[flag]])
+  for (flag in c("bias", "batch_first", "bidirectional", "recompute")) {
+    check_flag(name, flag, arguments[[flag]])
+  }
+  arguments$proj_size <- whole(name, "proj_size", arguments$proj_size)
+  if (arguments$proj_size < 0 || arguments$proj_size >= arguments$hidden_size) {
+    fail(name, "proj_size must lie between 0 and hidden_size - 1 = ", arguments$hidden_size - 1,
+      ", got ", arguments$proj_size
+    )
+  }
   arguments$dropout <- dropout_of(name, arguments$dropout)
   if (arguments$dropout > 0 && arguments$num_layers == 1) {
     warning(name, ": dropout comes between layers, and num_layers is 1", call. = FALSE)
@@ -46,11 +61,11 @@ check_arguments <- function(name, arguments) {
 weight_shapes <- function(self, gates) {
   rows <- as.numeric(gates) * self$hidden_size
   shapes <- lapply(seq_len(self$num_layers), function(layer) {
-    size <- if (layer == 1) self$input_size else self$directions * self$hidden_size
+    size <- if (layer == 1) self$input_size else self$directions * self$output_size
     one <- list(
-      weight_ih = c(rows, size), weight_hh = c(rows, self$hidden_size),
-      bias_ih = rows, bias_hh = rows
-    )[seq_len(if (self$bias) 4 else 2)]
+      weight_ih = c(rows, size), weight_hh = c(rows, self$output_size),
+      bias_ih = rows, bias_hh = rows, weight_hr = c(self$output_size, self$hidden_size)
+    )[c(TRUE, TRUE, self$bias, self$bias, self$proj_size > 0)]
     suffixes <- paste0("_l", layer, c("", "_reverse"))[seq_len(self$directions)]
     if (self$is_cell) suffixes <- ""
     names <- paste0(names(one), rep(suffixes, each = length(one)))
@@ -62,6 +77,9 @@ weight_shapes <- function(self, gates) {
 initial_weights <- function(self, seed) {
   bound <- 1 / sqrt(self$hidden_size)
   one <- function(shape) array(runif(prod(shape), -bound, bound), shape)
+  if (!is.null(seed)) seed <- whole(self$name, "seed", seed)
+  values <- sum(vapply(self$shapes, prod, 0))
+  if (values > 2^48) fail(self$name, "not enough memory for ", values, " weights")
   tryCatch(with_seed(seed, lapply(self$shapes, one)), error = function(e) {
     fail(self$name, conditionMessage(e))
   })
@@ -93,6 +111,8 @@ set_weights <- function(self, weights) {
       names_text(unexpected)
     )
   }
+  twice <- names(weights)[duplicated(names(weights))]
+  if (length(twice)) fail(self$name, "weights given twice: ", names_text(twice))
   read <- function(name) {
     shape <- self$shapes[[name]]
     w <- weights[[name]]
@@ -104,9 +124,10 @@ set_weights <- function(self, weights) {
   self$handle <- .Call(C_layer, list(
     name = self$name, cell = self$cell,
     sizes = as.integer(c(
-      self$num_layers, self$directions, self$input_size, self$hidden_size, self$states
+      self$num_layers, self$directions, self$input_size, self$hidden_size, self$output_size,
+      self$states
     )),
-    dtype = self$dtype, weights = lapply(names(self$shapes), read)
+    dtype = self$dtype, recompute = self$recompute, weights = lapply(names(self$shapes), read)
   ))
 }
 
@@ -166,10 +187,10 @@ print.elman_module <- function(x, ...) {
 written <- function(self) {
   defaults <- list(
     num_layers = 1, nonlinearity = "tanh", bias = TRUE, batch_first = FALSE, dropout = 0,
-    bidirectional = FALSE, dtype = "float32"
+    bidirectional = FALSE, reset_after = TRUE, proj_size = 0, dtype = "float32", recompute = FALSE
   )
-  given <- Filter(function(name) !identical(self[[name]], defaults[[name]]), names(defaults))
-  given <- intersect(given, c(self$arguments, "dtype"))
+  known <- intersect(names(defaults), c(self$arguments, "dtype"))
+  given <- Filter(function(name) !identical(self[[name]], defaults[[name]]), known)
   sizes <- paste(self$input_size, self$hidden_size, sep = ", ")
   text <- vapply(given, function(name) paste0(name, " = ", deparse1(self[[name]])), "")
   paste0(self$name, "(", paste(c(sizes, text), collapse = ", "), ")")

@@ -66,7 +66,7 @@ double* put_array_like(SEXP list, R_xlen_t i, const Call& c, index features) {
 
 void put_states(SEXP list, R_xlen_t i, const Description& d, const Call& c, double* (&states)[2]) {
   for (int s = 0; s < d.states; ++s) {
-    states[s] = put_array(list, i + s, d.layers * d.directions, c.N, d.H);
+    states[s] = put_array(list, i + s, d.layers * d.directions, c.N, d.state_size(s));
   }
 }
 

@@ -31,30 +31,33 @@ const Kernel<T>& kernel_named(const char* cell) {
   throw std::invalid_argument(std::string("unknown cell ") + cell);
 }
 
-// What R says of a layer, of modules.R: list(name, cell, sizes, dtype, weights).
+// What R says of a layer, of module.R: list(name, cell, sizes, dtype, recompute, weights).
 struct Description {
   const char *name, *cell;
-  index layers, directions, D, H;
+  index layers, directions, D, H, P;
   int states;  // 1, h, or 2, h and c
-  bool is_double;
-  SEXP weights;  // of each layer and direction w_ih, w_hh, and, if there are biases, b_ih, b_hh
+  bool is_double, recompute;
+  SEXP weights;  // of each layer and direction those that there are, in the order of struct Weights
 
   explicit Description(SEXP list)
       : name(CHAR(STRING_ELT(VECTOR_ELT(list, 0), 0))),
         cell(CHAR(STRING_ELT(VECTOR_ELT(list, 1), 0))),
         is_double(std::strcmp(CHAR(STRING_ELT(VECTOR_ELT(list, 3), 0)), "float64") == 0),
-        weights(VECTOR_ELT(list, 4)) {
+        recompute(Rf_asLogical(VECTOR_ELT(list, 4)) != 0),
+        weights(VECTOR_ELT(list, 5)) {
     const int* const sizes = INTEGER(VECTOR_ELT(list, 2));
     layers = sizes[0];
     directions = sizes[1];
     D = sizes[2];
     H = sizes[3];
-    states = sizes[4];
+    P = sizes[4];
+    states = sizes[5];
   }
 
-  index features() const { return directions * H; }  // of the output
+  index features() const { return directions * P; }         // of the output
+  index state_size(int s) const { return s == 0 ? P : H; }  // of h, and of c
   // The first layer's, and those above it.
-  Form form(index k) const { return {0, 1, directions, {k == 0 ? D : features(), H, H}}; }
+  Form form(index k) const { return {0, 1, directions, {k == 0 ? D : features(), H, P}}; }
 };
 
 // The weights, packed when first used.
@@ -70,11 +73,12 @@ class Layer {
     }
     values_ = Buffer<T>(size());
     weights_.resize(parts);
+    constexpr const void* Weights::* kEach[kWeights] = {
+        &Weights::w_ih, &Weights::w_hh, &Weights::b_ih, &Weights::b_hh, &Weights::w_hr};
     for_each([&](index part, index which, index i, index at) {
       T* const to = values_.get() + at;
       from_r(layouts_[i], REAL(VECTOR_ELT(d.weights, i)), to);
-      Weights& w = weights_[part];
-      (which == 0 ? w.w_ih : which == 1 ? w.w_hh : which == 2 ? w.b_ih : w.b_hh) = to;
+      weights_[part].*kEach[which] = to;
     });
     for (auto& packed : packed_) packed.resize(d.layers);
   }
@@ -91,8 +95,11 @@ class Layer {
   void for_each(const Visit& visit) const {
     const index count = static_cast<index>(layouts_.size());
     const index each = count / static_cast<index>(weights_.size());
-    for (index i = 0, at = 0; i < count; at += layouts_[i++].size())
-      visit(i / each, i % each, i, at);
+    for (index i = 0, at = 0; i < count; at += layouts_[i++].size()) {
+      // It is the last, and there are two biases or none.
+      const bool is_projection = each % 2 == 1 && i % each == each - 1;
+      visit(i / each, is_projection ? kWeights - 1 : i % each, i, at);
+    }
   }
 
   const Layout& layout(index i) const { return layouts_[i]; }
@@ -136,7 +143,7 @@ class Run {
         reset_(call.reset ? std::make_unique<bool[]>(call.L * call.N) : nullptr),
         schedule_(schedule()),
         output_size_(call.L * call.N * d_.features()),
-        kept_size_(elman::kept_size(layer.kernel, schedule_, d_.form(0), false)) {}
+        kept_size_(elman::kept_size(layer.kernel, schedule_, d_.form(0), d_.recompute)) {}
 
   // Values: of each layer what the engine keeps, and below the last one its output.
   index kept_size() const { return d_.layers * (kept_size_ + output_size_) - output_size_; }
@@ -144,7 +151,7 @@ class Run {
   void forward(double* output, double* const (&states)[2], T* kept) {
     const Buffer<T> x = read(c_.input, d_.D), result(output_size_);
     const Buffer<T> between[2] = {Buffer<T>(room_between(kept)), Buffer<T>(room_between(kept))};
-    const Buffer<T> first[2] = {read_state(0), read_state(1)}, last[2] = {state(), state()};
+    const Buffer<T> first[2] = {read_state(0), read_state(1)}, last[2] = {state(0), state(1)};
     const T* below = x.get();
     for (index k = 0; k < d_.layers; ++k) {
       const bool is_last = k + 1 == d_.layers;
@@ -155,16 +162,17 @@ class Run {
       f.x = steps(below, f.form.first.D);
       f.output = steps(to, d_.features());
       for (int s = 0; s < 2; ++s) {
-        f.first[s] = states_of<const T>(first[s].get(), k);
-        f.last[s] = states_of(last[s].get(), k);
+        f.first[s] = states_of<const T>(first[s].get(), s, k);
+        f.last[s] = states_of(last[s].get(), s, k);
       }
       f.kept = kept ? kept_of(kept, k) : nullptr;
+      f.recompute = d_.recompute;
       run_layers(layer_.kernel, schedule_, f, threads_, watch);
       if (!is_last) drop_out(k, to);
       below = to;
     }
     to_r(layout(d_.features()), result.get(), output);
-    for (int s = 0; s < d_.states; ++s) to_r(state_layout(), last[s].get(), states[s]);
+    for (int s = 0; s < d_.states; ++s) to_r(state_layout(s), last[s].get(), states[s]);
   }
 
   // `d_weights`: of each weight in R's list.
@@ -173,7 +181,7 @@ class Run {
     const Buffer<T> x = read(c_.input, d_.D), d_x(c_.L * c_.N * d_.D);
     const Buffer<T> above = d_output ? read(d_output, d_.features()) : Buffer<T>();
     const Buffer<T> between[2] = {Buffer<T>(output_size_), Buffer<T>(output_size_)};
-    const Buffer<T> last[2] = {read_state(0), read_state(1)}, first[2] = {state(), state()};
+    const Buffer<T> last[2] = {read_state(0), read_state(1)}, first[2] = {state(0), state(1)};
     const Buffer<T> gradients(layer_.size());
     std::vector<T*> places(kWeights * d_.layers * d_.directions);
     layer_.for_each([&](index part, index which, index, index at) {
@@ -185,13 +193,14 @@ class Run {
       LayersBackward<T> b{};
       b.form = d_.form(k);
       b.panels = &layer_.panels(b.form, k, Panels<T>::kBackward);
+      if (d_.recompute) b.forward_panels = &layer_.panels(b.form, k, Panels<T>::kForward);
       b.x = steps(k == 0 ? x.get() : output_of(kept, k - 1), b.form.first.D);
       b.kept = kept_of(kept, k);
       b.d_output = steps(d_above, d_.features());
       b.d_x = steps(to, b.form.first.D);
       for (int s = 0; s < 2; ++s) {
-        b.d_last[s] = states_of<const T>(last[s].get(), k);
-        b.d_first[s] = states_of(first[s].get(), k);
+        b.d_last[s] = states_of<const T>(last[s].get(), s, k);
+        b.d_first[s] = states_of(first[s].get(), s, k);
       }
       b.d_weights = &places[kWeights * k * d_.directions];
       run_layers_backward(layer_.kernel, schedule_, b, threads_, watch);
@@ -199,7 +208,7 @@ class Run {
       d_above = to;
     }
     to_r(layout(d_.D), d_x.get(), d_input);
-    for (int s = 0; s < d_.states; ++s) to_r(state_layout(), first[s].get(), d_states[s]);
+    for (int s = 0; s < d_.states; ++s) to_r(state_layout(s), first[s].get(), d_states[s]);
     layer_.for_each([&](index, index, index i, index at) {
       to_r(layer_.layout(i), gradients.get() + at, REAL(VECTOR_ELT(d_weights, i)));
     });
@@ -218,7 +227,9 @@ class Run {
     if (c_.batch_first) return {c_.N, c_.L, features, 1, c_.N};
     return {c_.L, c_.N, features, c_.N, 1};
   }
-  Layout state_layout() const { return {d_.layers * d_.directions, c_.N, d_.H, c_.N, 1}; }
+  Layout state_layout(int s) const {
+    return {d_.layers * d_.directions, c_.N, d_.state_size(s), c_.N, 1};
+  }
 
   static Buffer<T> read(const Layout& layout, const double* from) {
     Buffer<T> to(layout.size());
@@ -228,9 +239,9 @@ class Run {
   Buffer<T> read(const double* from, index features) const { return read(layout(features), from); }
   // Null where R gave none.
   Buffer<T> read_state(int s) const {
-    return c_.states[s] ? read(state_layout(), c_.states[s]) : Buffer<T>();
+    return c_.states[s] ? read(state_layout(s), c_.states[s]) : Buffer<T>();
   }
-  Buffer<T> state() const { return Buffer<T>(state_layout().size()); }
+  Buffer<T> state(int s) const { return Buffer<T>(s < d_.states ? state_layout(s).size() : 0); }
   index room_between(const T* kept) const { return kept || d_.layers == 1 ? 0 : output_size_; }
 
   template <class P>
@@ -247,9 +258,9 @@ class Run {
     return {data, c_.N * features, features, nullptr};
   }
   template <class P>
-  States<P> states_of(P* data, index k) const {
-    const index part = c_.N * d_.H;
-    return {data ? data + k * d_.directions * part : nullptr, part, d_.H};
+  States<P> states_of(P* data, int s, index k) const {
+    const index row = d_.state_size(s), part = c_.N * row;
+    return {data ? data + k * d_.directions * part : nullptr, part, row};
   }
 
   // What lies above layer k, or its gradient.

@@ -21,12 +21,15 @@ KINDS = {
     "rnn_tanh": elman.RNN,
     "rnn_relu": lambda *sizes, **options: elman.RNN(*sizes, nonlinearity="relu", **options),
     "gru": elman.GRU,
+    "gru_before": lambda *sizes, **options: elman.GRU(*sizes, reset_after=False, **options),
     "lstm": elman.LSTM,
+    "lstm_projected": lambda D, H, **options: elman.LSTM(D, H, proj_size=H - 1, **options),
 }
 CELLS = {
     "rnn_tanh": elman.RNNCell,
     "rnn_relu": lambda *sizes, **options: elman.RNNCell(*sizes, nonlinearity="relu", **options),
     "gru": elman.GRUCell,
+    "gru_before": lambda *sizes, **options: elman.GRUCell(*sizes, reset_after=False, **options),
     "lstm": elman.LSTMCell,
 }
 SIZES = ["L", "N", "D", "H", "layers"]
@@ -78,14 +81,17 @@ def of_layer(
         {k: numbers(10 + i, w.shape).astype(dtype) for i, (k, w) in enumerate(weights.items())}
     )
     axes = (N, L) if batch_first else (L, N)
-    shape = (layers * (1 + bidirectional), N, H)
-    count = len(layer.spec.cell.states)
-    first = pair([numbers(1 + s, shape).astype(dtype) for s in range(count)]) if states else None
+    K = layers * (1 + bidirectional)
+
+    def state(which):
+        sizes = layer.spec.state_sizes.values()
+        return pair([numbers(which + s, (K, N, f)).astype(dtype) for s, f in enumerate(sizes)])
+
     steps = [(n * 5 + 2) % (L + 1) for n in range(N)] if lengths else None
     begins = (np.arange(L * N) % 5 == 3).reshape(axes) if reset else None
-    output, last, vjp = layer.vjp(numbers(0, (*axes, D)).astype(dtype), first, steps, begins)
-    d_output = numbers(3, output.shape).astype(dtype)
-    gradients = vjp(d_output, pair([numbers(4 + s, shape).astype(dtype) for s in range(count)]))
+    x, first = numbers(0, (*axes, D)).astype(dtype), state(1) if states else None
+    output, last, vjp = layer.vjp(x, first, steps, begins)
+    gradients = vjp(numbers(3, output.shape).astype(dtype), state(4))
     return [digest([output]), digest(listed(last)), digest(gradients.values())]
 
 
@@ -116,7 +122,7 @@ def main():
         for kind, dtype in product(KINDS, ("float32", "float64")):
             for case in CASES:
                 rows.writerow([kind, 0, dtype, *case, *of_layer(kind, dtype, *case)])
-            for N, D, H in ((1, 10, 20), (6, 5, 17)):
+            for N, D, H in ((1, 10, 20), (6, 5, 17)) if kind in CELLS else ():
                 case = (1, N, D, H, 1, 0, 1, 0, 1, 0, 0)
                 rows.writerow([kind, 1, dtype, *case, *of_cell(kind, dtype, N, D, H)])
 

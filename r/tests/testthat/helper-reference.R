@@ -5,7 +5,7 @@ sigmoid <- function(a) 1 / (1 + exp(-a))
 # The state is list(h), of an LSTM list(h, c).
 naive_step <- function(kind, w, x, state) {
   h <- state[[1]]
-  H <- length(h)
+  H <- length(state[[length(state)]])
   a <- drop(w$ih %*% x) + w$b_ih
   u <- drop(w$hh %*% h) + w$b_hh
   gate <- function(v, k) v[(k - 1) * H + 1:H]
@@ -18,12 +18,20 @@ naive_step <- function(kind, w, x, state) {
       n <- tanh(gate(a, 3) + r * gate(u, 3))
       list((1 - z) * n + z * h)
     },
-    lstm = {
+    before = {
+      r <- sigmoid(gate(a, 1) + gate(u, 1))
+      z <- sigmoid(gate(a, 2) + gate(u, 2))
+      n <- tanh(gate(a, 3) + gate(drop(w$hh %*% (r * h)) + w$b_hh, 3))
+      list((1 - z) * n + z * h)
+    },
+    lstm = ,
+    projected = {
       i <- sigmoid(gate(a + u, 1))
       f <- sigmoid(gate(a + u, 2))
       g <- tanh(gate(a + u, 3))
       c <- f * state[[2]] + i * g
-      list(sigmoid(gate(a + u, 4)) * tanh(c), c)
+      h <- sigmoid(gate(a + u, 4)) * tanh(c)
+      list(if (is.null(w$hr)) h else drop(w$hr %*% h), c)
     }
   )
 }
@@ -34,22 +42,23 @@ naive_weights <- function(weights, layer, direction) {
   list(
     ih = weights[[paste0("weight_ih", suffix)]],
     hh = weights[[paste0("weight_hh", suffix)]],
+    hr = weights[[paste0("weight_hr", suffix)]],
     b_ih = if (is.null(bias)) 0 else bias,
     b_hh = if (is.null(bias)) 0 else weights[[paste0("bias_hh", suffix)]]
   )
 }
 
-# x (L, N, D), hx (K, N, H), of an LSTM list(h_0, c_0), lengths (N), reset (L, N). Returns output
+# x (L, N, D), hx (K, N, P), of an LSTM list(h_0, c_0), lengths (N), reset (L, N). Returns output
 # and the final states, as hx has them.
 naive <- function(kind, weights, x, hx, lengths = rep(dim(x)[1], dim(x)[2]), reset = NULL) {
   L <- dim(x)[1]
   N <- dim(x)[2]
   states <- if (is.list(hx)) hx else list(hx)
-  H <- dim(states[[1]])[3]
+  P <- dim(states[[1]])[3]
   directions <- if ("weight_ih_l1_reverse" %in% names(weights)) 2 else 1
   if (is.null(reset)) reset <- array(FALSE, c(L, N))
   for (layer in seq_len(dim(states[[1]])[1] / directions)) {
-    output <- array(0, c(L, N, directions * H))
+    output <- array(0, c(L, N, directions * P))
     for (direction in seq_len(directions)) {
       k <- (layer - 1) * directions + direction
       w <- naive_weights(weights, layer, direction)
@@ -60,7 +69,7 @@ naive <- function(kind, weights, x, hx, lengths = rep(dim(x)[1], dim(x)[2]), res
           starts <- if (direction == 2) t < lengths[n] && reset[t + 1, n] else reset[t, n]
           if (starts) state <- lapply(state, function(s) 0 * s)
           state <- naive_step(kind, w, x[t, n, ], state)
-          output[t, n, (direction - 1) * H + 1:H] <- state[[1]]
+          output[t, n, (direction - 1) * P + 1:P] <- state[[1]]
         }
         # What leaves the row at its first step crosses into no episode: reset there changes nothing.
         for (i in seq_along(state)) states[[i]][k, n, ] <- state[[i]]
@@ -73,14 +82,19 @@ naive <- function(kind, weights, x, hx, lengths = rep(dim(x)[1], dim(x)[2]), res
 
 numbers <- function(...) array(rnorm(prod(...)), c(...))
 
-# A state of random numbers: an array, or a list of two.
+# A state of random numbers: an array, or a list of two, of which h is of fewer if it is projected.
 states <- function(kind, ...) {
-  if (kind == "lstm") list(numbers(...), numbers(...)) else numbers(...)
+  fewer <- replace(c(...), ...length(), ...elt(...length()) - 1)
+  switch(kind,
+    lstm = list(numbers(...), numbers(...)),
+    projected = list(numbers(fewer), numbers(...)),
+    numbers(...)
+  )
 }
 
 zeros <- function(kind, ...) {
-  nothing <- array(0, c(...))
-  if (kind == "lstm") list(nothing, nothing) else nothing
+  all <- states(kind, ...)
+  if (is.list(all)) lapply(all, `*`, 0) else 0 * all
 }
 
 expect_close <- function(got, want, tolerance) {
@@ -100,7 +114,9 @@ refused <- function(expr, message) expect_error(expr, message, fixed = TRUE)
 
 layers <- list(
   gru = function(...) nn_gru(...),
+  before = function(...) nn_gru(..., reset_after = FALSE),
   lstm = function(...) nn_lstm(...),
+  projected = function(D, H, ...) nn_lstm(D, H, ..., proj_size = H - 1),
   tanh = function(...) nn_rnn(...),
   relu = function(...) nn_rnn(..., nonlinearity = "relu")
 )
@@ -117,6 +133,7 @@ in_another_process <- function(script, environment = character()) {
 
 cells <- list(
   gru = function(...) nn_gru_cell(...),
+  before = function(...) nn_gru_cell(..., reset_after = FALSE),
   lstm = function(...) nn_lstm_cell(...),
   tanh = function(...) nn_rnn_cell(...),
   relu = function(...) nn_rnn_cell(..., nonlinearity = "relu")

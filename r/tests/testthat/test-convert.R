@@ -14,7 +14,6 @@ keras_weights <- function(case) {
 test_that("Keras's layers come out with their weights, which come back", {
   builds <- list(gru = nn_gru, lstm = nn_lstm, simplernn = nn_rnn)
   all <- cases("keras", "npz$")
-  all$gru_before_h0.npz <- NULL
   for (file in names(all)) {
     case <- all[[file]]
     keras <- keras_weights(case)
@@ -25,8 +24,10 @@ test_that("Keras's layers come out with their weights, which come back", {
       bias = length(keras) > 2, batch_first = TRUE, bidirectional = bidirectional
     )
     if (grepl("relu", file)) arguments$nonlinearity <- "relu"
+    after <- !grepl("before", file)
+    if (!after) arguments$reset_after <- FALSE
     layer <- do.call(builds[[sub("_.*", "", sub("^bi_", "", file))]], arguments)
-    layer$load_state_dict(convert_weights(keras, "keras", "r-torch"))
+    layer$load_state_dict(convert_weights(keras, "keras", "r-torch", reset_after = after))
     with_layers <- function(h) if (is.null(h) || bidirectional) h else array(h, c(1, dim(h)))
     hx <- with_layers(case$h_0)
     if (!is.null(case$c_0)) hx <- list(hx, with_layers(case$c_0))
@@ -34,14 +35,16 @@ test_that("Keras's layers come out with their weights, which come back", {
     expect_close(result[[1]], case$output, 1e-5)
     final <- if (is.list(result[[2]])) result[[2]][[1]] else result[[2]]
     expect_close(final, with_layers(case$h_n), 1e-5)
-    expect_identical(convert_weights(layer$state_dict(), "r-torch", "keras"), keras)
+    expect_identical(convert_weights(layer$state_dict(), "r-torch", "keras", after), keras)
   }
-  expect_gte(length(all), 7)
+  expect_gte(length(all), 9)
 })
 
-test_that("a GRU whose reset gate comes first is refused", {
+test_that("a GRU is not taken for the other one", {
   before <- keras_weights(cases("keras", "gru_before_h0")[[1]])
   expect_error(convert_weights(before, "keras", "r-torch"), "this GRU has reset_after = FALSE")
+  after <- keras_weights(cases("keras", "gru_after_h0")[[1]])
+  expect_error(convert_weights(after, "keras", "r-torch", FALSE), "this GRU has reset_after = TRUE")
 })
 
 test_that("two biases are added up for Keras", {
@@ -57,7 +60,21 @@ test_that("gates of a GRU change places, by hand", {
   weights <- list(weight_ih = matrix(c(1, 2, 3)), weight_hh = matrix(c(4, 5, 6)))
   keras <- list(matrix(c(2, 1, 3), 1), matrix(c(5, 4, 6), 1))
   expect_identical(convert_weights(weights, "r-torch", "keras"), keras)
-  expect_named(convert_weights(keras, "keras", "r-torch"), c("weight_ih_l1", "weight_hh_l1"))
+  back <- convert_weights(keras, "keras", "r-torch")
+  expect_identical(back, setNames(weights, c("weight_ih_l1", "weight_hh_l1")))
+})
+
+test_that("one feature or one unit is a matrix, too", {
+  for (build in list(nn_gru, nn_lstm, nn_rnn)) {
+    for (sizes in list(c(1, 1), c(1, 2), c(2, 1))) {
+      weights <- build(sizes[1], sizes[2])$parameters
+      weights[grep("bias_hh", names(weights))][[1]][] <- 0
+      keras <- convert_weights(weights, "r-torch", "keras")
+      expect_identical(dim(keras[[1]]), rev(dim(weights[[1]])))
+      expect_identical(dim(keras[[2]]), rev(dim(weights[[2]])))
+      expect_identical(convert_weights(keras, "keras", "r-torch"), weights)
+    }
+  }
 })
 
 test_that("PyTorch counts from 0", {
@@ -96,6 +113,9 @@ test_that("what cannot be turned is refused", {
   refused(list(a = "b"), "torch", "keras", "weights must be a list of numeric arrays, got list")
   refused(nn_gru(3, 4, 2)$parameters, "r-torch", "keras", "keras: a layer of Keras's is one layer")
   refused(gru[-1], "r-torch", "keras", "expected weight_ih, weight_hh, bias_ih, bias_hh, got")
+  expect_error(convert_weights(gru, "torch", "keras", NA), "reset_after must be TRUE or FALSE")
+  projected <- nn_lstm(3, 4, proj_size = 2)$parameters
+  refused(projected, "r-torch", "keras", "got weight_ih, weight_hh, bias_ih, bias_hh, weight_hr")
   refused(list(1), "keras", "torch", "or two, got 1 arrays")
   refused(list(matrix(0, 3, 8), matrix(0, 4, 8)), "keras", "torch", "got (3, 8) and (4, 8)")
   refused(list(1, 2), "keras", "torch", "got (1) and (1)")

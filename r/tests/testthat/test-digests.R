@@ -18,11 +18,13 @@ digest <- function(arrays) {
 builders <- list(
   list(
     rnn_tanh = nn_rnn, rnn_relu = function(...) nn_rnn(..., nonlinearity = "relu"),
-    gru = nn_gru, lstm = nn_lstm
+    gru = nn_gru, gru_before = function(...) nn_gru(..., reset_after = FALSE),
+    lstm = nn_lstm, lstm_projected = function(D, H, ...) nn_lstm(D, H, ..., proj_size = H - 1)
   ),
   list(
     rnn_tanh = nn_rnn_cell, rnn_relu = function(...) nn_rnn_cell(..., nonlinearity = "relu"),
-    gru = nn_gru_cell, lstm = nn_lstm_cell
+    gru = nn_gru_cell, gru_before = function(...) nn_gru_cell(..., reset_after = FALSE),
+    lstm = nn_lstm_cell
   )
 )
 
@@ -43,8 +45,8 @@ layer_of <- function(case) {
 }
 
 state_of <- function(case, from, shape) {
-  if (case$kind != "lstm") return(numbers_by_formula(from, shape))
-  list(numbers_by_formula(from, shape), numbers_by_formula(from + 1, shape))
+  h <- numbers_by_formula(from, shape - c(0, 0, case$kind == "lstm_projected")[seq_along(shape)])
+  if (startsWith(case$kind, "lstm")) list(h, numbers_by_formula(from + 1, shape)) else h
 }
 
 listed <- function(states) if (is.list(states)) states else list(states)

@@ -14,9 +14,22 @@ test_that("the constructors refuse what cannot be", {
   refused(nn_gru(3, 4, bidirectional = NA), "nn_gru: bidirectional must be TRUE or FALSE, got NA")
   refused(nn_gru(3, 4, dropout = "a"), "nn_gru: dropout must be a number, got \"a\"")
   refused(nn_gru(3e9, 4), "nn_gru: input_size must be at most 2147483647, got 3e+09")
-  refused(nn_gru(2e9, 2e9), "nn_gru: ")
+  refused(nn_gru(3, 2e9), "nn_gru: hidden_size must be at most 536870911, got 2e+09")
+  refused(nn_gru(3, 4, 2e9), "nn_gru: num_layers must be at most 65536, got 2e+09")
+  refused(nn_gru(2e9, 5e8), "nn_gru: not enough memory for 3.75")
+  refused(nn_gru(3, 4, seed = "a"), "nn_gru: seed must be a whole number, got \"a\"")
+  refused(nn_gru(3, 4, seed = 1e20), "nn_gru: seed must be at most 2147483647, got 1e+20")
   refused(nn_gru(3, 4, proj_size = 2), "nn_gru: unexpected arguments: proj_size")
-  refused(nn_lstm(3, 4, proj_size = 2), "nn_lstm: unexpected arguments: proj_size")
+  refused(nn_rnn(3, 4, reset_after = FALSE), "nn_rnn: unexpected arguments: reset_after")
+  refused(nn_gru(3, 4, reset_after = NA), "nn_gru: reset_after must be TRUE or FALSE, got NA")
+  refused(nn_gru_cell(3, 4, reset_after = 0), "nn_gru_cell: reset_after must be TRUE or FALSE")
+  refused(nn_gru(3, 4, recompute = "yes"), "nn_gru: recompute must be TRUE or FALSE, got \"yes\"")
+  refused(
+    nn_lstm(3, 4, proj_size = 4),
+    "nn_lstm: proj_size must lie between 0 and hidden_size - 1 = 3, got 4"
+  )
+  refused(nn_lstm(3, 4, proj_size = -1), "must lie between 0 and hidden_size - 1 = 3, got -1")
+  refused(nn_lstm(3, 4, proj_size = "a"), "nn_lstm: proj_size must be a whole number, got \"a\"")
   refused(nn_lstm(3, 0), "nn_lstm: hidden_size must be at least 1, got 0")
 })
 
@@ -25,15 +38,22 @@ test_that("a layer refuses input that does not fit", {
   x <- array(0, c(5, 2, 3))
   refused(
     layer(array(0, c(5, 2, 4))),
-    "nn_gru: input must be an array (L, N, D) with D = 3, got (5, 2, 4)"
+    "nn_gru: input must be an array (L, N, D) or (L, D) with D = 3, got (5, 2, 4)"
   )
-  refused(layer(matrix(0, 5, 3)), "nn_gru: input must be an array (L, N, D) with D = 3, got (5, 3)")
+  refused(layer(matrix(0, 5, 4)), "(L, N, D) or (L, D) with D = 3, got (5, 4)")
+  refused(layer(matrix(0, 0, 3)), "nn_gru: input must have at least one step, got none")
+  refused(layer(matrix(0, 5, 3), lengths = c(5, 5)), "lengths must be 1 number, one a row, got 2")
+  refused(layer(matrix(0, 5, 3), reset = !1:4), "reset must have the dimensions (5), got (4)")
+  refused(layer(matrix(0, 5, 3), array(0, c(2, 1, 4))), "hx must have the dimensions (2, 4), got")
   refused(layer(1:3), "got (3)")
-  refused(layer(array("a", c(5, 2, 3))), "nn_gru: input must be numeric, got array")
+  refused(layer(array("a", c(5, 2, 3))), "nn_gru: input must be numeric, got character")
+  refused(layer(array(TRUE, c(5, 2, 3))), "nn_gru: input must be numeric, got logical")
+  refused(layer(factor(1:3)), "nn_gru: input must be numeric, got factor")
+  refused(layer(data.frame(1:3)), "nn_gru: input must be numeric, got data.frame")
   refused(layer(array(0, c(0, 2, 3))), "nn_gru: input must have at least one step, got none")
   refused(
     nn_rnn(3, 4, batch_first = TRUE)(array(0, c(5, 2, 4))),
-    "nn_rnn: input must be an array (N, L, D) with D = 3"
+    "nn_rnn: input must be an array (N, L, D) or (L, D) with D = 3"
   )
   refused(
     layer(x, array(0, c(1, 2, 4))),
@@ -66,6 +86,8 @@ test_that("an LSTM refuses states that do not fit", {
     layer(x, list(state, array(0, c(2, 2, 3)))),
     "nn_lstm: c_0 must have the dimensions (2, 2, 4), got (2, 2, 3)"
   )
+  projected <- nn_lstm(3, 4, 2, proj_size = 3)
+  refused(projected(x, list(state, state)), "nn_lstm: h_0 must have the dimensions (2, 2, 3)")
   refused(layer(x, list(state[1, , ], state)), "nn_lstm: h_0 must have the dimensions (2, 2, 4)")
   refused(layer(x, list(state, "c")), "nn_lstm: c_0 must be numeric, got character")
   refused(layer(x[, , 1:2], list(state, state)), "nn_lstm: input must be an array (L, N, D)")
@@ -122,8 +144,18 @@ test_that("NaN and NA go through without a warning, and into no other row", {
       expect_false(anyNA(output[, 2, ]))
     }
   }
+  all <- array(NA, c(5, 2, 3)) # which R takes for logical
+  expect_true(all(is.na(expect_silent(nn_gru(3, 4)(all))[[1]])))
   counts <- array(c(NA, 1:29), c(5, 2, 3))
   expect_true(all(is.na(nn_gru(3, 4)(counts)[[1]][, 1, ])))
+})
+
+test_that("numbers of a class are what its method makes of them", {
+  registerS3method("as.double", "cents", function(x, ...) as.double(unclass(x)) / 100)
+  x <- array(round(100 * numbers(5, 2, 3)), c(5, 2, 3))
+  layer <- nn_gru(3, 4)
+  expect_identical(layer(structure(x, class = "cents")), layer(x / 100))
+  expect_identical(layer(structure(x, class = "other")), layer(x))
 })
 
 test_that("an instruction set that is not to be had is an error", {

@@ -77,11 +77,16 @@ test_that("a layer's file has the layer", {
   path <- temporary()
   layers <- list(
     nn_gru(3, 4, 2, bidirectional = TRUE, dropout = 0.25), nn_lstm(3, 4, dtype = "float64"),
-    nn_rnn(3, 4, nonlinearity = "relu", bias = FALSE, batch_first = TRUE), nn_rnn(3, 4)
+    nn_rnn(3, 4, nonlinearity = "relu", bias = FALSE, batch_first = TRUE), nn_rnn(3, 4),
+    nn_gru(3, 4, reset_after = FALSE), nn_lstm(3, 4, 2, proj_size = 2)
   )
   for (layer in layers) {
     save_layer(layer, path)
+    set.seed(1)
     loaded <- load_layer(path)
+    drawn <- runif(1)
+    set.seed(1)
+    expect_identical(drawn, runif(1)) # none of R's random numbers is taken
     expect_identical(capture.output(print(loaded)), capture.output(print(layer)))
     expect_identical(loaded$parameters, layer$parameters)
   }
@@ -114,6 +119,9 @@ test_that("what is no such file is an error that says so", {
   refused(load_layer(path), "does not describe an Elman layer")
   write_safetensors(nn_gru(3, 4)$parameters, path, c(elman = '{"cell":"gru","input_size":3}'))
   refused(load_layer(path), "load_layer:")
+  deep <- '{"cell":"gru","input_size":3,"hidden_size":4,"num_layers":65536}'
+  write_safetensors(nn_gru(3, 4)$parameters, path, c(elman = deep))
+  refused(load_layer(path), "num_layers: 65536 layers of 4 weights")
   liquid <- '{"cell":"liquid","input_size":3,"hidden_size":4}'
   write_safetensors(list(a = 1), path, c(elman = liquid))
   refused(load_layer(path), 'cell: "liquid" is none of this package\'s')
@@ -121,6 +129,19 @@ test_that("what is no such file is an error that says so", {
   refused(save_layer(1, path), "nn_lstm, got numeric")
   refused(write_safetensors(list(1), path), "write_safetensors: tensors must be a list of numeric")
   refused(write_safetensors(list(a = "b"), path), "write_safetensors: tensors must be a list of")
+  write <- function(...) write_safetensors(list(a = 1, ...), path)
+  refused(write(a = 2), 'write_safetensors: tensors must have names of their own, got "a"')
+  refused(write(2), 'tensors must have names of their own, got ""')
+  refused(write(`__metadata__` = 2), 'names of their own, got "__metadata__"')
+  refused(write(b = c(1, -1e300)), "b has -1e+300, which only float64 can hold")
+  refused(write_safetensors(list(a = 1), path, "b"), "metadata must have names of their own, got none")
+  refused(write_safetensors(list(a = 1), path, 2), "metadata must be a character vector, got num")
+  refused(save_layer(nn_gru(3, 4), NA), "path must be a file's, got NA")
+  nowhere <- file.path(tempdir(), "nowhere", "layer")
+  refused(write_safetensors(list(a = 1), nowhere), 'nowhere" is no folder')
+  write(b = c(NA, Inf, 3.4028235e38)) # what float32 has
+  expect_identical(read_safetensors(path)$b[2], Inf)
+  expect_lt(read_safetensors(path)$b[3], Inf)
   refused(write_safetensors(list(a = 1), path, dtype = "float16"), "dtype must be float32 or")
 })
 

@@ -26,6 +26,24 @@ test_that("batch_first turns input and output, not states", {
   expect_result(layer(aperm(x, c(2, 1, 3)), h0), want)
 })
 
+test_that("without a batch there is no axis of it", {
+  for (batch_first in c(FALSE, TRUE)) {
+    for (kind in names(layers)) {
+      layer <- layers[[kind]](3, 4, 2, batch_first = batch_first, bidirectional = TRUE)
+      x <- numbers(5, 3)
+      hx <- states(kind, 4, 4)
+      reset <- c(FALSE, FALSE, TRUE, FALSE, TRUE)
+      rows <- function(a) array(a, c(dim(a)[1], 1, dim(a)[2]))
+      steps <- if (batch_first) function(a) aperm(rows(a), c(2, 1, 3)) else rows
+      each <- function(h, f) if (is.list(h)) lapply(h, f) else f(h)
+      want <- layer(steps(x), each(hx, rows), 4, if (batch_first) t(reset) else cbind(reset))
+      got <- layer(x, hx, 4, reset)
+      expect_identical(steps(got[[1]]), want[[1]])
+      expect_identical(each(got[[2]], rows), want[[2]])
+    }
+  }
+})
+
 test_that("float32 is the default", {
   layer <- nn_gru(3, 4)
   x <- numbers(5, 2, 3)

@@ -3,7 +3,8 @@ set.seed(6)
 every_module <- function() {
   list(
     nn_gru(3, 4, 2, bidirectional = TRUE), nn_lstm(3, 4, dtype = "float64"),
-    nn_rnn(3, 4, nonlinearity = "relu"), nn_gru_cell(3, 4)
+    nn_rnn(3, 4, nonlinearity = "relu"), nn_gru_cell(3, 4),
+    nn_lstm(3, 4, proj_size = 2), nn_gru(3, 4, reset_after = FALSE, recompute = TRUE)
   )
 }
 

@@ -52,6 +52,21 @@ for (kind in c("gru", "lstm")) {
   }
 }
 
+test_that("sequences are padded and packed", {
+  sequences <- list(matrix(1:4, 2), matrix(5:10, 3), matrix(11:12, 1))
+  padded <- array(0, c(3, 3, 2))
+  padded[1:2, 1, ] <- sequences[[1]]
+  padded[, 2, ] <- sequences[[2]]
+  padded[1, 3, ] <- sequences[[3]]
+  expect_identical(nn_utils_rnn_pad_sequence(sequences), padded)
+  turned <- nn_utils_rnn_pad_sequence(sequences, batch_first = TRUE, padding_value = 7)
+  expect_identical(dim(turned), c(3L, 3L, 2L))
+  expect_identical(turned[3, , ], rbind(c(11, 12), 7, 7))
+  packed <- nn_utils_rnn_pack_sequence(sequences, enforce_sorted = FALSE)
+  expect_identical(packed, pack(padded, c(2, 3, 1), enforce_sorted = FALSE))
+  expect_identical(nn_utils_rnn_pack_sequence(sequences[c(2, 1)])$batch_sizes, c(2, 2, 1))
+})
+
 test_that("bad packing is refused", {
   x <- array(0, c(3, 2, 1))
   expect_error(pack(x, c(1, 3)), "lengths must not increase, got 1, 3; enforce_sorted = FALSE")
@@ -60,6 +75,21 @@ test_that("bad packing is refused", {
   expect_error(pack(x, 3), "lengths must be 2 numbers, one a row, got 1 of class numeric")
   expect_error(pack(x[, , 1], c(3, 1)), "input must be an array (L, N, D), got (3, 2)", fixed = TRUE)
   expect_error(pad(x), "sequence must be a packed sequence, got array")
+  expect_error(pack(x[, 0, , drop = FALSE], 1[0]), "expected at least one row, got none")
+  expect_error(pack(x, c(3, 1), NA), "pack_padded_sequence: batch_first must be TRUE or FALSE")
+  expect_error(pack(x, c(3, 1), enforce_sorted = 1), "enforce_sorted must be TRUE or FALSE, got 1")
+  expect_error(pad(pack(x, c(3, 1)), NA), "pad_packed_sequence: batch_first must be TRUE or FALSE")
+  expect_error(pad(pack(x, c(3, 1)), padding_value = "a"), "padding_value must be numeric")
+  expect_error(pad(modifyList(pack(x, c(3, 1)), list(batch_sizes = 9))), "must add up to the rows")
+  expect_error(nn_utils_rnn_pack_sequence(x), "sequences must be a list of matrices, got array")
+  expect_error(nn_utils_rnn_pack_sequence(list()), "must be a list of matrices, got a list of 0")
+  expect_error(nn_utils_rnn_pad_sequence(list(1:3)), "sequences must be a list of matrices")
+  expect_error(nn_utils_rnn_pad_sequence(list(diag(2), diag(3))), "number of columns, got 2, 3")
+  expect_error(nn_utils_rnn_pad_sequence(list(matrix("a"))), "must be numeric, got character")
+  expect_error(
+    nn_utils_rnn_pack_sequence(list(matrix(0, 1, 2), matrix(0, 2, 2))),
+    "nn_utils_rnn_pack_sequence: lengths must not increase, got 1, 2"
+  )
   expect_error(pad(pack(x, c(3, 1)), total_length = 2), "total_length must be at least 3, got 2")
   expect_error(
     nn_gru(1, 2)(pack(x, c(3, 1)), lengths = c(3, 1)),

@@ -53,7 +53,7 @@ for (kind in names(layers)) {
       layer <- layers[[kind]](2, 3, 2, batch_first = first, bidirectional = TRUE, dtype = "float64")
       input <- numbers(4, 3, 2)
       reset <- array(c(FALSE, FALSE, TRUE), c(4, 3))
-      d_output <- numbers(4, 3, 6)
+      d_output <- numbers(4, 3, if (kind == "projected") 4 else 6)
       if (first) {
         input <- aperm(input, c(2, 1, 3))
         reset <- t(reset)
@@ -77,7 +77,7 @@ for (kind in names(layers)) {
     layer <- layers[[kind]](2, 3, 3, bias = FALSE, dropout = 0.4, dtype = "float64")
     input <- numbers(4, 3, 2)
     hx <- states(kind, 3, 3, 3)
-    d <- list(numbers(4, 3, 3), states(kind, 3, 3, 3))
+    d <- list(numbers(4, 3, if (kind == "projected") 2 else 3), states(kind, 3, 3, 3))
     run <- function(input, hx) {
       set.seed(7)
       layer(input, hx)
@@ -87,7 +87,36 @@ for (kind in names(layers)) {
     check_gradients(layer, input, hx, d, there$vjp(d[[1]], d[[2]]), run)
   })
 
-  test_that(paste("cells:", kind), {
+  test_that(paste("layers without a batch:", kind), {
+    layer <- layers[[kind]](2, 3, 2, batch_first = TRUE, bidirectional = TRUE, dtype = "float64")
+    input <- numbers(4, 2)
+    reset <- c(FALSE, TRUE, FALSE, FALSE)
+    hx <- states(kind, 4, 3)
+    run <- function(input, hx) layer(input, hx, 3, reset)
+    there <- layer$vjp(input, hx, 3, reset)
+    expect_identical(list(there$output, there$hx), run(input, hx))
+    d <- list(array(rnorm(length(there$output)), dim(there$output)), states(kind, 4, 3))
+    check_gradients(layer, input, hx, d, there$vjp(d[[1]], d[[2]]), run)
+  })
+
+  test_that(paste("gates that are computed again, in any bit:", kind), {
+    layer <- layers[[kind]](5, 17, 2, bidirectional = TRUE, seed = 1)
+    again <- layers[[kind]](5, 17, 2, bidirectional = TRUE, seed = 1, recompute = TRUE)
+    input <- numbers(30, 4, 5)
+    arguments <- list(input, states(kind, 4, 4, 17), c(30, 0, 7, 21), numbers(30, 4) > 1)
+    ways <- lapply(list(layer, again), function(l) do.call(l$vjp, arguments))
+    expect_identical(ways[[2]][1:2], ways[[1]][1:2])
+    d <- array(rnorm(length(ways[[1]]$output)), dim(ways[[1]]$output))
+    expect_identical(ways[[2]]$vjp(d), ways[[1]]$vjp(d))
+    kept <- function(way) length(serialize(way$vjp, NULL))
+    if (kind %in% c("tanh", "relu")) {
+      expect_equal(kept(ways[[2]]), kept(ways[[1]]), tolerance = 1e-3)
+    } else {
+      expect_lt(kept(ways[[2]]), 0.8 * kept(ways[[1]]))
+    }
+  })
+
+  if (kind %in% names(cells)) test_that(paste("cells:", kind), {
     cell <- cells[[kind]](2, 3, dtype = "float64")
     for (N in list(NULL, 4)) {
       input <- if (is.null(N)) rnorm(2) else numbers(N, 2)

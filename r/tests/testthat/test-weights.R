@@ -50,6 +50,7 @@ test_that("weights that do not fit are refused, and nothing has changed", {
   before <- layer$parameters
   expect_error(layer$load_state_dict(before[-1]), "nn_gru: weights missing: weight_ih_l1")
   expect_error(layer$parameters <- c(before, list(w = 1)), "missing: none, unexpected: w")
+  expect_error(layer$parameters <- c(before, before[2]), "nn_gru: weights given twice: weight_hh_l1")
   expect_error(
     layer$weight_ih_l1 <- matrix(0, 3, 12),
     "nn_gru: weight_ih_l1 must have the dimensions (12, 3), got (3, 12)",
