@@ -71,8 +71,6 @@ class Model:
         notes = [form.note] if form.note else []
         if always:
             notes.append(f"{self.title} always applies {always}")
-        if form.note_unbiased and not self.spec.bias:
-            notes.append(form.note_unbiased)
         if self.joined:
             notes.append(f"taken for layers of one another, by numbers and sizes: {self.joined}")
         return notes

@@ -184,8 +184,8 @@ class Form:
     adds : what the class itself adds to a gate, beside the bias that is stored.
     reset_before : of a GRU, whether its reset gate is applied before the recurrent product.
     nonlinearity : of an RNN, where it is always the same.
-    note : what the tensors do not tell; note_unbiased : what they do not tell without biases;
-        note_written : what whoever gives them to the class has to know.
+    note : what the tensors do not tell; note_written : what whoever gives them to the class has to
+        know.
     """
 
     kind: str
@@ -199,7 +199,6 @@ class Form:
     reset_before: bool = False
     nonlinearity: str = ""
     note: str = ""
-    note_unbiased: str = ""
     note_written: str = ""
 
     @property
@@ -590,8 +589,6 @@ FRAMEWORKS = {
                 _KERAS | {"bias": "2 G"},
                 ROWS,
                 order=_UPDATE_FIRST,
-                note_unbiased="a Keras GRU without biases is taken to have reset_after=True, the "
-                "default",
             ),
             Form(
                 "GRU",
