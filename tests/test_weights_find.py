@@ -369,6 +369,21 @@ def test_haikus_layers_are_numbered_under_one_name():
         assert [f.prefix for f in find(model, "haiku")] == prefixes
 
 
+@pytest.mark.parametrize("name", ["encoder", "a/~/b", "gru_of_mine", "lstms/gru"])
+def test_haikus_gru_of_any_name(name):
+    """Beside Linears, which under such names are nothing else."""
+    of = convert(weights(), "torch", "onnx")
+    of = convert(of, "onnx", "haiku", reset_after=False)
+    named = {f"{name}/{tensor.partition('/')[2]}": w for tensor, w in of.items()}
+    assert_same(convert(named, "haiku", "haiku"), of)
+    mlp = {"mlp/linear/w": np.ones((D, 4)), "mlp/linear_1/w": np.ones((4, 4))}
+    (layer,) = find(named | mlp | {"linear/w": np.ones((D, 4))}, "haiku")
+    assert layer.prefix == name.removesuffix("/gru")
+    del named[f"{name}/b"]
+    with pytest.raises(ConversionError, match=rf"missing: \['{name}/b'\]"):
+        convert(named, "haiku", "elman")
+
+
 def test_two_stacks():
     model = {}
     for k, size in enumerate([D, H, D, H]):

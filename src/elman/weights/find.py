@@ -280,11 +280,16 @@ def _groups(names: Iterable[str], source: str) -> dict[Affix, list[str]]:
         if split := framework.split(name):
             affix, tensor = split
             groups.setdefault(affix, {})[tensor] = name
-    recurrent = {form.recurrent for form in framework.forms}
+
+    def has_recurrent(affix: Affix, tensors: dict[str, str]) -> bool:
+        kinds = {place.kind for place in framework.places(affix)}
+        possible = [form for form in framework.forms if kinds & {"", form.kind}]
+        return any(form.recurrent in tensors for form in possible)
+
     return {
         affix: list(tensors.values())
         for affix, tensors in groups.items()
-        if recurrent & tensors.keys() and framework.places(affix)
+        if has_recurrent(affix, tensors)
     }
 
 

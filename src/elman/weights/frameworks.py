@@ -528,15 +528,15 @@ def _haiku(at: Layout, layer: int, direction: int) -> Affix:
 
 
 def _haiku_places(a: Affix) -> list[Place]:
-    """Only where the module's name is its class's: any two Linears look like a VanillaRNN."""
+    """By the module's name where it is the class's; by any other it is a GRU's, or no layer's.
+
+    Any two Linears look like a VanillaRNN, and any one like an LSTM.
+    """
     above, _, module = a.before[:-1].rpartition("/")
     name, _, number = re.sub(rf"_({NUMBER})$", r"#\1", module).partition("#")
-    kinds = [kind for kind, known in _HAIKU_NAMES.items() if known == name]
-    return [
-        place
-        for kind in kinds
-        for place in (Place(above, int(number or 0), kind=kind), Place(a.before[:-1], kind=kind))
-    ]
+    kind = next((kind for kind, known in _HAIKU_NAMES.items() if known == name), "")
+    alone = Place(a.before[:-1], kind=kind or "GRU")
+    return [Place(above, int(number or 0), kind=kind) if kind else alone, alone]
 
 
 _TORCH = {"weight_ih": "G D", "weight_hh": "G H", "bias_ih": "G", "bias_hh": "G"}
