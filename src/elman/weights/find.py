@@ -390,7 +390,11 @@ def join(found: Sequence[Found]) -> list[Found]:
 def _numbered(layer: Found) -> tuple[str, int]:
     """A prefix without the number behind it, and that, which for the first may be left out."""
     match = re.fullmatch(rf"(.*?)[._]({NUMBER})", layer.prefix, re.DOTALL)
-    return (match[1], int(match[2])) if match else (layer.prefix, 0)
+    stem, number = (match[1], int(match[2])) if match else (layer.prefix, 0)
+    # Keras's older files have a layer's name twice, as in gru_1/gru_1.
+    *above, last = layer.prefix.split("/")
+    bare = stem.rpartition("/")[2]
+    return "/".join([*(bare if part == last else part for part in above), bare]), number
 
 
 def _follows(layer: Found, below: Found) -> bool:

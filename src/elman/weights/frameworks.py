@@ -450,8 +450,13 @@ def _keras(at: Layout, layer: int, direction: int) -> Affix:
 
 
 def _keras_places(a: Affix) -> list[Place]:
-    """A layer's name is its user's, and may lack a cell's behind it: Keras 2 has such."""
+    """A layer's name is its user's, and may lack a cell's behind it: Keras 2 has such.
+
+    So do its optimisers' averages, of each weight by its name.
+    """
     *path, _ = a.before.split("/")
+    if path[:1] == ["optimizer_weights"]:
+        return []
     whole = Place("/".join(path), cell=not path)
     if path and re.fullmatch(r"(?:.*_)?cell(?:_\d+)?", path[-1]):
         path = path[:-1]
