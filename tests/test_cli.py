@@ -251,6 +251,8 @@ def test_a_file_of_several_layers_of_elmans_says_their_kinds(folder, capsys):
     assert (
         cli.main(["convert", "a.safetensors", "b.safetensors", "--from=keras", "--to=elman"]) == 0
     )
+    status, _, err = run(capsys, "convert", "b.safetensors", "--list", "--from=torch")
+    assert (status, "of reset_after=False: say --from elman" in err) == (1, True)
     _, out, _ = run(capsys, "convert", "b.safetensors", "--list")
     first, second = out.splitlines()[-2:]
     assert first.startswith("m.gru: GRU, reset before the product, 1 layer, 2 directions")
@@ -274,7 +276,9 @@ def test_a_file_of_elmans_says_the_kind_of_cells_and_nonlinearities(folder, caps
     assert out.splitlines()[-1].startswith("GRUCell, reset before the product")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"a": 3}', "[" * 100_000, "null"])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", '{"a": 3}', "[" * 100_000, "null", '{"a": {"nonlinearity": 3}}']
+)
 def test_a_file_that_does_not_describe_its_layers(text, folder, capsys):
     save_file(under("a", gru().state_dict()), "a.safetensors", {"elman.layers": text})
     status, _, err = run(capsys, "convert", "a.safetensors", "--list")

@@ -365,20 +365,20 @@ def _layers(path: str, source: str, prefix: str = "") -> tuple[list[_Layer], int
 
         return [_of_model(layer) for layer in onnx.find(path)], 0
     metadata = models.metadata(path)
-    if is_saved(metadata):
-        saved = canonical_of(elman.load(path))
-        if source == "elman":
-            return [_Layer("", ".", lambda _: saved)], 0
-        if saved.resets_before:
-            raise ConversionError(
-                f"{path!r} has Elman's GRU of reset_after=False: say --from elman"
-            )
+    saved = canonical_of(elman.load(path)) if is_saved(metadata) else None
+    if saved and source == "elman":
+        return [_Layer("", ".", lambda _: saved)], 0
+    told = arguments_in(metadata)
+    before = (saved and saved.resets_before) or any(
+        one.get("reset_after") is False for one in told.values()
+    )
+    if before and source != "elman":
+        raise ConversionError(f"{path!r} has Elman's GRU of reset_after=False: say --from elman")
     if source in MODELS.values():
         return _of_whole_model(path)
     tensors = models.read(path)
     tensors = {n: a for n, a in tensors.items() if n.startswith(prefix)} or tensors
     found = find(tensors, source)
-    told = arguments_in(metadata) if source == "elman" else {}
     layers = [_of_tensors(one, told.get(one.prefix, {})) for one in found]
     return layers, len(tensors) - sum(len(f.tensors) for f in found)
 
@@ -413,10 +413,11 @@ def _of_tensors(found: Found, told: Mapping[str, Any] | None = None) -> _Layer:
     source, told = found.model.framework, told or {}
 
     def read(asked: bool | None) -> Canonical:
-        is_gru = found.spec.cell.kind == "GRU"
-        reset_after = told.get("reset_after", asked) if is_gru else None
+        kind = found.spec.cell.kind
+        reset_after = told.get("reset_after", asked) if kind == "GRU" else None
         canonical = to_canonical(found.tensors, source, reset_after)
-        canonical.nonlinearity = told.get("nonlinearity", canonical.nonlinearity)
+        if kind == "RNN":
+            canonical.nonlinearity = told.get("nonlinearity", canonical.nonlinearity)
         return canonical
 
     return _Layer(found.prefix, FRAMEWORKS[source].separator, read, found)

@@ -92,7 +92,10 @@ def arguments_in(metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """What `write_arguments` wrote of each layer, if it did."""
     try:
         layers: Any = json.loads(metadata.get(LAYERS, "{}"))
-        return {prefix: {**arguments} for prefix, arguments in layers.items()}
+        for one in layers.values():
+            if one.get("nonlinearity", "tanh") not in nonlinearities("RNN"):
+                raise ValueError(f"nonlinearity {one['nonlinearity']!r}")
+        return dict(layers)
     except (AttributeError, RecursionError, TypeError, ValueError) as e:
         raise ConversionError(f"elman: {LAYERS} does not describe layers of Elman's: {e!r}") from e
 

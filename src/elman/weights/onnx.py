@@ -95,9 +95,9 @@ class Layer:
             for name, a in _weights(n, self._stored).items()
         }
         ((_, nonlinearity, reverse, reset_after),) = kinds
-        notes = [
-            "the node runs from the last step to the first, which weights do not tell"
-        ] * reverse
+        notes: list[str] = []
+        if reverse:
+            notes.append("the node runs from the last step to the first, which weights do not tell")
         if any(a.name == "layout" and a.i for n in self._nodes for a in n.proto.attribute):
             notes.append("the node has layout=1: rows come before steps, as with batch_first=True")
         return Model(tensors, nonlinearity, notes, reset_after, reverse)
