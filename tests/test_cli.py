@@ -201,6 +201,91 @@ def test_the_gru_that_resets_before(folder, capsys):
     assert not os.path.exists("torch.safetensors")
 
 
+def before(framework, **options):
+    """A GRU that resets before, and its tensors in another framework."""
+    layer = elman.GRU(3, 4, reset_after=False, seed=0, **options)
+    return layer, convert(layer.state_dict(), "elman", framework, reset_after=False)
+
+
+def test_a_gru_whose_file_does_not_tell_where_it_resets(folder, capsys):
+    """It is taken for one kind, with a note, and for the other where that is said."""
+    layer, tensors = before("onnx")
+    others = convert(lstm().state_dict(), "torch", "onnx")
+    save_file(under("a", tensors) | under("b", others), "a.safetensors")
+    asked = ("convert", "a.safetensors", "b.safetensors", "--from=onnx", "--to=elman", "--layer=a")
+    _, out, _ = run(capsys, *asked)
+    assert "note   onnx GRU: taken for reset_after=True, which its tensors do not tell\n" in out
+    status, out, _ = run(capsys, *asked, "--no-reset-after", "--force")
+    assert (status, "note   onnx" in out) == (0, False)
+    back = elman.load("b.safetensors")
+    assert repr(back) == repr(layer)
+    assert_all_same_bits(back.state_dict(), layer.state_dict())
+    _, out, _ = run(capsys, "convert", "a.safetensors", "--from=onnx", "--list", "--no-reset-after")
+    assert out.startswith("a: GRU, reset before the product, 1 layer")
+    assert "b: LSTM, 1 layer" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--reset-after"], "the file says reset_after=False, the option True"),
+        (
+            ["--from=torch"],
+            "'a.safetensors' has Elman's GRU of reset_after=False: say --from elman",
+        ),
+    ],
+)
+def test_what_the_file_itself_says_of_its_gru_holds(options, why, folder, capsys):
+    before("elman")[0].save("a.safetensors")
+    asked = ("convert", "a.safetensors", "b.safetensors", "--to=onnx", *options)
+    assert run(capsys, *asked) == (1, "", f"elman: {why}\n")
+    assert os.listdir() == ["a.safetensors"]
+
+
+def test_a_file_of_several_layers_of_elmans_says_their_kinds(folder, capsys):
+    """Each under its prefix, so that all of it is read again as it was."""
+    _, tensors = before("keras", bidirectional=True)
+    lstms = convert(lstm().state_dict(), "torch", "keras")
+    named = under("m/gru", tensors, "/") | under("m/lstm", lstms, "/")
+    save_file(named, "a.safetensors")
+    assert (
+        cli.main(["convert", "a.safetensors", "b.safetensors", "--from=keras", "--to=elman"]) == 0
+    )
+    status, _, err = run(capsys, "convert", "b.safetensors", "--list", "--from=torch")
+    assert (status, "of reset_after=False: say --from elman" in err) == (1, True)
+    _, out, _ = run(capsys, "convert", "b.safetensors", "--list")
+    first, second = out.splitlines()[-2:]
+    assert first.startswith("m.gru: GRU, reset before the product, 1 layer, 2 directions")
+    assert second.startswith("m.lstm: LSTM")
+    assert cli.main(["convert", "b.safetensors", "c.safetensors", "--to=keras"]) == 0
+    back = load_file("c.safetensors")
+    assert back.keys() == named.keys()
+    assert_all_same_bits({name: back[name] for name in named}, named)
+
+
+def test_a_file_of_elmans_says_the_kind_of_cells_and_nonlinearities(folder, capsys):
+    save_file(under("a", elman.RNN(3, 4).state_dict()), "a.safetensors")
+    asked = ("convert", "a.safetensors", "b.safetensors", "--from=torch", "--to=elman")
+    assert cli.main([*asked, "--nonlinearity=relu"]) == 0
+    assert cli.main(["convert", "b.safetensors", "c.onnx"]) == 0
+    _, out, _ = run(capsys, "convert", "c.onnx", "--list")
+    assert out.splitlines()[-1].startswith("layer_0: RNN, relu")
+    before("elman")[0].save("d.safetensors")
+    assert cli.main(["convert", "d.safetensors", "e.safetensors", "--to=elman", "--cell"]) == 0
+    _, out, _ = run(capsys, "convert", "e.safetensors", "--list")
+    assert out.splitlines()[-1].startswith("GRUCell, reset before the product")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", '{"a": 3}', "[" * 100_000, "null", '{"a": {"nonlinearity": 3}}']
+)
+def test_a_file_that_does_not_describe_its_layers(text, folder, capsys):
+    save_file(under("a", gru().state_dict()), "a.safetensors", {"elman.layers": text})
+    status, _, err = run(capsys, "convert", "a.safetensors", "--list")
+    assert status == 1
+    assert err.startswith("elman: elman: elman.layers does not describe layers of Elman's: ")
+
+
 def test_into_a_file_of_elmans(folder, capsys):
     """With its nonlinearity, which weights do not tell; cells are tensors by their names."""
     save_file(elman.RNN(3, 4, seed=0).state_dict(), "rnn.safetensors")
@@ -227,14 +312,15 @@ def test_one_node_of_a_model(folder, capsys):
 # Whole models
 
 
-def under(prefix, layer):
-    return {f"{prefix}.{name}": w for name, w in layer.state_dict().items()}
+def under(prefix, weights, separator="."):
+    return {f"{prefix}{separator}{name}": w for name, w in weights.items()}
 
 
 def whole():
     """A model of three layers, and what it has beside them."""
     others = {"linear.weight": np.ones((2, 4), "float32"), "steps": np.array([7])}
-    layers = under("encoder.gru", gru(num_layers=2)) | under("decoder", lstm(dtype="float64"))
+    layers = under("encoder.gru", gru(num_layers=2).state_dict())
+    layers |= under("decoder", lstm(dtype="float64").state_dict())
     cell = elman.RNNCell(3, 4, seed=1).state_dict()
     return layers | others | {f"decoder.cell.{name}": w for name, w in cell.items()}
 
@@ -309,7 +395,10 @@ def test_one_layer_of_many(folder, capsys):
 
 
 def test_prefixes_have_the_targets_separators(folder, capsys):
-    save_file(under("encoder.gru", gru()) | under("decoder", gru()), "a.safetensors")
+    save_file(
+        under("encoder.gru", gru().state_dict()) | under("decoder", gru().state_dict()),
+        "a.safetensors",
+    )
     asked = ("convert", "a.safetensors", "b.safetensors", "--from=torch", "--to=keras")
     assert run(capsys, *asked)[0] == 0
     assert {name.rpartition("/")[0] for name in load_file("b.safetensors")} == {

@@ -388,6 +388,23 @@ def test_the_command_takes_any_frameworks_weights(tmp_path, monkeypatch):
         assert (tmp_path / "a.h").read_text() == export.header(export.Model([moved]), "a")
 
 
+def test_the_command_says_what_weights_do_not_tell(tmp_path, capsys, monkeypatch):
+    """And takes what it is told in its place."""
+    pytest.importorskip("safetensors", reason="safetensors is not installed")
+    from elman.weights import convert
+    from elman.weights.files import write_safetensors
+
+    monkeypatch.chdir(tmp_path)
+    gru = elman.GRU(2, 3, bias=False, reset_after=False, seed=0)
+    write_safetensors("gru.safetensors", convert(gru.state_dict(), "torch", "keras"))
+    asked = ["export", "gru.safetensors", "a.h", "--from=keras"]
+    assert cli.main(asked) == 0
+    assert "note   keras GRU: taken for reset_after=True, which" in capsys.readouterr().out
+    assert cli.main([*asked, "--no-reset-after", "--force"]) == 0
+    assert "note" not in capsys.readouterr().out
+    assert (tmp_path / "a.h").read_text() == export.header(export.Model([gru]), "a")
+
+
 def test_what_the_command_refuses(tmp_path, capsys, monkeypatch):
     pytest.importorskip("safetensors", reason="safetensors is not installed")
     monkeypatch.chdir(tmp_path)

@@ -210,6 +210,14 @@ def test_which_gru_is_written(tmp_path):
         models.write(tmp_path / "m.onnx", rnns, "tanh", reset_after=True)
 
 
+def test_a_node_whose_rows_come_first_is_said_to(tmp_path):
+    found = read(model(layout=1), tmp_path)
+    assert found.notes == [
+        "the node has layout=1: rows come before steps, as with batch_first=True"
+    ]
+    assert read(model(layout=0), tmp_path).notes == []
+
+
 def test_options_of_load(tmp_path):
     write(layer(reset_after=False), tmp_path / "m.onnx")
     of = models.load(tmp_path / "m.onnx", batch_first=True, dtype="float64")
@@ -394,6 +402,22 @@ WAYS = {
         helper.make_node("Cast", ["stored"], [name], to=TensorProto.FLOAT),
     ],
     "DequantizeLinear": in_numbers,
+    "CastLike": lambda name, a: [
+        constant("stored", a.astype("float16")),
+        constant("like", np.float32(0)),
+        helper.make_node("CastLike", ["stored", "like"], [name]),
+    ],
+    "Flatten": lambda name, a: [
+        constant("stored", a.ravel()),
+        helper.make_node("Flatten", ["stored"], ["flat"], axis=0),
+        numbers("shape", *a.shape),
+        helper.make_node("Reshape", ["flat", "shape"], [name]),
+    ],
+    "Gather": lambda name, a: [
+        constant("stored", a[:, ::-1]),
+        numbers("backwards", *range(a.shape[1])[::-1]),
+        helper.make_node("Gather", ["stored", "backwards"], [name], axis=1),
+    ],
     "Concat": by_gates,
     "Split": by_halves,
 }
@@ -439,6 +463,46 @@ def test_weights_that_nodes_lay_out(way, name, tmp_path):
         of = rounded(kind)
         proto = otherwise(of, WAYS[way], name)
         check_read_and_run(proto, of, tmp_path)
+
+
+@pytest.mark.parametrize("opset", [7, 9, 11, 13, 21])
+def test_nodes_mean_what_they_did_in_the_models_version(opset, tmp_path):
+    """Axes are an attribute before 13, and an input since."""
+    of = rounded("LSTM")
+
+    def way(name, a):
+        old = opset < 13
+        axes = {"axes": [0]} if old else {}
+        yield constant("stored", a[0])
+        yield numbers("0", 0)
+        yield helper.make_node("Unsqueeze", ["stored"] if old else ["stored", "0"], [name], **axes)
+
+    proto = otherwise(of, way, "R")
+    proto.opset_import[0].version = opset
+    check_read_and_run(proto, of, tmp_path)
+
+
+ZEROS = {
+    "ConstantOfShape": lambda name, shape: [
+        constant("like", np.ones(shape, "float32")),
+        helper.make_node("Shape", ["like"], ["shape"]),
+        helper.make_node("ConstantOfShape", ["shape"], [name]),
+    ],
+    "Expand": lambda name, shape: [
+        constant("zero", np.zeros((1, 1), "float32")),
+        numbers("shape", *shape),
+        helper.make_node("Expand", ["zero", "shape"], [name]),
+    ],
+}
+
+
+@pytest.mark.parametrize("way", ZEROS)
+def test_biases_of_zeros_that_nodes_make(way, tmp_path):
+    of = rounded("GRU")
+    biases = {n: np.zeros_like(w) for n, w in of.state_dict().items() if "bias" in n}
+    of.load_state_dict(of.state_dict() | biases)
+    proto = otherwise(of, lambda name, a: ZEROS[way](name, a.shape), "B")
+    check_read_and_run(proto, of, tmp_path)
 
 
 def test_weights_of_two_directions_that_nodes_lay_out(tmp_path):
@@ -513,6 +577,18 @@ def test_a_layer_within_a_function(tmp_path):
             "'W' is computed, by Ide",
         ),
         ([helper.make_node("Concat", ["stored"] * 99, ["W"], axis=1)], "makes .* values of few"),
+        (ZEROS["Expand"]("W", (1, 2**20, 2**20)), "makes 1099511627776 values of few"),
+        (
+            [numbers("s", 2**20, 2**20), helper.make_node("ConstantOfShape", ["s"], ["W"])],
+            "makes 1099511627776 values of few",
+        ),
+        (
+            [
+                constant("i", np.zeros(99, int)),
+                helper.make_node("Gather", ["stored", "i"], ["W"], axis=0),
+            ],
+            "makes .* values of few",
+        ),
         (
             [numbers("s", 5), helper.make_node("Reshape", ["stored", "s"], ["W"])],
             "cannot be read: .*Reshape node .* fails",

@@ -195,8 +195,18 @@ def test_what_weights_do_not_tell_is_said():
     assert "linear_before_reset=1" in note
     (note,) = convert(weights("RNN"), "torch", "haiku").notes
     assert "relu" in note
-    (note,) = convert(weights(bias=False), "torch", "keras").notes
-    assert "reset_after=True" in note
+
+
+@pytest.mark.parametrize(
+    ("source", "bias"), [("elman", True), ("onnx", True), ("onnx", False), ("keras", False)]
+)
+def test_a_gru_that_may_be_either_is_said_to_be_taken_for_one(source, bias):
+    of = convert(weights(bias=bias), "torch", source)
+    (note,) = convert(of, source, "torch").notes
+    assert note == f"{source} GRU: taken for reset_after=True, which its tensors do not tell"
+    assert convert(of, source, "torch", reset_after=True).notes == []
+    for told in (weights("LSTM"), weights("RNN")):
+        assert convert(convert(told, "torch", source), source, "torch").notes == []
 
 
 # Haiku, and other GRUs whose reset gate comes first

@@ -240,6 +240,17 @@ def test_two_directions_of_any_name(outer, inner, end):
     assert f"missing: ['{missing}']" in str(error.value)
 
 
+def test_an_optimisers_averages_are_no_layer():
+    """As a file of Keras 2 has them beside the model's."""
+    of = keras()
+    names = keras_names("gru/", "gru_cell/", ":0")
+    model = {f"model_weights/gru/{names[t]}": w for t, w in of.items()}
+    adams = {f"optimizer_weights/Adam/{a}/{names[t]}": w for a in "mv" for t, w in of.items()}
+    (layer,) = find(model | adams, "keras")
+    assert layer.prefix == "model_weights/gru/gru"
+    assert find(adams, "keras") == []
+
+
 def test_one_of_two_directions():
     """As ``bidirectional.forward_layer`` has it, or a layer of such a name."""
     of = {f"forward_gru/gru_cell/{t}": w for t, w in keras().items()}
@@ -306,6 +317,11 @@ def haiku_layer(name, **options):
 
 STACKS = {
     "keras": ("keras", keras_layer, ["model/gru", "model/gru_1", "model/gru_2"]),
+    "an older file": (
+        "keras",
+        keras_layer,
+        ["w/gru/m_1/gru", "w/gru_1/m_1/gru_1", "w/gru_2/m_1/gru_2"],
+    ),
     "from one": ("keras", keras_layer, ["gru_1", "gru_2", "gru_3"]),
     "a stacked cell": ("keras", keras_layer, ["rnn/gru_cell", "rnn/gru_cell_1", "rnn/gru_cell_2"]),
     "flax": ("flax-linen", linen_layer, ["a.layers_0", "a.layers_1", "a.layers_2"]),
@@ -336,6 +352,8 @@ def test_layers_of_a_stack(name):
     [
         (("gru", {}), ("gru_1", {})),  # reads what the first does not give
         (("gru", {}), ("gru_2", {"input_size": H})),
+        (("a/gru", {}), ("a_1/gru_1", {"input_size": H})),
+        (("m_1/gru", {}), ("m_1/m_1", {"input_size": H})),
         (("encoder", {}), ("decoder", {"input_size": H})),
         (("gru", {}), ("gru_1", {"input_size": H, "bias": False})),
         (("gru", {"dtype": "float64"}), ("gru_1", {"input_size": H})),
@@ -367,6 +385,21 @@ def test_haikus_layers_are_numbered_under_one_name():
         (haiku_layer("lstm"), [""]),
     ]:
         assert [f.prefix for f in find(model, "haiku")] == prefixes
+
+
+@pytest.mark.parametrize("name", ["encoder", "a/~/b", "gru_of_mine", "lstms/gru"])
+def test_haikus_gru_of_any_name(name):
+    """Beside Linears, which under such names are nothing else."""
+    of = convert(weights(), "torch", "onnx")
+    of = convert(of, "onnx", "haiku", reset_after=False)
+    named = {f"{name}/{tensor.partition('/')[2]}": w for tensor, w in of.items()}
+    assert_same(convert(named, "haiku", "haiku"), of)
+    mlp = {"mlp/linear/w": np.ones((D, 4)), "mlp/linear_1/w": np.ones((4, 4))}
+    (layer,) = find(named | mlp | {"linear/w": np.ones((D, 4))}, "haiku")
+    assert layer.prefix == name.removesuffix("/gru")
+    del named[f"{name}/b"]
+    with pytest.raises(ConversionError, match=rf"missing: \['{name}/b'\]"):
+        convert(named, "haiku", "elman")
 
 
 def test_two_stacks():

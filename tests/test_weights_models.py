@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 import elman
 from elman import cli
-from elman.weights import ConversionError, convert, find, models, to_canonical
+from elman.weights import ConversionError, build, convert, find, models, to_canonical
 
 D, H, L, N = 3, 4, 6, 2
 pytestmark = pytest.mark.filterwarnings("ignore")  # the frameworks' own
@@ -251,8 +251,34 @@ def test_files_of_keras(keras, end, tmp_path, capsys):
     assert_close(cells(value.swapaxes(0, 1))[0].swapaxes(0, 1), want)
     assert cli.main(["convert", path, str(tmp_path / "b.safetensors"), "--to=torch"]) == 0
     out = capsys.readouterr().out
-    assert "GRU, 2 layers, 1 direction" in out or end == ".h5"
+    assert "GRU, 2 layers, 1 direction" in out or end == ".h5"  # which has names, not numbers
     assert "skip" in out
+
+
+@pytest.mark.parametrize("end", [".weights.h5", ".keras", ".h5"])
+def test_stacks_in_files_of_keras(keras, end, tmp_path, monkeypatch):
+    """Three layers of two directions that reset before, with a name of the model's around them."""
+    monkeypatch.chdir(tmp_path)
+    layers = [
+        keras.layers.Bidirectional(keras.layers.GRU(H, reset_after=False, return_sequences=True))
+        for _ in range(3)
+    ]
+    model = keras.Sequential([keras.Input((L, D)), *layers, keras.layers.Dense(2)])
+    rng = np.random.default_rng(0)
+    model.set_weights([rng.normal(0, 0.5, w.shape).astype("float32") for w in model.weights])
+    value = x().swapaxes(0, 1)
+    want = value
+    for layer in layers:
+        want = keras.ops.convert_to_numpy(keras.ops.stop_gradient(layer(want)))
+    model.save_weights(f"a{end}") if end == ".weights.h5" else model.save(f"a{end}")
+    prefixes = [f.prefix.replace("/", ".") for f in find(models.read(f"a{end}"), "keras")]
+    assert len(prefixes) == 3
+    assert cli.main(["convert", f"a{end}", "b.safetensors", "--to=elman"]) == 0
+    (layer,) = find(load_file("b.safetensors"), "elman")
+    assert layer.prefix in prefixes
+    ours = build(layer.tensors, "elman", reset_after=False, batch_first=True)
+    assert ours.spec.num_layers == 3
+    assert_close(ours(value)[0], want)
 
 
 def test_a_subclass_of_kerass_model(keras, tmp_path):

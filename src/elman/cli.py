@@ -8,9 +8,9 @@ import pathlib
 import platform
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import elman
 from elman import GRU, LSTM, RNN, engine
@@ -25,7 +25,14 @@ from elman.weights import (
     models,
     to_canonical,
 )
-from elman.weights.build import build_canonical, canonical_of, is_saved
+from elman.weights.build import (
+    arguments_in,
+    build_canonical,
+    canonical_of,
+    is_elmans,
+    is_saved,
+    write_arguments,
+)
 from elman.weights.files import write_safetensors, write_whole
 from elman.weights.find import counted, describe, expected, join
 from elman.weights.frameworks import Tensors, nonlinearities
@@ -185,6 +192,12 @@ def _parser() -> argparse.ArgumentParser:
 def _add_source(command: argparse.ArgumentParser) -> None:
     command.add_argument("source", help=f"file to read: {', '.join(READ)}")
     _add_framework(command, "--from", "source")
+    command.add_argument(
+        "--reset-after",
+        action=argparse.BooleanOptionalAction,
+        help="whether a GRU's reset gate comes after the recurrent product, where its tensors do "
+        "not tell; default: it does",
+    )
 
 
 def _add_framework(command: argparse.ArgumentParser, option: str, name: str) -> None:
@@ -193,14 +206,14 @@ def _add_framework(command: argparse.ArgumentParser, option: str, name: str) -> 
         dest=f"{name}_framework",
         choices=FRAMEWORKS,
         metavar="FRAMEWORK",
-        help=f"whose weights the {name} has; needed where the end of its name does not say it",
+        help=f"whose weights the {name} has; needed where the file does not say it",
     )
 
 
 def _convert(given: argparse.Namespace) -> None:
     if not (given.target or given.list):
         return given.error("the following arguments are required: target")
-    source = _framework(given, given.source, given.source_framework, "--from", READ)
+    source = _source(given)
     if given.list:
         return _list(given, source)
     target = _framework(given, given.target, given.target_framework, "--to", WRITTEN)
@@ -216,11 +229,14 @@ def _convert(given: argparse.Namespace) -> None:
         _say(f"skip   {given.source}: {counted(others, 'tensor')} of no recurrent layer")
     converted = [_convert_one(given, *pair, target) for pair in zip(layers, read, strict=True)]
     bare = given.layer is not None or given.target.endswith(".onnx")
-    tensors = converted[0] if bare else _together(layers, converted, target)
-    if target == "elman" and tensors.keys() == converted[0].keys() and not _is_cell(converted[0]):
+    prefixes = [""] if bare else [_prefix(layer, target) for layer in layers]
+    tensors = _together(prefixes, layers, converted, target)
+    if target == "elman" and prefixes == [""] and not _is_cell(converted[0]):
         build_canonical(read[0], cell=False).save(given.target)  # for elman.load
+    elif target == "elman":
+        write_arguments(given.target, tensors, dict(zip(prefixes, converted, strict=True)))
     else:
-        _write(given.target, tensors, read[0].nonlinearity)
+        _write(given.target, converted[0] if bare else tensors, read[0].nonlinearity)
     how = "biases added up, else exact" if any(one.folded for one in converted) else "exact"
     _say(f"wrote  {given.target}: {target}, {counted(len(tensors), 'tensor')}; {how}")
     for layer, one in zip(layers, converted, strict=True):
@@ -234,10 +250,7 @@ def _export(given: argparse.Namespace) -> None:
 
     if not given.target.endswith(".h"):
         given.error(f"{given.target!r} must end in .h")
-    said = given.source_framework
-    if said is None and given.source.endswith(".safetensors") and is_saved(given.source):
-        said = "elman"
-    source = _framework(given, given.source, said, "--from", READ)
+    source = _source(given)
     files = [path for path in (given.target, given.weights) if path]
     for path in files:
         _check_absent(given, path)
@@ -266,6 +279,8 @@ def _model(given: argparse.Namespace, source: str) -> "Model":
             raise ConversionError(f"{layer.title}weights must be float32, got {canonical.dtype}")
         options = {"nonlinearity": canonical.nonlinearity}
         built.append(build_canonical(canonical, cell=False, **options))
+        for note in canonical.notes:
+            _say(f"note   {layer.title}{note}")
     if others and given.layer is None:
         _say(f"skip   {given.source}: {counted(others, 'tensor')} of no recurrent layer")
     return export.Model(built)
@@ -291,12 +306,20 @@ def _list(given: argparse.Namespace, source: str) -> None:
     layers, others = _layers(given.source, source)
     for layer in layers:
         try:
-            what = _describe(layer.read())
+            what = _describe(layer.read(given.reset_after))
         except ConversionError as e:
             what = f"cannot be read: {e}"
         _say(f"{layer.title}{what}")
     if others or not layers:
         _say(f"{counted(others, 'tensor')} of no recurrent layer")
+
+
+def _source(given: argparse.Namespace) -> str:
+    """The framework of the source; a file that Elman wrote says so itself."""
+    name, path = given.source_framework, given.source
+    if name is None and os.path.isfile(path) and is_elmans(models.metadata(path)):
+        name = "elman"
+    return _framework(given, path, name, "--from", READ)
 
 
 def _framework(
@@ -317,12 +340,13 @@ class _Layer:
     """A layer of a file.
 
     prefix : of its names; separator : between the parts of it.
-    read : reads it; found : its tensors, unless it is a model's node or a file of Elman's.
+    read : reads it, a GRU with the reset_after that is asked for where the file tells of none.
+    found : its tensors, unless it is a model's node or a file of Elman's.
     """
 
     prefix: str
     separator: str
-    read: Callable[[], Canonical]
+    read: Callable[[bool | None], Canonical]
     found: Found | None = None
 
     @property
@@ -340,18 +364,27 @@ def _layers(path: str, source: str, prefix: str = "") -> tuple[list[_Layer], int
         from elman import onnx
 
         return [_of_model(layer) for layer in onnx.find(path)], 0
-    if source == "elman" and path.endswith(".safetensors") and is_saved(path):
-        return [_Layer("", ".", lambda: canonical_of(elman.load(path)))], 0
+    metadata = models.metadata(path)
+    saved = canonical_of(elman.load(path)) if is_saved(metadata) else None
+    if saved and source == "elman":
+        return [_Layer("", ".", lambda _: saved)], 0
+    told = arguments_in(metadata)
+    before = (saved and saved.resets_before) or any(
+        one.get("reset_after") is False for one in told.values()
+    )
+    if before and source != "elman":
+        raise ConversionError(f"{path!r} has Elman's GRU of reset_after=False: say --from elman")
     if source in MODELS.values():
         return _of_whole_model(path)
     tensors = models.read(path)
     tensors = {n: a for n, a in tensors.items() if n.startswith(prefix)} or tensors
     found = find(tensors, source)
-    return [_of_tensors(one) for one in found], len(tensors) - sum(len(f.tensors) for f in found)
+    layers = [_of_tensors(one, told.get(one.prefix, {})) for one in found]
+    return layers, len(tensors) - sum(len(f.tensors) for f in found)
 
 
 def _of_model(layer: "onnx.Layer") -> _Layer:
-    def read() -> Canonical:
+    def read(_: bool | None) -> Canonical:
         model = layer.read()
         canonical = to_canonical(model.tensors, "onnx", model.reset_after)
         canonical.nonlinearity = model.nonlinearity
@@ -366,7 +399,7 @@ def _of_whole_model(path: str) -> tuple[list[_Layer], int]:
     from elman import export
 
     def of(k: int, layer: RNN | GRU | LSTM) -> _Layer:
-        return _Layer(f"layers.{k}", ".", lambda: canonical_of(layer))
+        return _Layer(f"layers.{k}", ".", lambda _: canonical_of(layer))
 
     model = export.load(path)
     recurrent = [
@@ -376,10 +409,18 @@ def _of_whole_model(path: str) -> tuple[list[_Layer], int]:
     return recurrent, 2 * len(others)
 
 
-def _of_tensors(found: Found) -> _Layer:
-    source = found.model.framework
-    separator = FRAMEWORKS[source].separator
-    return _Layer(found.prefix, separator, lambda: to_canonical(found.tensors, source), found)
+def _of_tensors(found: Found, told: Mapping[str, Any] | None = None) -> _Layer:
+    source, told = found.model.framework, told or {}
+
+    def read(asked: bool | None) -> Canonical:
+        kind = found.spec.cell.kind
+        reset_after = told.get("reset_after", asked) if kind == "GRU" else None
+        canonical = to_canonical(found.tensors, source, reset_after)
+        if kind == "RNN":
+            canonical.nonlinearity = told.get("nonlinearity", canonical.nonlinearity)
+        return canonical
+
+    return _Layer(found.prefix, FRAMEWORKS[source].separator, read, found)
 
 
 def _choose(
@@ -391,7 +432,7 @@ def _choose(
         layers = [layer for layer in layers if layer.prefix == given.layer]
         if not layers:
             raise ConversionError(f"{given.source!r} has no layer {given.layer!r}, but {prefixes}")
-    elif FRAMEWORKS[target].stacks and not given.cell and all(layer.found for layer in layers):
+    elif FRAMEWORKS[source].numbered and FRAMEWORKS[target].stacks and not given.cell:
         layers = [_of_tensors(found) for found in join([one.found for one in layers if one.found])]
     if not layers:
         raise ConversionError(f"{given.source!r}: {source}: {expected(source)}")
@@ -403,8 +444,12 @@ def _choose(
 
 
 def _read(given: argparse.Namespace, layer: _Layer) -> Canonical:
-    """The weights of a layer, with the nonlinearity that the file or the option says."""
-    canonical = layer.read()
+    """The weights of a layer, of the kind that the file or the options say."""
+    canonical, after = layer.read(given.reset_after), given.reset_after
+    if canonical.spec.cell.kind == "GRU" and after is not None and after == canonical.resets_before:
+        raise ConversionError(
+            f"{layer.title}the file says reset_after={not after}, the option {after}"
+        )
     known, asked, kind = canonical.nonlinearity, given.nonlinearity, canonical.spec.cell.kind
     possible = [known] if known else nonlinearities(kind)
     if asked and asked not in possible:
@@ -422,14 +467,22 @@ def _convert_one(
         raise ConversionError(f"{layer.title}{e}") from e
 
 
-def _together(layers: Sequence[_Layer], converted: Sequence[Converted], target: str) -> Tensors:
+def _prefix(layer: _Layer, target: str) -> str:
+    """Its prefix with the target's separators."""
+    return layer.prefix.strip(layer.separator).replace(
+        layer.separator, FRAMEWORKS[target].separator
+    )
+
+
+def _together(
+    prefixes: Sequence[str], layers: Sequence[_Layer], converted: Sequence[Converted], target: str
+) -> Tensors:
     """All tensors, each under its layer's prefix."""
     tensors: Tensors = {}
     separator = FRAMEWORKS[target].separator
-    for layer, one in zip(layers, converted, strict=True):
-        path = layer.prefix.strip(layer.separator).replace(layer.separator, separator)
+    for prefix, layer, one in zip(prefixes, layers, converted, strict=True):
         for name, a in one.items():
-            full = f"{path}{separator}{name}" if path else name
+            full = f"{prefix}{separator}{name}" if prefix else name
             if full in tensors:
                 raise ConversionError(f"{layer.title}{full} would be there twice; use --layer")
             tensors[full] = a

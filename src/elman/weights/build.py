@@ -3,12 +3,16 @@
 # pyright: reportUnknownMemberType=false
 # (methods of arrays of any dtype are partly untyped)
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from elman.weights.convert import Canonical, Converted, from_canonical, to_canonical
-from elman.weights.files import Path, read_safetensors
-from elman.weights.frameworks import ConversionError, nonlinearities
+from elman.weights.files import Path, write_safetensors
+from elman.weights.frameworks import ConversionError, Tensors, nonlinearities
+
+#: Where a file of several layers says the arguments of each, by its prefix.
+LAYERS = "elman.layers"
 
 
 def build(
@@ -68,9 +72,32 @@ def _nonlinearity(converted: Converted, given: str) -> dict[str, str]:
     return {"nonlinearity": given or known} if given or known else {}
 
 
-def is_saved(path: Path) -> bool:
-    """Whether a safetensors file is one that a layer of Elman's wrote."""
-    return "elman" in read_safetensors("convert", path)[1]
+def is_saved(metadata: Mapping[str, str]) -> bool:
+    """Whether a file's metadata is what a layer of Elman's writes."""
+    return "elman" in metadata
+
+
+def is_elmans(metadata: Mapping[str, str]) -> bool:
+    """The same, or what :func:`write_arguments` writes."""
+    return is_saved(metadata) or LAYERS in metadata
+
+
+def write_arguments(path: Path, tensors: Tensors, layers: Mapping[str, Converted]) -> None:
+    """Write the target elman's tensors of several layers, by prefix, with what they do not tell."""
+    arguments = {prefix: layer.arguments for prefix, layer in layers.items()}
+    write_safetensors(path, tensors, {LAYERS: json.dumps(arguments)})
+
+
+def arguments_in(metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """What `write_arguments` wrote of each layer, if it did."""
+    try:
+        layers: Any = json.loads(metadata.get(LAYERS, "{}"))
+        for one in layers.values():
+            if one.get("nonlinearity", "tanh") not in nonlinearities("RNN"):
+                raise ValueError(f"nonlinearity {one['nonlinearity']!r}")
+        return dict(layers)
+    except (AttributeError, RecursionError, TypeError, ValueError) as e:
+        raise ConversionError(f"elman: {LAYERS} does not describe layers of Elman's: {e!r}") from e
 
 
 def canonical_of(layer: Any) -> Canonical:

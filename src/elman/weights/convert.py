@@ -157,10 +157,13 @@ def to_canonical(
     arrays, model = unpacked(given, source), _only(layers(given, source), given, source)
     shapes = {name: a.shape for name, a in arrays.items()}
     check_weights(model.title, model.all_shapes(), shapes, ConversionError)
+    granted: list[str] = []
     if reset_after is not None:
         model = _resetting(model, reset_after)
+    elif not model.form.reset_before and _alike(model, reset_before=True):
+        granted.append(f"{model.title}: taken for reset_after=True, which its tensors do not tell")
     form = model.form
-    canonical = Canonical(model.spec, {}, model.cell, form.nonlinearity, model.notes)
+    canonical = Canonical(model.spec, {}, model.cell, form.nonlinearity, granted + model.notes)
     dtype = next(iter(arrays.values())).dtype
     for part in model.parts:
         w = form.restore(_arrays_or_zeros(arrays, model.shapes(*part), dtype))
@@ -197,12 +200,19 @@ def _resetting(model: Model, after: bool) -> Model:
     """The model of the GRU that is asked for, whose tensors are the same."""
     if model.form.kind != "GRU":
         raise ConversionError(f"{model.title}: reset_after is of a GRU")
-    for form in (form for form in entry(model.framework).forms if form.kind == "GRU"):
-        spec = replace(model.spec, cell=form.cell)
-        other = replace(model, form=form, spec=spec)
-        if form.reset_before != after and other.all_shapes() == model.all_shapes():
-            return other
+    if alike := _alike(model, reset_before=not after):
+        return alike
     raise ConversionError(f"{model.title}: there is none of reset_after={after} with these tensors")
+
+
+def _alike(model: Model, *, reset_before: bool) -> Model | None:
+    """The model of that GRU, if there is one, whose tensors are the same."""
+    for form in entry(model.framework).forms:
+        if form.kind == model.form.kind == "GRU" and form.reset_before == reset_before:
+            other = replace(model, form=form, spec=replace(model.spec, cell=form.cell))
+            if other.all_shapes() == model.all_shapes():
+                return other
+    return None
 
 
 # From the canonical tensors to a framework's

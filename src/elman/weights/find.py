@@ -71,8 +71,6 @@ class Model:
         notes = [form.note] if form.note else []
         if always:
             notes.append(f"{self.title} always applies {always}")
-        if form.note_unbiased and not self.spec.bias:
-            notes.append(form.note_unbiased)
         if self.joined:
             notes.append(f"taken for layers of one another, by numbers and sizes: {self.joined}")
         return notes
@@ -282,11 +280,16 @@ def _groups(names: Iterable[str], source: str) -> dict[Affix, list[str]]:
         if split := framework.split(name):
             affix, tensor = split
             groups.setdefault(affix, {})[tensor] = name
-    recurrent = {form.recurrent for form in framework.forms}
+
+    def has_recurrent(affix: Affix, tensors: dict[str, str]) -> bool:
+        kinds = {place.kind for place in framework.places(affix)}
+        possible = [form for form in framework.forms if kinds & {"", form.kind}]
+        return any(form.recurrent in tensors for form in possible)
+
     return {
         affix: list(tensors.values())
         for affix, tensors in groups.items()
-        if recurrent & tensors.keys() and framework.places(affix)
+        if has_recurrent(affix, tensors)
     }
 
 
@@ -387,7 +390,11 @@ def join(found: Sequence[Found]) -> list[Found]:
 def _numbered(layer: Found) -> tuple[str, int]:
     """A prefix without the number behind it, and that, which for the first may be left out."""
     match = re.fullmatch(rf"(.*?)[._]({NUMBER})", layer.prefix, re.DOTALL)
-    return (match[1], int(match[2])) if match else (layer.prefix, 0)
+    stem, number = (match[1], int(match[2])) if match else (layer.prefix, 0)
+    # Keras's older files have a layer's name twice, as in gru_1/gru_1.
+    *above, last = layer.prefix.split("/")
+    bare = stem.rpartition("/")[2]
+    return "/".join([*(bare if part == last else part for part in above), bare]), number
 
 
 def _follows(layer: Found, below: Found) -> bool:

@@ -184,8 +184,8 @@ class Form:
     adds : what the class itself adds to a gate, beside the bias that is stored.
     reset_before : of a GRU, whether its reset gate is applied before the recurrent product.
     nonlinearity : of an RNN, where it is always the same.
-    note : what the tensors do not tell; note_unbiased : what they do not tell without biases;
-        note_written : what whoever gives them to the class has to know.
+    note : what the tensors do not tell; note_written : what whoever gives them to the class has to
+        know.
     """
 
     kind: str
@@ -199,7 +199,6 @@ class Form:
     reset_before: bool = False
     nonlinearity: str = ""
     note: str = ""
-    note_unbiased: str = ""
     note_written: str = ""
 
     @property
@@ -451,8 +450,13 @@ def _keras(at: Layout, layer: int, direction: int) -> Affix:
 
 
 def _keras_places(a: Affix) -> list[Place]:
-    """A layer's name is its user's, and may lack a cell's behind it: Keras 2 has such."""
+    """A layer's name is its user's, and may lack a cell's behind it: Keras 2 has such.
+
+    So do its optimisers' averages, of each weight by its name.
+    """
     *path, _ = a.before.split("/")
+    if path[:1] == ["optimizer_weights"]:
+        return []
     whole = Place("/".join(path), cell=not path)
     if path and re.fullmatch(r"(?:.*_)?cell(?:_\d+)?", path[-1]):
         path = path[:-1]
@@ -529,15 +533,15 @@ def _haiku(at: Layout, layer: int, direction: int) -> Affix:
 
 
 def _haiku_places(a: Affix) -> list[Place]:
-    """Only where the module's name is its class's: any two Linears look like a VanillaRNN."""
+    """By the module's name where it is the class's; by any other it is a GRU's, or no layer's.
+
+    Any two Linears look like a VanillaRNN, and any one like an LSTM.
+    """
     above, _, module = a.before[:-1].rpartition("/")
     name, _, number = re.sub(rf"_({NUMBER})$", r"#\1", module).partition("#")
-    kinds = [kind for kind, known in _HAIKU_NAMES.items() if known == name]
-    return [
-        place
-        for kind in kinds
-        for place in (Place(above, int(number or 0), kind=kind), Place(a.before[:-1], kind=kind))
-    ]
+    kind = next((kind for kind, known in _HAIKU_NAMES.items() if known == name), "")
+    alone = Place(a.before[:-1], kind=kind or "GRU")
+    return [Place(above, int(number or 0), kind=kind) if kind else alone, alone]
 
 
 _TORCH = {"weight_ih": "G D", "weight_hh": "G H", "bias_ih": "G", "bias_hh": "G"}
@@ -590,8 +594,6 @@ FRAMEWORKS = {
                 _KERAS | {"bias": "2 G"},
                 ROWS,
                 order=_UPDATE_FIRST,
-                note_unbiased="a Keras GRU without biases is taken to have reset_after=True, the "
-                "default",
             ),
             Form(
                 "GRU",

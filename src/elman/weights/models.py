@@ -25,6 +25,11 @@ def read(path: Path) -> Mapping[str, Any]:
     return READERS[suffix(path)](path)
 
 
+def metadata(path: Path) -> dict[str, str]:
+    """What a file says beside its tensors, which only safetensors do; raises as `read` does."""
+    return read_safetensors("convert", path)[1] if suffix(path) == ".safetensors" else {}
+
+
 def suffix(path: Path) -> str:
     """The end of a file's name that says what it is; "" for one that is not known."""
     return next((end for end in READERS if os.fsdecode(path).endswith(end)), "")

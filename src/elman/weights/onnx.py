@@ -29,9 +29,12 @@ OPSET, IR = 17, 8  # of 2022, for older runtimes too
 #: What may stand between two layers: operators that only lay values out.
 MOVES = {"Dropout", "Identity", "Reshape", "Squeeze", "Transpose"}
 #: What may stand between a weight and where it is stored: no more is computed of any model.
-LAYS_OUT = {"Cast", "Concat", "Constant", "DequantizeLinear", "Slice", "Split", "Unsqueeze"} | (
-    MOVES - {"Dropout"}
-)
+LAYS_OUT = (MOVES - {"Dropout"}) | {
+    *("Cast", "CastLike", "Concat", "Constant", "ConstantOfShape", "DequantizeLinear", "Expand"),
+    *("Flatten", "Gather", "Shape", "Slice", "Split", "Unsqueeze"),
+}
+#: The oldest that onnx's evaluator knows, where there are older ones, which mean the same.
+FIRST = {"DequantizeLinear": 19}
 #: How often such nodes may have what is stored: no model has the same many times over.
 MOST_TIMES = 16
 #: A node's inputs, as far as it has them. No other framework has peepholes, P.
@@ -92,8 +95,12 @@ class Layer:
             for name, a in _weights(n, self._stored).items()
         }
         ((_, nonlinearity, reverse, reset_after),) = kinds
-        notes = ["the node runs from the last step to the first, which weights do not tell"]
-        return Model(tensors, nonlinearity, notes if reverse else [], reset_after, reverse)
+        notes: list[str] = []
+        if reverse:
+            notes.append("the node runs from the last step to the first, which weights do not tell")
+        if any(a.name == "layout" and a.i for n in self._nodes for a in n.proto.attribute):
+            notes.append("the node has layout=1: rows come before steps, as with batch_first=True")
+        return Model(tensors, nonlinearity, notes, reset_after, reverse)
 
 
 def find(path: Path) -> list[Layer]:
@@ -215,8 +222,8 @@ class _Node:
 def _open(path: Path) -> tuple[list[_Node], "_Stored"]:
     """The recurrent nodes of a model."""
     model = _load(path)
-    opsets = {entry.domain: entry.version for entry in model.opset_import}
-    stored = _Stored(os.path.dirname(os.fsdecode(path)), opsets)
+    opset = max((entry.version for entry in model.opset_import if _own(entry)), default=1)
+    stored = _Stored(os.path.dirname(os.fsdecode(path)), opset)
     return list(_nodes(model.graph, _Graph({}, {}))), stored
 
 
@@ -354,11 +361,11 @@ class _Stored:
 
     Attributes
     ----------
-    folder : of the model, where other files of its tensors lie; opsets : the model's.
+    folder : of the model, where other files of its tensors lie; opset : the model's.
     """
 
     folder: str
-    opsets: Mapping[str, int]
+    opset: int
     _known: dict[tuple[int, str], Array] = field(default_factory=lambda: {})
     _sizes: list[int] = field(default_factory=lambda: [])  # of what is stored itself
 
@@ -386,19 +393,35 @@ class _Stored:
         return self._run(maker, {given: self.value(graph, given) for given in maker.input if given})
 
     def _run(self, node: Any, inputs: Tensors) -> Tensors:
-        """The outputs of a node, which are no larger than what it lays out."""
+        """The outputs of a node, which are no larger than what it lays out, or some times so."""
+        import onnx
         from onnx.reference import ReferenceEvaluator
 
-        size = sum(inputs[name].size for name in node.input if name)
-        if size > MOST_TIMES * sum(self._sizes):
-            raise ValueError(f"{node.op_type} node {node.name!r} makes {size} values of few")
+        opset = max(self.opset, FIRST.get(node.op_type, 1))
+        opsets = [onnx.helper.make_opsetid("", opset)]  # a node alone would be of the newest
+        alone = onnx.helper.make_function("elman", "alone", [*inputs], node.output, [node], opsets)
         try:
-            outputs: Any = ReferenceEvaluator(node, opsets=dict(self.opsets)).run(None, inputs)
+            size = _size(node, [inputs[name] for name in node.input if name])
+            if size > MOST_TIMES * sum(self._sizes):
+                raise ValueError(f"it makes {size} values of few")
+            outputs: Any = ReferenceEvaluator(alone).run(None, inputs, {})
         except Exception as e:  # for it raises whatever comes
             raise ValueError(f"{node.op_type} node {node.name!r} fails: {e!r}") from e
         if not inputs:
             self._sizes.extend(map(np.size, outputs))
         return dict(zip(node.output, map(np.asarray, outputs), strict=False))
+
+
+def _size(node: Any, inputs: Sequence[Array]) -> int:
+    """How many values a node makes at most."""
+    if node.op_type == "ConstantOfShape":
+        return math.prod(inputs[0].tolist())
+    if node.op_type == "Expand":
+        return math.prod(np.broadcast_shapes(inputs[0].shape, tuple(inputs[1].tolist())))
+    if node.op_type == "Gather":
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+        return inputs[0].size // max(1, inputs[0].shape[axis]) * inputs[1].size
+    return sum(a.size for a in inputs)
 
 
 def _load_external(tensor: Any, folder: str) -> None:
