@@ -43,7 +43,7 @@ PRELOAD_thread := libtsan.so
 # compiled once, though R builds the package twice, each time in another folder: for its vignette, and
 # to check it.
 R_PACKAGES := r-base-core r-cran-jsonlite r-cran-knitr r-cran-markdown r-cran-testthat devscripts qpdf tidy
-R_ENGINE := $(addprefix src/elman/kernels/cpu/,kernels.cpp layer.cpp layers.cpp memory.cpp threads.cpp)
+R_ENGINE := $(addprefix src/elman/kernels/cpu/,kernels.cpp layer.cpp layers.cpp memory.cpp system.cpp threads.cpp)
 R_FIXTURES := $(filter-out %_unbatched.npz %_unbatched_nohx.npz,$(wildcard $(addprefix tests/fixtures/torch/, \
 	gru_l*.npz lstm_*.npz rnn_relu_l1*.npz rnn_tanh_l2_bi_packed*.npz *cell_*doc.npz *cell_*nobias*.npz)))
 R_KERAS := $(addprefix tests/fixtures/keras/,$(addsuffix .npz,gru_after_h0 gru_after_nobias gru_before_h0 lstm_h0 \
