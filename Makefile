@@ -193,6 +193,15 @@ demo: $(INSTALLED) ## train and serve on Japanese Vowels; results go to build/de
 demo-amp: $(INSTALLED) ## learn an amplifier, export it as C and run that on a file; results go to build/amp
 	$(BIN)/python -m examples.amp
 
+demo-forecasting: $(INSTALLED) ## electricity a day ahead against the week before; results go to build/forecasting
+	$(BIN)/python -m examples.forecasting
+
+demo-text: $(INSTALLED) ## an LSTM reads Python's manual and writes; results go to build/text
+	$(BIN)/python -m examples.text
+
+demo-keras: $(INSTALLED) ## a Keras model, accelerated and served without Keras; results go to build/keras_model
+	$(BIN)/python -m examples.keras_model
+
 bench: $(INSTALLED) ## measure Elman and everyone else; tables, JSON and a picture in build/bench
 	$(BIN)/python -m benchmarks.run --picture build/bench/bench.png
 	$(BIN)/python -m benchmarks.calls

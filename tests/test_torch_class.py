@@ -506,6 +506,23 @@ def test_pairs_of_states_of_a_cell(change, batch):
 
 
 @every_layer
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_packing_that_ends_in_steps_of_no_row(name, bidirectional):
+    """torch takes it, and so is it taken, with the same results and gradients."""
+    results = []
+    for module in pair(name, 4, 6, bidirectional=bidirectional):
+        data = X.reshape(-1, 4)[:5].clone().requires_grad_()
+        output, states = module(PackedSequence(data, torch.tensor([3, 2, 0, 0])))
+        found = [output.data, *tree_leaves(states)]
+        sum((f * torch.arange(f.numel()).view_as(f)).sum() for f in found).backward()
+        results.append(
+            [output.batch_sizes, *found, data.grad, *(w.grad for w in module.parameters())]
+        )
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-4)
+
+
+@every_layer
 @pytest.mark.parametrize(
     "batch_sizes", [[3, 3], [3, 1], [1, 4], [4, 0], [0, 5], [-1, 6], [6, -1], [2**40, 0], []]
 )

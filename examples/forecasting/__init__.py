@@ -1,0 +1,1 @@
+"""Electricity demand of the day ahead, by a GRU and by the week before."""

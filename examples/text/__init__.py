@@ -1,0 +1,1 @@
+"""A character LSTM that has read Python's manual, and writes."""
