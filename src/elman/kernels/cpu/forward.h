@@ -128,67 +128,103 @@ struct ForwardLoop {
 
   // What the late gates meet. `rows`: of x_gates, before this step's.
   void gate(index s, index active, index rows) const {
-    for_tiles<kPrompt<C>>(
-        active, share.first_panel, share.last_panel, [&]<int R, int V>(index row, index panel) {
-          share.look();
-          const T* before[R];
-          for (int r = 0; r < R; ++r) before[r] = h(s, share.position(row + r));
-          T* const x_gates = x_gates_at(rows + row, panel);
-          run_gated<C, R, V>(packed, sizes, x_gates, row_size, before, panel,
-                             [&](int r, index unit, const Vector<T>* x, Vector<T> gated) {
-                               T* const to = x_gates + r * row_size + (unit - panel * L) * G;
-                               for (int g = 0; g < G; ++g) store<T>(to + g * L, x[g]);
-                               store<T>(hidden(share.position(row + r)) + unit, gated);
-                             });
-        });
+    for_tiles<kPrompt<C>>(active, share.first_panel, share.last_panel,
+                          [&]<int R, int V>(index row, index panel) {
+                            share.look();
+                            const T* before[R];
+                            for (int r = 0; r < R; ++r) before[r] = h(s, share.position(row + r));
+                            Vector<T> u[R][V * kPrompt<C>];
+                            multiply_prompt<C, R, V>(u, packed, sizes, before, panel);
+                            gate_tile(s, row, R, x_gates_at(rows + row, panel), {panel, V}, u[0]);
+                          });
+  }
+
+  ELMAN_APART void gate_tile(index s, index row, int height, T* x_gates, const Span& span,
+                             const Vector<T>* products) const {
+    for (int r = 0; r < height; ++r, x_gates += row_size, products += span.panels * kPrompt<C>) {
+      const index p = share.position(row + r);
+      run_gated<C, T>(span, H, h(s, p), x_gates, products,
+                      [&](index unit, const Vector<T>* x, Vector<T> gated) {
+                        T* const to = x_gates + (unit - span.panel * L) * G;
+                        for (int g = 0; g < G; ++g) store<T>(to + g * L, x[g]);
+                        store<T>(hidden(p) + unit, gated);
+                      });
+    }
   }
 
   void step(index s, index active, index rows) const {
-    for_tiles<C::late ? C::late : G>(
-        active, share.first_panel, share.last_panel, [&]<int R, int V>(index row, index panel) {
-          share.look();
-          const T *met[R], *read[R];
-          for (int r = 0; r < R; ++r) {
-            const index p = share.position(row + r);
-            met[r] = C::late > 0 ? hidden(p) : h(s, p);
-            read[r] = own(s, p);
-          }
-          const T* const x_gates = x_gates_at(rows + row, panel);
-          const auto x_gate = [&](int r, int p, int g) __attribute__((always_inline)) {
-            return load<T>(x_gates + r * row_size + (p * G + g) * L);
-          };
-          run_cell<C, R, V>(
-              packed, sizes, x_gate, met, read, panel,
-              [&](int r, index unit, Vector<T> after, Vector<T> own_after, const Kept<C, T>& kept) {
-                emit(s, share.position(row + r), unit, after, own_after, kept);
-              });
-        });
+    for_tiles<kLast<C>>(active, share.first_panel, share.last_panel,
+                        [&]<int R, int V>(index row, index panel) {
+                          share.look();
+                          const T* met[R];
+                          for (int r = 0; r < R; ++r) {
+                            const index p = share.position(row + r);
+                            met[r] = C::late > 0 ? hidden(p) : h(s, p);
+                          }
+                          Vector<T> u[R][V * kLast<C>];
+                          if constexpr (C::late > 0) {
+                            multiply_late<C, R, V>(u, packed, sizes, met, panel);
+                          } else {
+                            multiply_prompt<C, R, V>(u, packed, sizes, met, panel);
+                          }
+                          step_tile(s, row, R, x_gates_at(rows + row, panel), {panel, V}, u[0]);
+                        });
   }
 
-  ELMAN_INLINE void emit(index s, index p, index unit, Vector<T> after, Vector<T> own_after,
+  // What a step of one row reads and writes; null what it does not.
+  struct Row {
+    const T* own;
+    T *h, *c, *hidden, *output, *state, *gates;
+  };
+
+  ELMAN_INLINE Row row_at(index s, index p) const {
+    return {own(s, p),
+            h(s + 1, p),
+            C::has_c ? c(p) : nullptr,
+            projected ? hidden(p) : nullptr,
+            output(s, p),
+            f.states ? state_after(s, p) : nullptr,
+            f.gates ? f.gates + (plan.first[s] + p) * C::kept * H : nullptr};
+  }
+
+  ELMAN_APART void step_tile(index s, index row, int height, const T* x_gates, const Span& span,
+                             const Vector<T>* products) const {
+    for (int r = 0; r < height; ++r, x_gates += row_size, products += span.panels * kLast<C>) {
+      const Row at = row_at(s, share.position(row + r));
+      run_cell<C, T>(
+          span, packed.h_bias, H, at.own, products,
+          [&](int p, int g) { return load<T>(x_gates + (p * G + g) * L); },
+          [&](index unit, Vector<T> after, Vector<T> own_after, const Kept<C, T>& kept) {
+            emit(at, unit, after, own_after, kept);
+          });
+    }
+  }
+
+  ELMAN_INLINE void emit(const Row& at, index unit, Vector<T> after, Vector<T> own_after,
                          const Kept<C, T>& kept) const {
     const index count = H - unit;
     if (projected) {
-      store<T>(hidden(p) + unit, after);
+      store<T>(at.hidden + unit, after);
     } else {
-      emit_h(s, p, unit, after);
+      emit_h(at, unit, after);
     }
     if (C::has_c) {
-      store<T>(c(p) + unit, own_after);
-      if (f.whole) store_units(output(s, p) + P + unit, own_after, count);
-      if (f.states) store_units(state_after(s, p) + P + unit, own_after, count);
+      store<T>(at.c + unit, own_after);
+      if (f.whole) store_units(at.output + P + unit, own_after, count);
+      if (at.state) store_units(at.state + P + unit, own_after, count);
     }
-    if (f.gates) {
-      T* const to = f.gates + (plan.first[s] + p) * C::kept * H + unit;
-      for (int i = 0; i < C::kept; ++i) store_units(to + i * H, kept.values[i], count);
+    if (at.gates) {
+      for (int i = 0; i < C::kept; ++i) {
+        store_units(at.gates + i * H + unit, kept.values[i], count);
+      }
     }
   }
 
-  ELMAN_INLINE void emit_h(index s, index p, index unit, Vector<T> after) const {
+  ELMAN_INLINE void emit_h(const Row& at, index unit, Vector<T> after) const {
     const index count = P - unit;
-    store<T>(h(s + 1, p) + unit, after);
-    store_units(output(s, p) + unit, after, count);
-    if (f.states) store_units(state_after(s, p) + unit, after, count);
+    store<T>(at.h + unit, after);
+    store_units(at.output + unit, after, count);
+    if (at.state) store_units(at.state + unit, after, count);
   }
 
   // h' = W_hr hidden, for this share's panels of h.
@@ -201,7 +237,8 @@ struct ForwardLoop {
       multiply<T, R, V, 1>(acc, from, packed.w_hr + panel * packed.projection_panel,
                            packed.projection_panel, H);
       for (int r = 0; r < R; ++r) {
-        for (int v = 0; v < V; ++v) emit_h(s, share.position(row + r), (panel + v) * L, acc[r][v]);
+        const Row at = row_at(s, share.position(row + r));
+        for (int v = 0; v < V; ++v) emit_h(at, (panel + v) * L, acc[r][v]);
       }
     });
   }
@@ -241,48 +278,52 @@ void recompute(const void* panels, const Sizes& s, index rows, const T* const* x
     T* const to = kept_of(row) + unit;
     for (int i = 0; i < count; ++i) store_units(to + i * s.H, values[i], s.H - unit);
   };
+  const auto store_cell = [&](index row) {
+    return [&, row](index unit, Vector<T>, Vector<T>, const Kept<C, T>& kept) {
+      store_kept(row, unit, kept.values, C::kept);
+    };
+  };
   for_many_rows<G>(rows, 0, panels_of<T>(s.H), [&]<int R, int V>(index row, index panel) {
-    const T *x_rows[R], *h[R], *own[R];
+    const T *x_rows[R], *h[R];
     for (int r = 0; r < R; ++r) {
       x_rows[r] = x[row + r];
       h[r] = before[row + r];
-      own[r] = h[r] + (C::has_c ? s.P : 0);
     }
     constexpr index row_size = V * G * L;
     alignas(kVectorBytes) T x_gates[R * row_size];
     input_gates<G, R, V>(weights, x_rows, panel, x_gates, row_size);
-    if constexpr (C::late > 0) {
-      run_gated<C, R, V>(packed, s, x_gates, row_size, h, panel,
-                         [&](int r, index unit, const Vector<T>* x, Vector<T> gated) {
-                           store_kept(row + r, unit, x, G);
-                           store_units(kept_of(row + r) + C::kept_gated * s.H + unit, gated,
-                                       s.H - unit);
-                         });
-    } else {
-      const auto x_gate = [&](int r, int p, int g) __attribute__((always_inline)) {
-        return load<T>(x_gates + r * row_size + (p * G + g) * L);
-      };
-      run_cell<C, R, V>(packed, s, x_gate, h, own, panel,
-                        [&](int r, index unit, Vector<T>, Vector<T>, const Kept<C, T>& kept) {
-                          store_kept(row + r, unit, kept.values, C::kept);
+    Vector<T> u[R][V * kPrompt<C>];
+    multiply_prompt<C, R, V>(u, packed, s, h, panel);
+    for (int r = 0; r < R; ++r) {
+      const T* const x_row = x_gates + r * row_size;
+      if constexpr (C::late > 0) {
+        run_gated<C, T>({panel, V}, s.H, h[r], x_row, u[r],
+                        [&](index unit, const Vector<T>* x, Vector<T> gated) {
+                          store_kept(row + r, unit, x, G);
+                          store_units(kept_of(row + r) + C::kept_gated * s.H + unit, gated,
+                                      s.H - unit);
                         });
+      } else {
+        run_cell<C, T>(
+            {panel, V}, packed.h_bias, s.H, h[r] + (C::has_c ? s.P : 0), u[r],
+            [&](int p, int g) { return load<T>(x_row + (p * G + g) * L); }, store_cell(row + r));
+      }
     }
   });
   if constexpr (C::late > 0) {  // what forward() takes of x stands where it keeps its gates
     for_many_rows<C::late>(rows, 0, panels_of<T>(s.H), [&]<int R, int V>(index row, index panel) {
-      const T *gated[R], *own[R];
+      const T* gated[R];
+      for (int r = 0; r < R; ++r) gated[r] = kept_of(row + r) + C::kept_gated * s.H;
+      Vector<T> u[R][V * C::late];
+      multiply_late<C, R, V>(u, packed, s, gated, panel);
       for (int r = 0; r < R; ++r) {
-        gated[r] = kept_of(row + r) + C::kept_gated * s.H;
-        own[r] = before[row + r];
+        const auto x_gate = [&](int p, int g) {
+          const index unit = (panel + p) * L;
+          return load_units(kept_of(row + r) + g * s.H + unit, s.H - unit);
+        };
+        run_cell<C, T>({panel, V}, packed.h_bias, s.H, before[row + r], u[r], x_gate,
+                       store_cell(row + r));
       }
-      const auto x_gate = [&](int r, int p, int g) {
-        const index unit = (panel + p) * L;
-        return load_units(kept_of(row + r) + g * s.H + unit, s.H - unit);
-      };
-      run_cell<C, R, V>(packed, s, x_gate, gated, own, panel,
-                        [&](int r, index unit, Vector<T>, Vector<T>, const Kept<C, T>& kept) {
-                          store_kept(row + r, unit, kept.values, C::kept);
-                        });
     });
   }
 }

@@ -112,9 +112,11 @@ ELMAN_INLINE void sum(Vector<T> (&acc)[R][V], index terms, A a, B b) {
 }
 
 // acc[r][p * G + g] = rows[r][k] * panel p, gate g, over k < terms: gates that share their input.
+// A function of its own, as those below, that all cells call: compiled into each of their tiles it
+// would be most of the engine.
 template <class T, int R, int P, int G, class W>
-ELMAN_INLINE void multiply(Vector<T> (&acc)[R][P * G], const T* const (&rows)[R], const W* panel,
-                           index panel_size, index terms) {
+ELMAN_APART void multiply(Vector<T> (&acc)[R][P * G], const T* const (&rows)[R], const W* panel,
+                          index panel_size, index terms) {
   constexpr index lanes = kLanes<T>;
   sum<T>(
       acc, terms, [&](int r, int, index k) { return rows[r] + k; },
@@ -125,8 +127,8 @@ ELMAN_INLINE void multiply(Vector<T> (&acc)[R][P * G], const T* const (&rows)[R]
 // in their order. The gates' sums do not wait for one another, so where a tile is too small to fill
 // the pipeline they run side by side.
 template <class T, int R, int P, int G>
-ELMAN_INLINE void multiply_gates(Vector<T> (&acc)[R][P], const T* const (&rows)[R], const T* panel,
-                                 index panel_size, index terms) {
+ELMAN_APART void multiply_gates(Vector<T> (&acc)[R][P], const T* const (&rows)[R], const T* panel,
+                                index panel_size, index terms) {
   constexpr index lanes = kLanes<T>;
   if constexpr (R * P * G <= 12) {
     Vector<T> part[R][G * P];  // a gate's sums side by side, for its rows are read but once
@@ -154,14 +156,14 @@ ELMAN_INLINE void multiply_gates(Vector<T> (&acc)[R][P], const T* const (&rows)[
 
 // The same with weights (gates * terms, columns) that are not packed but lie as they are, their
 // gates taken in the given order.
-template <class T, int R, int P, int G>
-ELMAN_INLINE void multiply_gates_unpacked(Vector<T> (&acc)[R][P], const T* const (&rows)[R],
-                                          const T* w, index columns, index column, const int* gate,
-                                          index terms) {
+template <class T, int R, int P>
+ELMAN_APART void multiply_gates_unpacked(Vector<T> (&acc)[R][P], const T* const (&rows)[R],
+                                         const T* w, index columns, index column, int gates,
+                                         const int* gate, index terms) {
   constexpr index lanes = kLanes<T>;
   Vector<T> part[R][P] = {};
   Totals<T, R, P> totals(part);
-  for (int g = 0; g < G; ++g) {
+  for (int g = 0; g < gates; ++g) {
     const T* const from = w + gate[g] * terms * columns + column;
     sum<T>(
         part, terms, [&](int r, int, index k) { return rows[r] + g * terms + k; },

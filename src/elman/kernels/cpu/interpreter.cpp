@@ -1,9 +1,10 @@
 #include "interpreter.h"
 
 #include <nanobind/nanobind.h>
-#include <pthread.h>
 
 #include <atomic>
+
+#include "system.h"
 
 namespace nb = nanobind;
 
@@ -18,7 +19,7 @@ std::atomic<unsigned long> main_thread;
 void find_main_thread() {
   main_thread = nb::cast<unsigned long>(
       nb::module_::import_("threading").attr("main_thread")().attr("ident"));
-  pthread_atfork(nullptr, nullptr, [] { main_thread = PyThread_get_thread_ident(); });
+  after_fork([] { main_thread = PyThread_get_thread_ident(); });
 }
 
 void handle_signals() {

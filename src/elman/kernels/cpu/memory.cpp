@@ -1,15 +1,12 @@
 #include "memory.h"
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include <algorithm>
 #include <atomic>
 #include <bit>
-#include <cstdlib>
 #include <mutex>
 #include <vector>
+
+#include "system.h"
 
 namespace elman {
 namespace {
@@ -35,11 +32,9 @@ std::size_t size_of_piece(std::size_t bytes) {
 }
 
 void* allocate(std::size_t size) {
-  if (size < 2 * kHugePage) return std::aligned_alloc(kLine, size);
-  void* const data = std::aligned_alloc(kHugePage, round_up(size, kHugePage));
-#if defined(__linux__)
-  if (data) madvise(data, size, MADV_HUGEPAGE);
-#endif
+  if (size < 2 * kHugePage) return allocate_aligned(kLine, size);
+  void* const data = allocate_aligned(kHugePage, round_up(size, kHugePage));
+  if (data) prefer_huge_pages(data, size);
   return data;
 }
 
@@ -68,7 +63,7 @@ class Shelf {
 
   void put(void* data, std::size_t size) {
     const std::unique_lock lock(mutex_, std::try_to_lock);
-    if (!lock || size > kMostKept) return std::free(data);
+    if (!lock || size > kMostKept) return free_aligned(data);
     pieces_.push_back({data, size});
     kept_ += size;
     while (kept_ > kMostKept || pieces_.size() > kMostPieces) drop_the_oldest();
@@ -86,7 +81,7 @@ class Shelf {
   };
 
   void drop_the_oldest() {
-    std::free(pieces_.front().data);
+    free_aligned(pieces_.front().data);
     kept_ -= pieces_.front().size;
     pieces_.erase(pieces_.begin());
   }
@@ -123,7 +118,7 @@ Memory::~Memory() {
   if (data_ && size_ >= kLarge) {
     shelf().put(data_, size_);
   } else {
-    std::free(data_);
+    free_aligned(data_);
   }
 }
 

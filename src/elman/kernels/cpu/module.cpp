@@ -316,7 +316,7 @@ NB_MODULE(_engine, m) {
 namespace {
 
 bool in_main_interpreter() {
-  if (PyInterpreterState_Get() == PyInterpreterState_Main()) return true;
+  if (PyInterpreterState_GetID(PyInterpreterState_Get()) == 0) return true;
   PyErr_SetString(PyExc_ImportError, "elman._engine runs in the main interpreter only");
   return false;
 }

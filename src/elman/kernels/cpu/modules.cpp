@@ -251,9 +251,9 @@ class Module {
                    States<const T> (&to)[2]) const {
     if (given == Py_None) return true;
     if (!has_c()) return read_state(given, shapes[0], is_batched, to[0]);
-    if (!PyTuple_CheckExact(given) || PyTuple_GET_SIZE(given) != 2) return false;
-    return read_state(PyTuple_GET_ITEM(given, 0), shapes[0], is_batched, to[0]) &&
-           read_state(PyTuple_GET_ITEM(given, 1), shapes[1], is_batched, to[1]);
+    if (!PyTuple_CheckExact(given) || PyTuple_Size(given) != 2) return false;
+    return read_state(PyTuple_GetItem(given, 0), shapes[0], is_batched, to[0]) &&
+           read_state(PyTuple_GetItem(given, 1), shapes[1], is_batched, to[1]);
   }
   template <class T>
   bool read_state(PyObject* given, const Shape& shape, bool is_batched, States<const T>& to) const {

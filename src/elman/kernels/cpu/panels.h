@@ -12,6 +12,10 @@ ELMAN_INLINE index smaller(index a, index b) { return a < b ? a : b; }
 template <class C>
 inline constexpr int kPrompt = C::gates - C::late;
 
+// Gates whose products come last in a step.
+template <class C>
+inline constexpr int kLast = C::late > 0 ? C::late : C::gates;
+
 // Panels that n units take.
 template <class T>
 ELMAN_INLINE index panels_of(index n) {
@@ -209,54 +213,60 @@ struct Kept {
   Vector<T> values[C::kept ? C::kept : 1];
 };
 
-// The cell on a tile, after input_gates(), and after run_gated() where it has late gates: calls
-// emit(r, unit, h', own', kept) for each vector of units. `met` are rows of h, or of gated();
-// x_gate(r, p, g) gives what the cell takes of x.
-template <class C, int R, int P, class T, class W, class X, class Emit>
-ELMAN_INLINE void run_cell(const ForwardPanels<C, const T, const W>& packed, const Sizes& s,
-                           X&& x_gate, const T* const (&met)[R], const T* const (&own)[R],
-                           index panel, Emit&& emit) {
-  constexpr int G = C::late > 0 ? C::late : C::gates;
-  const W* const w = C::late > 0 ? packed.w_late : packed.w_hh;
-  const index size = C::late > 0 ? packed.late_panel : packed.hidden_panel;
-  Vector<T> acc[R][P * G];
-  multiply<T, R, P, G>(acc, met, w + panel * size, size, s.P);
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 16
-    for (int p = 0; p < P; ++p) {
-      Vector<T> x[C::gates];
-      Kept<C, T> kept;
-      for (int g = 0; g < C::gates; ++g) x[g] = x_gate(r, p, g);
-      const index unit = (panel + p) * kLanes<T>;
-      C::template finish<T>(x, load<T>(packed.h_bias + unit), acc[r] + p * G);
-      Vector<T> state = load_units(own[r] + unit, s.H - unit);
-      const Vector<T> after = C::template forward<T>(x, acc[r] + p * G, state, kept.values);
-      emit(r, unit, after, state, kept);
-    }
+// The products of a tile with the weights of the gates that meet h, or those of the late gates,
+// which meet gated().
+template <class C, int R, int P, class T, class W>
+ELMAN_INLINE void multiply_prompt(Vector<T> (&u)[R][P * kPrompt<C>],
+                                  const ForwardPanels<C, const T, const W>& packed, const Sizes& s,
+                                  const T* const (&h)[R], index panel) {
+  const index size = packed.hidden_panel;
+  multiply<T, R, P, kPrompt<C>>(u, h, packed.w_hh + panel * size, size, s.P);
+}
+template <class C, int R, int P, class T, class W>
+ELMAN_INLINE void multiply_late(Vector<T> (&u)[R][P * C::late],
+                                const ForwardPanels<C, const T, const W>& packed, const Sizes& s,
+                                const T* const (&gated)[R], index panel) {
+  const index size = packed.late_panel;
+  multiply<T, R, P, C::late>(u, gated, packed.w_late + panel * size, size, s.P);
+}
+
+// Some panels of one row.
+struct Span {
+  index panel;
+  int panels;
+};
+
+// The cell, from what its last gates' products came to: calls emit(unit, h', own', kept) for each
+// vector of units. x_gate(p, g) gives what it takes of x.
+template <class C, class T, class X, class Emit>
+ELMAN_INLINE void run_cell(const Span& span, const T* h_bias, index H, const T* own,
+                           const Vector<T>* products, X&& x_gate, Emit&& emit) {
+  for (int p = 0; p < span.panels; ++p, products += kLast<C>) {
+    Vector<T> x[C::gates], u[kLast<C>];
+    for (int g = 0; g < C::gates; ++g) x[g] = x_gate(p, g);
+    for (int g = 0; g < kLast<C>; ++g) u[g] = products[g];
+    const index unit = (span.panel + p) * kLanes<T>;
+    C::template finish<T>(x, load<T>(h_bias + unit), u);
+    Vector<T> state = load_units(own + unit, H - unit);
+    Kept<C, T> kept;
+    const Vector<T> after = C::template forward<T>(x, u, state, kept.values);
+    emit(unit, after, state, kept);
   }
 }
 
-// Before the late gates of a tile: calls emit(r, unit, what the cell takes of x, gated) for each
-// vector of units. The vectors of x of row r begin at x_gates + r * row_size.
-template <class C, int R, int P, class T, class W, class Emit>
-ELMAN_INLINE void run_gated(const ForwardPanels<C, const T, const W>& packed, const Sizes& s,
-                            const T* x_gates, index row_size, const T* const (&h)[R], index panel,
-                            Emit&& emit) {
+// Before the late gates: calls emit(unit, what the cell takes of x, gated) for each vector of
+// units. The vectors of x begin at x_gates.
+template <class C, class T, class Emit>
+ELMAN_INLINE void run_gated(const Span& span, index H, const T* h, const T* x_gates,
+                            const Vector<T>* products, Emit&& emit) {
   constexpr int G = C::gates;
   constexpr index L = kLanes<T>;
-  Vector<T> acc[R][P * kPrompt<C>];
-  multiply<T, R, P, kPrompt<C>>(acc, h, packed.w_hh + panel * packed.hidden_panel,
-                                packed.hidden_panel, s.P);
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 16
-    for (int p = 0; p < P; ++p) {
-      Vector<T> x[G];
-      for (int g = 0; g < G; ++g) x[g] = load<T>(x_gates + r * row_size + (p * G + g) * L);
-      const index unit = (panel + p) * L;
-      const Vector<T> state = load_units(h[r] + unit, s.H - unit);
-      const Vector<T> gated = C::template gated<T>(x, acc[r] + p * kPrompt<C>, state);
-      emit(r, unit, x, gated);
-    }
+  for (int p = 0; p < span.panels; ++p, products += kPrompt<C>) {
+    Vector<T> x[G];
+    for (int g = 0; g < G; ++g) x[g] = load<T>(x_gates + (p * G + g) * L);
+    const index unit = (span.panel + p) * L;
+    const Vector<T> gated = C::template gated<T>(x, products, load_units(h + unit, H - unit));
+    emit(unit, x, gated);
   }
 }
 

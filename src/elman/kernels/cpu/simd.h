@@ -21,12 +21,13 @@
 #endif
 
 #define ELMAN_INLINE inline __attribute__((always_inline))
+#define ELMAN_APART __attribute__((noinline))
 
 // Long emulations are not repeated in every line of every tile.
 #if defined(__FMA__) || defined(__aarch64__)
 #define ELMAN_EMULATED ELMAN_INLINE
 #else
-#define ELMAN_EMULATED static __attribute__((noinline))
+#define ELMAN_EMULATED static ELMAN_APART
 #endif
 
 namespace elman::ELMAN_ISA {

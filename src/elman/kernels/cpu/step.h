@@ -21,7 +21,7 @@ struct UnitRows {
 
   // acc[r][v] = sum over k < K of x[r][k] * column k.
   template <int R>
-  ELMAN_INLINE void multiply(Vector<T> (&acc)[R][P * G], const T* const (&x)[R]) const {
+  ELMAN_APART void multiply(Vector<T> (&acc)[R][P * G], const T* const (&x)[R]) const {
     sum_chains<T>(acc, K, [&](auto& part, index from, index to) __attribute__((always_inline)) {
       chain(part, x, from, to);
     });

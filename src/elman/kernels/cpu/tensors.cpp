@@ -7,13 +7,14 @@
 #include "tensors.h"
 
 #include <nanobind/stl/vector.h>
-#include <strings.h>
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <memory>
 #include <optional>
 #include <stdexcept>
+#include <string_view>
 #include <vector>
 
 #include "arithmetic.h"
@@ -193,7 +194,9 @@ class Torch {
         empty_strided_(given["empty_strided"]),
         view_as_(given["view_as"]),
         contiguous_(given["contiguous"]),
-        dtypes_{given["float32"], given["float64"]} {}
+        dtypes_{given["float32"], given["float64"]},
+        get_requires_grad_(reinterpret_cast<descrgetfunc>(
+            PyType_GetSlot(Py_TYPE(requires_grad_.ptr()), Py_tp_descr_get))) {}
 
   // Whether nothing would see, or change, what operators do.
   bool is_quiet() const {
@@ -204,8 +207,7 @@ class Torch {
   }
   bool is_grad_enabled() const { return call(is_grad_enabled_.ptr(), {}).ptr() == Py_True; }
   bool requires_grad(PyObject* tensor) const {
-    PyObject* const descriptor = requires_grad_.ptr();
-    PyObject* const found = Py_TYPE(descriptor)->tp_descr_get(descriptor, tensor, tensor_.ptr());
+    PyObject* const found = get_requires_grad_(requires_grad_.ptr(), tensor, tensor_.ptr());
     if (!found) throw nb::python_error();
     return nb::steal(found).ptr() == Py_True;
   }
@@ -304,6 +306,7 @@ class Torch {
   std::vector<nb::object> watchers_;
   nb::object forward_ad_, is_negated_, requires_grad_, is_grad_enabled_, threads_;
   nb::object empty_, empty_like_, empty_strided_, view_as_, contiguous_, dtypes_[2];
+  const descrgetfunc get_requires_grad_;
 };
 
 // --- Attributes of a module ----------------------------------------------------------------------
@@ -333,11 +336,17 @@ class Attributes {
   PyObject* dictionary_;
 };
 
+bool is_same_but_for_case(std::string_view a, std::string_view b) {
+  return std::ranges::equal(
+      a, b, {}, [](unsigned char c) { return std::tolower(c); },
+      [](unsigned char c) { return std::tolower(c); });
+}
+
 bool find_cell(PyObject* mode, int& cell) {
-  const char* const name = PyUnicode_Check(mode) ? PyUnicode_AsUTF8(mode) : nullptr;
+  const char* const name = PyUnicode_Check(mode) ? PyUnicode_AsUTF8AndSize(mode, nullptr) : nullptr;
   if (!name) return PyErr_Clear(), false;
   for (cell = 0; cell < kernels().cells; ++cell) {
-    if (strcasecmp(name, kernels().float32[cell].name) == 0) return true;
+    if (is_same_but_for_case(name, kernels().float32[cell].name)) return true;
   }
   return false;
 }
@@ -358,7 +367,7 @@ class TensorCalls {
   nb::object run(PyObject* const* arguments, Py_ssize_t count) const {
     const auto given = [&](int i) { return i < count ? arguments[i] : Py_None; };
     try {
-      if (PyList_GET_SIZE(required_.ptr()) > 0 || !torch_.is_quiet()) return nb::none();
+      if (PyList_Size(required_.ptr()) > 0 || !torch_.is_quiet()) return nb::none();
       TensorCall c;
       Objects objects = {given(2), Py_None, Py_None, given(4), given(5)};
       if (!describe(given(0), Attributes(given(1)), c, objects)) return nb::none();
@@ -412,20 +421,20 @@ class TensorCalls {
     const nb::object needs = attribute(ctx, names().needs_input_grad);
     const std::size_t count = c.places.size();
     Objects objects(kFirstWeight + kWeights * c.form.parts(), Py_None);
-    for (std::size_t i = 0; i < count; ++i) objects[c.places[i]] = PyTuple_GET_ITEM(saved.ptr(), i);
+    for (std::size_t i = 0; i < count; ++i) objects[c.places[i]] = PyTuple_GetItem(saved.ptr(), i);
     Tensors tensors;
     Tensor kept, d_output, d_last[2];
     if (!read(c, objects, tensors)) return nb::none();
     const Schedule schedule = schedule_of(c, tensors);
     const index size = c.is_float64 ? kept_size(kernel<double>(c), schedule, c.form, c.recompute)
                                     : kept_size(kernel<float>(c), schedule, c.form, c.recompute);
-    if (!read_one(c, PyTuple_GET_ITEM(saved.ptr(), count), {1, {size}}, kept)) return nb::none();
+    if (!read_one(c, PyTuple_GetItem(saved.ptr(), count), {1, {size}}, kept)) return nb::none();
     if (!read_gradients(c, gradients, d_output, d_last)) return nb::none();
     Tensors d(objects.size());
     std::vector<nb::object> owners(count + 1, nb::none());
     for (std::size_t i = 0; i < count; ++i) {
       const std::size_t place = c.places[i];
-      if (PyTuple_GET_ITEM(needs.ptr(), i + 1) != Py_True) continue;
+      if (PyTuple_GetItem(needs.ptr(), i + 1) != Py_True) continue;
       owners[i + 1] = torch_.empty(shape_of(c, place), c.is_float64, &tensors[place], d[place]);
     }
     std::vector<nb::object> scratch;
@@ -459,7 +468,7 @@ class TensorCalls {
   static nb::object tuple_of(const std::vector<nb::object>& objects) {
     nb::object tuple = nb::steal(PyTuple_New(static_cast<Py_ssize_t>(objects.size())));
     for (std::size_t i = 0; i < objects.size(); ++i)
-      PyTuple_SET_ITEM(tuple.ptr(), i, objects[i].inc_ref().ptr());
+      PyTuple_SetItem(tuple.ptr(), i, objects[i].inc_ref().ptr());
     return tuple;
   }
 
@@ -505,19 +514,18 @@ class TensorCalls {
       return !is_one_missing(objects);
     }
     PyObject* const all = a.get(n.all_weights);
-    if (!all || !PyList_Check(all) || PyList_GET_SIZE(all) != c.form.parts()) return false;
+    if (!all || !PyList_Check(all) || PyList_Size(all) != c.form.parts()) return false;
     const bool there[kWeights] = {true, true, c.bias, c.bias, c.form.first.projected()};
     for (index p = 0; p < c.form.parts(); ++p) {
-      PyObject* const part = PyList_GET_ITEM(all, p);
+      PyObject* const part = PyList_GetItem(all, p);
       if (!PyList_Check(part)) return false;
       Py_ssize_t next = 0;
       for (const bool is_there : there) {
-        if (is_there && next == PyList_GET_SIZE(part)) return false;
-        objects.push_back(is_there
-                              ? PyDict_GetItemWithError(parameters, PyList_GET_ITEM(part, next++))
-                              : Py_None);
+        if (is_there && next == PyList_Size(part)) return false;
+        objects.push_back(
+            is_there ? PyDict_GetItemWithError(parameters, PyList_GetItem(part, next++)) : Py_None);
       }
-      if (next != PyList_GET_SIZE(part)) return false;
+      if (next != PyList_Size(part)) return false;
     }
     return !is_one_missing(objects);
   }
@@ -552,10 +560,11 @@ class TensorCalls {
       objects[kH0] = hx;
       return true;
     }
-    if (!PyTuple_CheckExact(hx) && !PyList_CheckExact(hx)) return false;
-    if (PySequence_Fast_GET_SIZE(hx) != 2) return false;
-    objects[kH0] = PySequence_Fast_GET_ITEM(hx, 0);
-    objects[kC0] = PySequence_Fast_GET_ITEM(hx, 1);
+    const bool is_list = PyList_CheckExact(hx);
+    if ((!is_list && !PyTuple_CheckExact(hx)) || PySequence_Size(hx) != 2) return false;
+    const auto item = is_list ? PyList_GetItem : PyTuple_GetItem;
+    objects[kH0] = item(hx, 0);
+    objects[kC0] = item(hx, 1);
     return objects[kH0] != Py_None && objects[kC0] != Py_None;
   }
 
@@ -612,8 +621,8 @@ class TensorCalls {
   bool read_gradients(const TensorCall& c, PyObject* given, Tensor& d_output,
                       Tensor (&d_last)[2]) const {
     const int outputs = c.is_cell ? 0 : 1;
-    for (int i = 0; i < static_cast<int>(PyTuple_GET_SIZE(given)); ++i) {
-      PyObject* const d = PyTuple_GET_ITEM(given, i);
+    for (int i = 0; i < static_cast<int>(PyTuple_Size(given)); ++i) {
+      PyObject* const d = PyTuple_GetItem(given, i);
       if (d == Py_None) continue;
       const Shape shape =
           i < outputs ? c.sequence(c.form.features()) : c.state(c.state_features(i - outputs));
@@ -660,8 +669,8 @@ class TensorCalls {
     if (!PyTuple_Check(results.ptr())) return results;
     // Each a node of its own, so that a hook on one is not called for want of its gradient.
     std::vector<nb::object> views;
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(results.ptr()); ++i)
-      views.push_back(torch_.view(nb::borrow(PyTuple_GET_ITEM(results.ptr(), i))));
+    for (Py_ssize_t i = 0; i < PyTuple_Size(results.ptr()); ++i)
+      views.push_back(torch_.view(nb::borrow(PyTuple_GetItem(results.ptr(), i))));
     return arranged(c, views);
   }
 

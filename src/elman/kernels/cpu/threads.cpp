@@ -1,20 +1,12 @@
 #include "threads.h"
 
-#include <dlfcn.h>
-#include <pthread.h>
-#include <sched.h>
-#include <unistd.h>
-
-#if defined(__linux__)
-#include <sys/syscall.h>
-#endif
-
 #include <algorithm>
 #include <stdexcept>
 #include <thread>
 #include <vector>
 
 #include "arithmetic.h"
+#include "system.h"
 
 namespace elman {
 namespace {
@@ -51,7 +43,7 @@ bool spin_until(Done done) {
   pauses.store(std::max(most / 2, kFewestPauses), std::memory_order_relaxed);
   for (int i = 0; i < kYields; ++i) {
     if (done()) return true;
-    sched_yield();
+    std::this_thread::yield();
   }
   return false;
 }
@@ -173,7 +165,7 @@ struct OpenMP {
  private:
   template <class F>
   static bool find(F*& function, const char* name) {
-    function = reinterpret_cast<F*>(dlsym(RTLD_DEFAULT, name));
+    function = reinterpret_cast<F*>(find_symbol(name));
     return function != nullptr;
   }
 };
@@ -184,7 +176,7 @@ namespace {
 // starts a new one. OpenMP's are gone for good there.
 std::atomic<Pool*> the_pool{nullptr};
 std::atomic<bool> is_forked{false};
-[[maybe_unused]] const int at_fork = pthread_atfork(nullptr, nullptr, [] {
+[[maybe_unused]] const int at_fork = after_fork([] {
   the_pool.store(nullptr);
   is_forked.store(true);
 });
@@ -197,20 +189,12 @@ Pool& pool() {
   return *the_pool.load();
 }
 
-// Only the main thread has OpenMP's: each that calls would get a pool of its own from it.
-bool is_main_thread() {
-#if defined(__linux__)
-  return syscall(SYS_gettid) == getpid();
-#else
-  return false;
-#endif
-}
-
 // Null where OpenMP does not have as many threads for this one. It may yet be loaded, and is looked
 // for again.
 const OpenMP* openmp(int members) {
   static OpenMP found;
   static bool is_found = false;
+  // Each other thread that calls would get a pool of its own from it.
   if (is_forked || !is_main_thread()) return nullptr;
   if (!is_found) is_found = found.find();
   return is_found && found.has(members) ? &found : nullptr;

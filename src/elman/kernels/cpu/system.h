@@ -1,0 +1,23 @@
+// What differs from one operating system to another.
+#pragma once
+
+#include <cstddef>
+
+namespace elman {
+
+// Memory for `size` bytes, both multiples of a power of two; null where there is none.
+void* allocate_aligned(std::size_t alignment, std::size_t size);
+void free_aligned(void* data);
+// Large pages for it, where the system has them.
+void prefer_huge_pages(void* data, std::size_t size);
+// Is there memory? A tensor whose storage was freed lies at its offset from 0.
+bool is_mapped(const void* data);
+
+// Does this thread's number say that the process began with it? False where none says so.
+bool is_main_thread();
+// Calls what is given in the child of every fork from now on; returns 0.
+int after_fork(void (*call)());
+// What the process has under this name, from whichever library, or null.
+void* find_symbol(const char* name);
+
+}  // namespace elman

@@ -1,0 +1,15 @@
+# Other systems' compilers, as the package ziglang brings them. ZIG is where zig lies, ZIG_TARGET
+# what it is to compile for, as it calls it: x86_64-windows-gnu.
+list(APPEND CMAKE_TRY_COMPILE_PLATFORM_VARIABLES ZIG ZIG_TARGET)
+string(REPLACE "-" ";" target ${ZIG_TARGET})
+list(GET target 0 CMAKE_SYSTEM_PROCESSOR)
+list(GET target 1 system)
+set(names_windows Windows)
+set(names_linux Linux)
+set(names_macos Darwin)
+set(CMAKE_SYSTEM_NAME ${names_${system}})
+set(CMAKE_CXX_COMPILER ${ZIG} c++ -target ${ZIG_TARGET})
+set(CMAKE_AR ${ZIG})
+set(CMAKE_RANLIB ${ZIG})
+set(CMAKE_CXX_ARCHIVE_CREATE "<CMAKE_AR> ar qc <TARGET> <OBJECTS>")
+set(CMAKE_CXX_ARCHIVE_FINISH "<CMAKE_RANLIB> ranlib <TARGET>")
