@@ -27,6 +27,7 @@ QEMU := qemu-aarch64 -L /usr/aarch64-linux-gnu
 EXPORT_PACKAGES := gcc g++ clang lld wasi-libc libclang-rt-14-dev-wasm32 nodejs gcc-aarch64-linux-gnu \
 	g++-aarch64-linux-gnu qemu-user gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm
 RTNEURAL ?= ../RTNeural
+KEYWORD_PACKAGES := gcc espeak-ng clang lld wasi-libc libclang-rt-14-dev-wasm32 chromium
 
 # What each build of `make sanitize` looks for, and the Python tests it runs. Those that run out of
 # memory are left out, as a sanitizer ends the process there; its report goes past Python. The
@@ -170,6 +171,12 @@ demo: $(INSTALLED) ## train and serve on Japanese Vowels; results go to build/de
 
 demo-amp: $(INSTALLED) ## learn an amplifier, export it as C and run that on a file; results go to build/amp
 	$(BIN)/python -m examples.amp
+
+demo-keyword: $(INSTALLED) ## learn to detect spoken words, as C and as a web page that a browser tries; results go to build/keyword; installs tools on Debian
+	dpkg -s $(KEYWORD_PACKAGES) > /dev/null 2>&1 || \
+		($(SUDO) apt-get update && $(SUDO) apt-get install --yes --no-install-recommends $(KEYWORD_PACKAGES))
+	$(BIN)/python $(PIP) playwright
+	$(BIN)/python -m examples.keyword
 
 bench: $(INSTALLED) ## measure Elman and everyone else; tables, JSON and a picture in build/bench
 	$(BIN)/python -m benchmarks.run --picture build/bench/bench.png
