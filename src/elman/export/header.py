@@ -14,7 +14,7 @@ import numpy as np
 
 import elman
 from elman.engine import Array
-from elman.export.layers import Conv1d, Linear
+from elman.export.layers import Conv1d, Linear, Softmax
 from elman.export.model import Model, Recurrent
 from elman.spec import Cell, Weights, weight_names
 
@@ -145,6 +145,9 @@ class _Written:
                 w = self._take([layer.weight.T, layer.bias])
                 calls.append(f"elman_linear({w}, {values}, {size}, {layer.output_size}, {to});")
                 size = layer.output_size
+            elif isinstance(layer, Softmax):
+                calls.append(f"elman_softmax_all({values}, {size}, work, {to});")
+                self._work = max(self._work, size)
             else:
                 calls.append(f"elman_{layer.name}_all({values}, {size}, {to});")
             buffers.append(f"{to}[{size}]")
@@ -210,9 +213,12 @@ def _rows(cell: Cell, H: int, w: Weights) -> Iterator[Array]:
     if cell.name == "gru":
         new = np.arange(rows) >= 2 * H
         sums, apart = np.where(new, b_ih, sums), np.where(new, b_hh, zeros)
-    together = [_panels(H, len(cell.gates))]
+    together = [np.arange(rows)]
     if cell.gated:
-        together = [_panels(H, 2), list(range(2 * H, 3 * H))]
+        together = [np.arange(2 * H), np.arange(2 * H, 3 * H)]
+    elif cell.kind == "LSTM":  # i, f, o, g, so that what is a sigmoid's lies together
+        i_f, g, o = np.split(np.arange(rows), [2 * H, 3 * H])
+        together = [np.concatenate([i_f, o, g])]
     for order in together:
         yield w.w_ih[order].T
         yield sums[order]
@@ -221,18 +227,6 @@ def _rows(cell: Cell, H: int, w: Weights) -> Iterator[Array]:
             yield apart[order]
     if w.w_hr is not None:
         yield w.w_hr.T
-
-
-def _panels(units: int, gates: int) -> list[int]:
-    """Rows panel after panel, and in each gate after gate."""
-    rows: list[int] = []
-    first = 0
-    while first < units:
-        left = units - first
-        n = next((n for n in (16, 8, 4) if n <= left), left)
-        rows += [g * units + first + i for g in range(gates) for i in range(n)]
-        first += n
-    return rows
 
 
 def _finite(arrays: Sequence[Array]) -> Array:
