@@ -5,7 +5,7 @@ compiled with detect.c and as a page that needs nothing else, and judged by voic
 heard. The C program's bytes, and those of the page in a browser, must be Python's.
 
 Example:
-    python -m examples.keyword --steps 500
+    python -m examples.keyword --steps 1200
 """
 
 import argparse
@@ -38,7 +38,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--steps", type=int, default=500, help="length of the training (default: %(default)s)")
+    add("--steps", type=int, default=1200, help="length of the training (default: %(default)s)")
     add("--minutes", type=int, default=20, help="of recordings to judge by (default: %(default)s)")
     add("--threads", type=int, default=1, help="for PyTorch (default: %(default)s)")
     add("--output", type=Path, default=Path("build/keyword"), help="folder (default: %(default)s)")
@@ -85,7 +85,7 @@ def main() -> None:
     print(f"the C program in recording.wav:\n{printed}", end="")
     print(f"the page by a microphone: {' '.join(by_microphone)}")
     print(
-        f"{found.accuracy:.1%} of the words heard by voices that were not trained on, "
+        f"{found.accuracy:.1%} of the words heard, of voices that were not trained on, "
         f"{found.false_alarms} false alarms in {options.minutes} minutes"
     )
     print(f"{len(classes)} frames of the C program, of the page and of Python: the same bytes")

@@ -20,7 +20,7 @@ def draw(
     """Save the bands of a recording and the detector's output, and the confusion matrix."""
     figure = Figure(figsize=(14, 5.2), dpi=100, layout="constrained")
     figure.suptitle(
-        f"{found.accuracy:.1%} of the words heard by voices that were not trained on; "
+        f"Words as they are spoken: {found.accuracy:.1%} heard, of voices that were not trained on; "
         "C, WebAssembly and Python give the same bytes",
         fontweight="bold",
     )
@@ -47,13 +47,15 @@ def draw_classes(axes: Axes, classes: np.ndarray, said: list[Said]) -> None:
     for k, (word, colour) in enumerate(COLOURS.items()):
         axes.fill_between(seconds, classes[:, 1 + k], color=colour, alpha=0.3, linewidth=0)
         axes.plot(seconds, classes[:, 1 + k], color=colour, linewidth=1.5, label=word)
-    for word, start, end in said:
+    for k, (word, start, end) in enumerate(said):
         colour = COLOURS.get(word, "0.5")
         axes.hlines(1.08, start / RATE, end / RATE, color=colour, linewidth=4)
         middle = (start + end) / 2 / RATE
         bold = "bold" if word in WORDS else "normal"
-        axes.text(middle, 1.14, word, color=colour, weight=bold, ha="center", fontsize=9)
-    axes.set(xlabel="s", ylabel="probability", ylim=(0, 1.3), yticks=(0, 0.5, 1))
+        axes.text(
+            middle, 1.14 + 0.14 * (k % 2), word, color=colour, weight=bold, ha="center", fontsize=9
+        )
+    axes.set(xlabel="s", ylabel="probability", ylim=(0, 1.42), yticks=(0, 0.5, 1))
     axes.set_title("What was said (bars), and the probability of each word after each 16 ms")
     axes.spines[["top", "right"]].set_visible(False)
 

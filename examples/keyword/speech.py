@@ -96,7 +96,7 @@ def recording(
         samples[at:end] += clip * 10 ** rng.uniform(-0.3, 0.0) / np.abs(clip).max()
         said.append(Said(word, int(at), int(end)))
         at = end + rng.integers(RATE // 10, RATE)
-    samples += 10 ** rng.uniform(-2.5, -1.0) * noise(rng, length)
+    samples += 10 ** rng.uniform(-3.0, -1.5) * noise(rng, length)
     samples *= 10 ** rng.uniform(-1.0, -0.1)
     return np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.float32) / 32768, said
 

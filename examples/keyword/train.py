@@ -12,7 +12,7 @@ from .speech import RATE, WORDS, Clip, Said, recording
 ROWS, SECONDS = 32, 6.144
 LENGTH = round(SECONDS * RATE) // FRAME
 UNASKED = -100  # what cross_entropy passes over
-WEIGHTS = torch.tensor([1.0] + [2.5] * len(WORDS))  # frames of words are few
+WEIGHTS = torch.tensor([1.0] + [1.5] * len(WORDS))  # frames of words are few
 
 
 def train(

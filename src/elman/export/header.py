@@ -69,8 +69,12 @@ def header(model: Model, name: str, weights_apart: bool = False) -> str:
         "state": _lines((["const float *weights;"] if weights_apart else []) + written.state),
         "reset": _lines(written.reset),
         "init": _INIT[weights_apart].substitute(name=name, NAME=name.upper()),
+        "before": "",
         "step": _lines(written.step),
+        "eight": "",
     }
+    if written.head:
+        fields |= {each: text.substitute(fields | written.head) for each, text in _HEAD.items()}
     title = fill(
         f"{name}: {', '.join(map(repr, model.layers))}, written by Elman {elman.__version__}.",
         95,
@@ -108,6 +112,34 @@ static inline void ${name}_init(${name}_state *s, const float *weights) {
 }
 
 
+#: Of a recurrent layer before a last one that is Linear and has few rows: too few to be summed side
+#: by side, so that eight steps are.
+_FEW = 7
+_HEAD = {
+    "before": Template("""\
+/* A step, but for the last layer. */
+static inline void ${name}_before(${name}_state *s, const float *in) {
+${step}}
+
+"""),
+    "step": Template("""\
+  ${name}_before(s, in);
+  elman_linear(${w}, ${h}, ${D}, ${rows}, out);
+"""),
+    "eight": Template("""\
+  float h[8 * ${D}];
+  for (; steps >= 8; steps -= 8) {
+    for (i = 0; i < 8; ++i, in += ${NAME}_INPUTS) {
+      ${name}_before(s, in);
+      elman_copy(h + i * ${D}, ${h}, ${D});
+    }
+    elman_linear_eight(${w}, h, ${D}, ${rows}, out);
+    out += 8 * ${NAME}_OUTPUTS;
+  }
+"""),
+}
+
+
 class _Written:
     """What the layers of a model are in C, one behind the other.
 
@@ -115,6 +147,7 @@ class _Written:
     ----------
     weights : of all of them, in the order of ``layers.h``.
     state, reset, step : lines of the state's fields, and of what the functions do.
+    head : what ``_HEAD`` says of a last layer that `step` is then without, or nothing.
     """
 
     def __init__(self, model: Model, at: str) -> None:
@@ -123,6 +156,7 @@ class _Written:
         self.weights: list[Array] = []
         self.state: list[str] = []
         self.reset: list[str] = []
+        self.head: dict[str, Any] = {}
         calls: list[str] = []
         values, size = "in", model.input_size
         buffers: list[str] = []
@@ -142,9 +176,13 @@ class _Written:
                 calls.append(self._conv1d(layer, k, values, to))
                 size = layer.output_size
             elif isinstance(layer, Linear):
-                w = self._take([layer.weight.T, layer.bias])
-                calls.append(f"elman_linear({w}, {values}, {size}, {layer.output_size}, {to});")
-                size = layer.output_size
+                w, rows = self._take([layer.weight.T, layer.bias]), layer.output_size
+                last = k == len(model.layers) - 1
+                if last and values.startswith("s->h") and rows <= _FEW:
+                    self.head = {"w": w, "h": values, "D": size, "rows": rows}
+                    break
+                calls.append(f"elman_linear({w}, {values}, {size}, {rows}, {to});")
+                size = rows
             elif isinstance(layer, Softmax):
                 calls.append(f"elman_softmax_all({values}, {size}, work, {to});")
                 self._work = max(self._work, size)
@@ -158,7 +196,9 @@ class _Written:
             self.state, self.reset = ["char none;"], ["s->none = 0;"]
             calls.append("(void)s;")
         declared = [f"float {', '.join(buffers)};"] if buffers else []
-        self.step = [*declared, *calls, f"elman_copy(out, {values}, {size});"]
+        self.step = [*declared, *calls]
+        if not self.head:
+            self.step.append(f"elman_copy(out, {values}, {size});")
 
     def _take(self, arrays: Sequence[Array]) -> str:
         """Where these weights stand."""

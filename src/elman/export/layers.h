@@ -262,8 +262,8 @@ ELMAN_INLINE float elman_relu(float x) { return x < 0.0f ? 0.0f : x; }
 
 /* Rows that are summed at once, in as many registers as there are. */
 #ifndef ELMAN_TILE
-#if defined(__AVX512F__)
-#define ELMAN_TILE 256
+#if ELMAN_AVX && defined(__AVX512VL__)
+#define ELMAN_TILE 192
 #elif ELMAN_AVX
 #define ELMAN_TILE 96
 #elif defined(__aarch64__)
@@ -438,6 +438,27 @@ ELMAN_INLINE void elman_lstm(const float *w, const float *x, int D, int H, int P
 /* W x + b: weights (D, rows), then biases (rows). */
 ELMAN_INLINE void elman_linear(const float *w, const float *x, int D, int rows, float *to) {
   elman_product(w, x, D, rows, w + D * rows, to);
+}
+
+/* The same of eight steps, x (8, D) and to (8, rows): a sum waits for each of its terms, and those of
+   eight steps wait side by side. For a few rows. */
+ELMAN_INLINE void elman_linear_eight(const float *w, const float *x, int D, int rows, float *to) {
+  float sum[8], chain[8];
+  int row, from, k, t;
+  for (row = 0; row < rows; ++row) {
+    for (from = 0; from < D; from += 64) {
+      const int end = D - from < 64 ? D : from + 64;
+      ELMAN_UNROLL
+      for (t = 0; t < 8; ++t) chain[t] = elman_fma(x[t * D + from], w[from * rows + row], 0.0f);
+      for (k = from + 1; k < end; ++k) {
+        const float weight = w[k * rows + row];
+        ELMAN_UNROLL
+        for (t = 0; t < 8; ++t) chain[t] = elman_fma(x[t * D + k], weight, chain[t]);
+      }
+      for (t = 0; t < 8; ++t) sum[t] = from ? sum[t] + chain[t] : chain[t];
+    }
+    for (t = 0; t < 8; ++t) to[t * rows + row] = sum[t] + w[D * rows + row];
+  }
 }
 
 /* A causal convolution: of a ring of the last (kernel - 1) * dilation + 1 inputs of C values each,
