@@ -5,7 +5,7 @@ compiled with detect.c and as a page that needs nothing else, and judged by voic
 heard. The C program's bytes, and those of the page in a browser, must be Python's.
 
 Example:
-    python -m examples.keyword --steps 1200
+    python -m examples.keyword --steps 1000
 """
 
 import argparse
@@ -38,7 +38,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--steps", type=int, default=1200, help="length of the training (default: %(default)s)")
+    add("--steps", type=int, default=1000, help="length of the training (default: %(default)s)")
     add("--minutes", type=int, default=20, help="of recordings to judge by (default: %(default)s)")
     add("--threads", type=int, default=1, help="for PyTorch (default: %(default)s)")
     add("--output", type=Path, default=Path("build/keyword"), help="folder (default: %(default)s)")
@@ -61,7 +61,7 @@ def main() -> None:
     programs.write_page(folder)
 
     found = judge(folder, strange, options.minutes)
-    samples, said = recording(np.random.default_rng(3), strange, SHOWN)
+    samples, said = recording(np.random.default_rng(16), strange, SHOWN)
     wav = folder / "recording.wav"
     write_wav(wav, samples)
     classes = stream(model, samples)

@@ -11,7 +11,7 @@ from .speech import RATE, WORDS
 
 FRAME = 128  # samples of a step, 16 ms
 BANDS = 20
-HIDDEN = 32
+HIDDEN = 32  # of each of two layers
 GAINS = (20.0, 150.0, 1000.0)  # sounds of any loudness are seen
 
 
@@ -28,7 +28,7 @@ class Detector(nn.Module):
         self.bank = nn.Conv1d(FRAME, 3 * BANDS, 2, padding=1, bias=False)
         self.loudness = nn.Linear(3 * BANDS, BANDS, bias=False)
         self.compress = nn.Linear(BANDS, len(GAINS) * BANDS)
-        self.gru = elman.torch.GRU(len(GAINS) * BANDS, HIDDEN)
+        self.gru = elman.torch.GRU(len(GAINS) * BANDS, HIDDEN, 2)
         self.head = nn.Linear(HIDDEN, 1 + len(WORDS))
         self.bank.weight = nn.Parameter(torch.from_numpy(bank()), requires_grad=False)
         phases = torch.eye(BANDS).repeat(1, 3)

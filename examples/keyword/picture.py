@@ -20,7 +20,7 @@ def draw(
     """Save the bands of a recording and the detector's output, and the confusion matrix."""
     figure = Figure(figsize=(14, 5.2), dpi=100, layout="constrained")
     figure.suptitle(
-        f"Words as they are spoken: {found.accuracy:.1%} heard, of voices that were not trained on; "
+        f"{found.accuracy:.1%} of the words heard, spoken by voices that were not trained on; "
         "C, WebAssembly and Python give the same bytes",
         fontweight="bold",
     )

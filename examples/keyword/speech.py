@@ -18,13 +18,13 @@ def listed(text: str) -> tuple[str, ...]:
 RATE = 8000  # samples a second
 WORDS = ("elman", "left", "right", "stop")  # to be detected
 OTHERS = listed(
-    "element almond melon woman help lemon lift loft leather laugh deaf theft write-off ripe ride "
+    "element almond melon woman help lemon lift loft leather laugh deaf theft ring ripe ride "
     "light bright rat root step shop stock top spot store start go yes no up down on off one two "
     "three four five six seven eight nine house music water window morning question computer "
     "hello please open close please-wait good-night thank-you"
 )
 STRANGE = listed(  # said in no recording to train on
-    "elbow letter lost write rice fright stamp step-back dog bird happy marvin wow sheila visual "
+    "elbow letter lost rate rice fright stamp step-back dog bird happy marvin wow sheila visual "
     "forward follow learn tree bed cat zero amazing"
 )
 ACCENTS = listed("en-us en-gb en-gb-x-rp en-us-nyc en-029 en-gb-scotland")
