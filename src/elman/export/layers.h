@@ -72,7 +72,7 @@ ELMAN_INLINE float elman_fma(float a, float b, float c) {
 #if defined(__clang__)
 #define ELMAN_UNROLL _Pragma("clang loop unroll(full)")
 #elif defined(__GNUC__)
-#define ELMAN_UNROLL _Pragma("GCC unroll 16")
+#define ELMAN_UNROLL _Pragma("GCC unroll 32")
 #else
 #define ELMAN_UNROLL
 #endif
