@@ -35,6 +35,7 @@ WHEELS_TRIED_ON ?= $(WHEEL_PYTHONS) 3.13
 EXPORT_PACKAGES := gcc g++ clang lld wasi-libc libclang-rt-14-dev-wasm32 nodejs gcc-aarch64-linux-gnu \
 	g++-aarch64-linux-gnu qemu-user gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm
 RTNEURAL ?= ../RTNeural
+KEYWORD_PACKAGES := gcc espeak-ng clang lld wasi-libc libclang-rt-14-dev-wasm32 chromium
 
 # What each build of `make sanitize` looks for, and the Python tests it runs. Those that run out of
 # memory are left out, as a sanitizer ends the process there; its report goes past Python. The
@@ -203,6 +204,12 @@ demo-text: $(INSTALLED) ## an LSTM reads Python's manual and writes; results go 
 
 demo-keras: $(INSTALLED) ## a Keras model, accelerated and served without Keras; results go to build/keras_model
 	$(BIN)/python -m examples.keras_model
+
+demo-keyword: $(INSTALLED) ## learn to detect spoken words, as C and as a web page that a browser tries; results go to build/keyword; installs tools on Debian
+	dpkg -s $(KEYWORD_PACKAGES) > /dev/null 2>&1 || \
+		($(SUDO) apt-get update && $(SUDO) apt-get install --yes --no-install-recommends $(KEYWORD_PACKAGES))
+	$(BIN)/python $(PIP) playwright
+	$(BIN)/python -m examples.keyword
 
 bench: $(INSTALLED) ## measure Elman and everyone else; tables, JSON and a picture in build/bench
 	$(BIN)/python -m benchmarks.run --picture build/bench/bench.png

@@ -77,7 +77,7 @@ def every_layer():
     return export.Model(layers, initial)
 
 
-#: Sizes across the edges of panels, tiles and chains.
+#: Sizes across the edges of vectors, tiles and chains.
 MODELS = {
     "gru": lambda: export.Model([elman.GRU(3, 29, seed=0)]),
     "gru-reset-before": lambda: export.Model(
@@ -85,7 +85,7 @@ MODELS = {
     ),
     "lstm": lambda: export.Model([elman.LSTM(1, 20, seed=0), linear(20, 1)]),
     "lstm-projected": lambda: export.Model([elman.LSTM(70, 33, proj_size=9, seed=0)]),
-    "rnn": lambda: export.Model([elman.RNN(2, 130, seed=0), linear(130, 1)]),
+    "rnn": lambda: export.Model([elman.RNN(2, 130, seed=0), linear(130, 3)]),
     "all": every_layer,
 }
 

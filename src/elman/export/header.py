@@ -14,7 +14,7 @@ import numpy as np
 
 import elman
 from elman.engine import Array
-from elman.export.layers import Conv1d, Linear
+from elman.export.layers import Conv1d, Linear, Softmax
 from elman.export.model import Model, Recurrent
 from elman.spec import Cell, Weights, weight_names
 
@@ -69,8 +69,12 @@ def header(model: Model, name: str, weights_apart: bool = False) -> str:
         "state": _lines((["const float *weights;"] if weights_apart else []) + written.state),
         "reset": _lines(written.reset),
         "init": _INIT[weights_apart].substitute(name=name, NAME=name.upper()),
+        "before": "",
         "step": _lines(written.step),
+        "eight": "",
     }
+    if written.head:
+        fields |= {each: text.substitute(fields | written.head) for each, text in _HEAD.items()}
     title = fill(
         f"{name}: {', '.join(map(repr, model.layers))}, written by Elman {elman.__version__}.",
         95,
@@ -108,6 +112,34 @@ static inline void ${name}_init(${name}_state *s, const float *weights) {
 }
 
 
+#: Of a recurrent layer before a last one that is Linear and has few rows: too few to be summed side
+#: by side, so that eight steps are.
+_FEW = 7
+_HEAD = {
+    "before": Template("""\
+/* A step, but for the last layer. */
+static inline void ${name}_before(${name}_state *s, const float *in) {
+${step}}
+
+"""),
+    "step": Template("""\
+  ${name}_before(s, in);
+  elman_linear(${w}, ${h}, ${D}, ${rows}, out);
+"""),
+    "eight": Template("""\
+  float h[8 * ${D}];
+  for (; steps >= 8; steps -= 8) {
+    for (i = 0; i < 8; ++i, in += ${NAME}_INPUTS) {
+      ${name}_before(s, in);
+      elman_copy(h + i * ${D}, ${h}, ${D});
+    }
+    elman_linear_eight(${w}, h, ${D}, ${rows}, out);
+    out += 8 * ${NAME}_OUTPUTS;
+  }
+"""),
+}
+
+
 class _Written:
     """What the layers of a model are in C, one behind the other.
 
@@ -115,6 +147,7 @@ class _Written:
     ----------
     weights : of all of them, in the order of ``layers.h``.
     state, reset, step : lines of the state's fields, and of what the functions do.
+    head : what ``_HEAD`` says of a last layer that `step` is then without, or nothing.
     """
 
     def __init__(self, model: Model, at: str) -> None:
@@ -123,6 +156,7 @@ class _Written:
         self.weights: list[Array] = []
         self.state: list[str] = []
         self.reset: list[str] = []
+        self.head: dict[str, Any] = {}
         calls: list[str] = []
         values, size = "in", model.input_size
         buffers: list[str] = []
@@ -142,9 +176,16 @@ class _Written:
                 calls.append(self._conv1d(layer, k, values, to))
                 size = layer.output_size
             elif isinstance(layer, Linear):
-                w = self._take([layer.weight.T, layer.bias])
-                calls.append(f"elman_linear({w}, {values}, {size}, {layer.output_size}, {to});")
-                size = layer.output_size
+                w, rows = self._take([layer.weight.T, layer.bias]), layer.output_size
+                last = k == len(model.layers) - 1
+                if last and values.startswith("s->h") and rows <= _FEW:
+                    self.head = {"w": w, "h": values, "D": size, "rows": rows}
+                    break
+                calls.append(f"elman_linear({w}, {values}, {size}, {rows}, {to});")
+                size = rows
+            elif isinstance(layer, Softmax):
+                calls.append(f"elman_softmax_all({values}, {size}, work, {to});")
+                self._work = max(self._work, size)
             else:
                 calls.append(f"elman_{layer.name}_all({values}, {size}, {to});")
             buffers.append(f"{to}[{size}]")
@@ -155,7 +196,9 @@ class _Written:
             self.state, self.reset = ["char none;"], ["s->none = 0;"]
             calls.append("(void)s;")
         declared = [f"float {', '.join(buffers)};"] if buffers else []
-        self.step = [*declared, *calls, f"elman_copy(out, {values}, {size});"]
+        self.step = [*declared, *calls]
+        if not self.head:
+            self.step.append(f"elman_copy(out, {values}, {size});")
 
     def _take(self, arrays: Sequence[Array]) -> str:
         """Where these weights stand."""
@@ -210,9 +253,12 @@ def _rows(cell: Cell, H: int, w: Weights) -> Iterator[Array]:
     if cell.name == "gru":
         new = np.arange(rows) >= 2 * H
         sums, apart = np.where(new, b_ih, sums), np.where(new, b_hh, zeros)
-    together = [_panels(H, len(cell.gates))]
+    together = [np.arange(rows)]
     if cell.gated:
-        together = [_panels(H, 2), list(range(2 * H, 3 * H))]
+        together = [np.arange(2 * H), np.arange(2 * H, 3 * H)]
+    elif cell.kind == "LSTM":  # i, f, o, g, so that what is a sigmoid's lies together
+        i_f, g, o = np.split(np.arange(rows), [2 * H, 3 * H])
+        together = [np.concatenate([i_f, o, g])]
     for order in together:
         yield w.w_ih[order].T
         yield sums[order]
@@ -221,18 +267,6 @@ def _rows(cell: Cell, H: int, w: Weights) -> Iterator[Array]:
             yield apart[order]
     if w.w_hr is not None:
         yield w.w_hr.T
-
-
-def _panels(units: int, gates: int) -> list[int]:
-    """Rows panel after panel, and in each gate after gate."""
-    rows: list[int] = []
-    first = 0
-    while first < units:
-        left = units - first
-        n = next((n for n in (16, 8, 4) if n <= left), left)
-        rows += [g * units + first + i for g in range(gates) for i in range(n)]
-        first += n
-    return rows
 
 
 def _finite(arrays: Sequence[Array]) -> Array:

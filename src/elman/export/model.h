@@ -15,14 +15,14 @@ static inline void ${name}_reset(${name}_state *s) {
 ${reset}}
 
 ${init}
-/* One step: of ${NAME}_INPUTS values ${NAME}_OUTPUTS. They may be written where the input was. */
+${before}/* One step: of ${NAME}_INPUTS values ${NAME}_OUTPUTS. They may be written where the input was. */
 static inline void ${name}_step(${name}_state *s, const float *in, float *out) {
 ${step}}
 
 /* So many steps, one behind the other; the same. */
 static inline void ${name}_run(${name}_state *s, const float *in, float *out, int steps) {
   int i;
-  for (i = 0; i < steps; ++i) ${name}_step(s, in + i * ${NAME}_INPUTS, out + i * ${NAME}_OUTPUTS);
+${eight}  for (i = 0; i < steps; ++i) ${name}_step(s, in + i * ${NAME}_INPUTS, out + i * ${NAME}_OUTPUTS);
 }
 
 #endif /* ${NAME}_MODEL */

@@ -1,0 +1,1 @@
+"""A detector of spoken words, exported as C and shown in a web page."""
