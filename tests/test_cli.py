@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 
@@ -703,6 +704,7 @@ def test_info(capsys):
     assert rows["instruction set"] in ("portable", "avx2", "avx512", "neon")
     assert rows["package for numpy"] == np.__version__
     assert rows["processor"]
+    assert re.match(r"[1-9]\d* GFLOP/s on 1(, |$)", rows["measured"])
     for name in ("torch", "jax", "keras", "mlx", "oneflow"):
         try:
             want = importlib.metadata.version(name)
