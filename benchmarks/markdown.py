@@ -28,26 +28,31 @@ LIKE = {
     (100, 64, 512, 512): "a middle-sized model",
     LARGEST: "a large one",
 }
-#: Mode, Elman's package, and whom it is compared with: torch, or the fastest of all others.
-COLUMNS = [
-    ("inference: NumPy package, against torch", "inference", "elman", True),
-    ("against the best", "inference", "elman", False),
-    ("PyTorch package, against torch", "inference", "elman.torch", True),
-    ("against the best", "inference", "elman.torch", False),
-    ("training: PyTorch package, against torch", "training", "elman.torch", True),
-    ("against the best", "training", "elman.torch", False),
-]
+BEST = "the best of the others"
+#: Of each table the columns: title, mode, Elman's package, and whom it is compared with. "torch" is
+#: torch packed where rows' lengths differ.
+TABLES = {
+    "all": [
+        ("inference: NumPy package, against torch", "inference", "elman", "torch"),
+        ("against the best", "inference", "elman", BEST),
+        ("PyTorch package, against torch", "inference", "elman.torch", "torch"),
+        ("against the best", "inference", "elman.torch", BEST),
+        ("training: PyTorch package, against torch", "training", "elman.torch", "torch"),
+        ("against the best", "training", "elman.torch", BEST),
+    ],
+    "jax": [
+        ("inference", "inference", "elman.jax", "JAX"),
+        ("training", "training", "elman.jax", "JAX"),
+    ],
+}
 
 
-def table(run: Run, cell: str) -> list[str]:
+def table(run: Run, cell: str, which: str = "all") -> list[str]:
     """Its lines: a row for each case of the cell on one thread."""
-    titles = ["(L, N, D, H)", "for example", *(title for title, *_ in COLUMNS)]
+    titles = ["(L, N, D, H)", "for example", *(title for title, *_ in TABLES[which])]
     lines = [row(titles), row(["---"] * len(titles))]
     for case, by_mode in cases(run, cell).items():
-        figures = [
-            figure(by_mode[mode], ours, torch) if mode in by_mode else ""
-            for _, mode, ours, torch in COLUMNS
-        ]
+        figures = [figure(by_mode[mode], *who) for _, mode, *who in TABLES[which]]
         lines.append(row([case.name, LIKE.get(case.shape, ""), *figures]))
     return lines
 
@@ -62,13 +67,12 @@ def cases(run: Run, cell: str) -> dict[Case, dict[str, Result]]:
     return found
 
 
-def figure(result: Result, ours: str, against_torch: bool) -> str:
+def figure(result: Result, ours: str, other: str) -> str:
     """The median ratio, in as many digits as a reader needs."""
-    packed = "torch packed" in result["seconds"]
-    torch = "torch packed" if packed else "torch"
-    ratio = (
-        results.ratio(result, torch, ours) if against_torch else results.best_ratio(result, ours)
-    )
+    if other == "torch" and "torch packed" in result["seconds"]:
+        other = "torch packed"
+    best = other == BEST
+    ratio = results.best_ratio(result, ours) if best else results.ratio(result, other, ours)
     if ratio is None:
         return ""
     return f"{ratio.median:.0f}" if ratio.median >= 10 else f"{ratio.median:#.2g}"
@@ -86,5 +90,7 @@ if __name__ == "__main__":
     )
     parser.add_argument("results", type=Path)
     parser.add_argument("--cell", choices=CELLS, default="GRU", help="default: %(default)s")
+    parser.add_argument("--table", choices=TABLES, default="all", help="default: %(default)s")
     options = parser.parse_args()
-    print("\n".join(table(json.loads(options.results.read_text()), options.cell)))
+    run = json.loads(options.results.read_text())
+    print("\n".join(table(run, options.cell, options.table)))
