@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "system.h"
 #include "threads.h"
 
 namespace elman {
@@ -39,11 +40,8 @@ constexpr index kGradientRows = 2 * kSumBlock;
 
 bool available(const Kernels& k) {
 #if defined(ELMAN_X86)
-  if (&k == &avx2::kernels) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (&k == &avx512::kernels) {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  }
+  if (&k == &avx2::kernels) return instruction_sets().avx2;
+  if (&k == &avx512::kernels) return instruction_sets().avx512;
 #endif
   return &k == &portable::kernels;
 }

@@ -1,13 +1,18 @@
 #include "system.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
+#include <initializer_list>
 
 #if defined(_WIN32)
 #include <malloc.h>
 #else
 #include <dlfcn.h>
 #include <pthread.h>
+#endif
+#if defined(__x86_64__)
+#include <cpuid.h>
 #endif
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -32,6 +37,23 @@ void free_aligned(void* data) { std::free(data); }
 int after_fork(void (*call)()) { return pthread_atfork(nullptr, nullptr, call); }
 void* find_symbol(const char* name) { return dlsym(RTLD_DEFAULT, name); }
 #endif
+
+// Asked of the processor itself: what compilers offer for it needs a library that not all bring.
+InstructionSets instruction_sets() {
+  InstructionSets found;
+#if defined(__x86_64__)
+  const auto has = [](unsigned word, std::initializer_list<int> bits) {
+    return std::all_of(bits.begin(), bits.end(), [&](int bit) { return word >> bit & 1; });
+  };
+  unsigned eax, ebx, ecx, edx, kept, high;
+  if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !has(ecx, {12, 27, 29})) return found;
+  asm("xgetbv" : "=a"(kept), "=d"(high) : "c"(0));
+  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return found;
+  found.avx2 = has(kept, {1, 2}) && has(ebx, {5});
+  found.avx512 = found.avx2 && has(kept, {5, 6, 7}) && has(ebx, {16, 17, 30, 31});
+#endif
+  return found;
+}
 
 #if defined(__linux__)
 void prefer_huge_pages(void* data, std::size_t size) { madvise(data, size, MADV_HUGEPAGE); }

@@ -1,4 +1,4 @@
-// What differs from one operating system to another.
+// What differs from one operating system or processor to another.
 #pragma once
 
 #include <cstddef>
@@ -12,6 +12,13 @@ void free_aligned(void* data);
 void prefer_huge_pages(void* data, std::size_t size);
 // Is there memory? A tensor whose storage was freed lies at its offset from 0.
 bool is_mapped(const void* data);
+
+// What the processor has, and the system keeps the registers of, on x86-64.
+struct InstructionSets {
+  bool avx2 = false;    // with FMA and F16C
+  bool avx512 = false;  // F, BW, DQ and VL
+};
+InstructionSets instruction_sets();
 
 // Does this thread's number say that the process began with it? False where none says so.
 bool is_main_thread();
