@@ -20,13 +20,14 @@ BUILT, REPAIRED = ROOT / "build/wheels/built", ROOT / "build/wheels"
 MOST_BYTES = 4 << 20
 
 
-def python_of(version: str) -> str:
-    """The interpreter of this version, on the path or among pyenv's."""
-    there = shutil.which(f"python{version}")
-    pyenv = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
-    if not there and not pyenv:
+def python_of(version: str) -> Path:
+    """The interpreter of this version, among pyenv's or on the path."""
+    found = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
+    if not found and (there := shutil.which(f"python{version}")):
+        found = [Path(there)]
+    if not found:
         sys.exit(f"no Python {version} found")
-    return there or str(pyenv[-1])
+    return found[-1]
 
 
 def run(*command: object, **options: object) -> None:
