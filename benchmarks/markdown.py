@@ -1,7 +1,7 @@
 """The table that README and docs/performance.md show of a run: how many times as fast as others.
 
 Example:
-    python -m benchmarks.markdown benchmarks/results/amd-epyc-family-23-model-1.json --cell GRU
+    python -m benchmarks.markdown build/bench/bench.json --cell GRU
 """
 
 import argparse
