@@ -180,6 +180,22 @@ SHAPES: list[tuple[tuple[int, int, int, int], dict[str, Any]]] = [
     (LARGEST := (50, 128, 512, 1024), {}),
 ]
 
+#: What they are like.
+LIKE = {
+    STREAMING: "one streaming step",
+    (100, 1, 32, 64): "a sensor",
+    (100, 1, 128, 256): "a sensor, a larger model",
+    (100, 1, 512, 512): "one row, a large model",
+    AUDIO: "a second of audio",
+    (20, 256, 16, 32): "reinforcement learning",
+    (1000, 8, 64, 64): "long series",
+    (100, 16, 128, 128): "a batch of series",
+    (500, 32, 64, 128): "lengths from 50 to 500",
+    (100, 32, 256, 256): "a larger model",
+    (100, 64, 512, 512): "a middle-sized model",
+    LARGEST: "a large one",
+}
+
 #: Nobody has work for two threads there.
 FOR_ONE_THREAD = (OVERHEAD, STREAMING, AUDIO)
 

@@ -9,25 +9,10 @@ import json
 from pathlib import Path
 
 from . import results
-from .grid import CELLS, LARGEST, OVERHEAD, STREAMING, Case
+from .grid import CELLS, LIKE, OVERHEAD, Case
 from .measure import Result
 from .results import Run
 
-#: What the shapes are like.
-LIKE = {
-    STREAMING: "one streaming step",
-    (100, 1, 32, 64): "a sensor",
-    (100, 1, 128, 256): "a sensor, a larger model",
-    (100, 1, 512, 512): "one row, a large model",
-    (16000, 1, 1, 24): "a second of audio",
-    (20, 256, 16, 32): "reinforcement learning",
-    (1000, 8, 64, 64): "long series",
-    (100, 16, 128, 128): "a batch of series",
-    (500, 32, 64, 128): "torch: packed",
-    (100, 32, 256, 256): "a larger model",
-    (100, 64, 512, 512): "a middle-sized model",
-    LARGEST: "a large one",
-}
 BEST = "the best of the others"
 #: Of each table the columns: title, mode, Elman's package, and whom it is compared with. "torch" is
 #: torch packed where rows' lengths differ.

@@ -17,21 +17,13 @@ from matplotlib.patches import Patch
 
 from . import results
 from .contenders import OURS
-from .grid import CELLS, STREAMING, Case
+from .grid import CELLS, LARGEST, LIKE, Case
 from .measure import Result
 from .results import Run
 
-#: The shapes that are drawn, and what they are like.
-CHOSEN = {
-    STREAMING: "one streaming step",
-    (100, 1, 32, 64): "a sensor",
-    (16000, 1, 1, 24): "a second of audio",
-    (100, 1, 512, 512): "a larger model, one row",
-    (20, 256, 16, 32): "reinforcement learning",
-    (100, 16, 128, 128): "a batch of series",
-    (500, 32, 64, 128): "lengths from 50 to 500",
-    (100, 64, 512, 512): "a middle-sized model",
-}
+#: The shapes that are not drawn: others are much like them.
+LEFT_OUT = (100, 1, 128, 256), (1000, 8, 64, 64), (100, 32, 256, 256), LARGEST
+CHOSEN = {shape: like for shape, like in LIKE.items() if shape not in LEFT_OUT}
 NAMES = {
     "elman": "Elman, NumPy",
     "elman.torch": "Elman, PyTorch",

@@ -7,6 +7,8 @@ import functools
 import hashlib
 import itertools
 import os
+import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +20,7 @@ from reference import parts, whole
 
 import elman
 
+CPUINFO = Path("/proc/cpuinfo")
 ISAS = ["portable", "avx2", "avx512"]
 SIZES = [(3, 2, 1, 1), (5, 3, 7, 15), (4, 9, 5, 33), (2, 3, 300, 4), (2, 2, 3, 270), (45, 13, 3, 5)]
 
@@ -108,6 +111,26 @@ def test_an_unknown_instruction_set_is_an_error_at_import(unknown):
         "ImportError: ELMAN_ISA: expected portable, avx2 or avx512 on x86-64, portable elsewhere; "
         f"got {unknown}"
     )
+
+
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or not CPUINFO.exists(), reason="only Linux lists what there is"
+)
+def test_the_widest_that_the_processor_has_is_taken():
+    """By what the kernel says, which keeps the registers."""
+    flags = set(re.search(r"^flags\s*: (.*)$", CPUINFO.read_text(), re.MULTILINE)[1].split())
+    needed = {
+        "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"},
+        "avx2": {"avx2", "fma", "f16c"},
+        "portable": set(),
+    }
+    widest = next(isa for isa, names in needed.items() if names <= flags)
+    there = {name: value for name, value in os.environ.items() if name != "ELMAN_ISA"}
+    code = "from elman import engine; print(engine.isa)"
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=there, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == widest
 
 
 if __name__ == "__main__":

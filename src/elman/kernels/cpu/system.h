@@ -5,7 +5,8 @@
 
 namespace elman {
 
-// Memory for `size` bytes, both multiples of a power of two; null where there is none.
+// `size` bytes at a multiple of `alignment`, a power of two that divides the size; null where there
+// is no memory.
 void* allocate_aligned(std::size_t alignment, std::size_t size);
 void free_aligned(void* data);
 // Large pages for it, where the system has them.
