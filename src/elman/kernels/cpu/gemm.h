@@ -49,6 +49,15 @@ ELMAN_INLINE void chain(Vector<T> (&acc)[R][V], index from, index to, A a, B b) 
   }
 }
 
+template <class T, int R, int V>
+ELMAN_INLINE void copy(Vector<T> (&to)[R][V], const Vector<T> (&from)[R][V]) {
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) to[r][v] = from[r][v];
+  }
+}
+
 // Sums that wait in memory while a chain has the registers: left to itself, the compiler spills the
 // chain instead.
 template <class T, int R, int V>
@@ -56,11 +65,7 @@ struct Totals {
   Vector<T> sums[R][V];
 
   ELMAN_INLINE explicit Totals(const Vector<T> (&first)[R][V]) {
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 16
-      for (int v = 0; v < V; ++v) sums[r][v] = first[r][v];
-    }
+    copy<T>(sums, first);
     asm("" : "+m"(sums));
   }
 
@@ -73,29 +78,20 @@ struct Totals {
     asm("" : "+m"(sums));
   }
 
-  ELMAN_INLINE void get(Vector<T> (&all)[R][V]) const {
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 16
-      for (int v = 0; v < V; ++v) all[r][v] = sums[r][v];
-    }
-  }
+  ELMAN_INLINE void get(Vector<T> (&all)[R][V]) const { copy<T>(all, sums); }
 };
 
 inline constexpr index kChain = 64;
 
 // acc[r][v] = sum over k < terms, where add(part, from, to) chains the terms from .. to-1 to
-// `part`.
+// `part`. Sums grow in arrays of its own: what a caller's reference names lies in memory, and every
+// term would be stored there.
 template <class T, int R, int V, class Add>
 ELMAN_INLINE void sum_chains(Vector<T> (&acc)[R][V], index terms, Add add) {
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 16
-    for (int v = 0; v < V; ++v) acc[r][v] = Vector<T>{};
-  }
-  add(acc, 0, terms < kChain ? terms : kChain);
-  if (terms <= kChain) return;
-  Totals<T, R, V> totals(acc);
+  Vector<T> first[R][V] = {};
+  add(first, 0, terms < kChain ? terms : kChain);
+  if (terms <= kChain) return copy<T>(acc, first);
+  Totals<T, R, V> totals(first);
   for (index k = kChain; k < terms; k += kChain) {
     Vector<T> part[R][V] = {};
     add(part, k, terms - k < kChain ? terms : k + kChain);
