@@ -26,7 +26,7 @@ from .calls import Timer, shape
 UNITS = 128
 LAYERS = ("GRU", "LSTM", "SimpleRNN")
 SHAPES = [(32, 100, 64), (1, 100, 64)]
-PACE = measure.Pace(turns=15, fewest=5, budget=10, turns_if_slow=5, patience=0)
+PACE = measure.Pace(turns=15, fewest=5, budget=10, turns_if_slow=15, patience=0)
 
 
 def main() -> None:
