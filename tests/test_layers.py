@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -430,14 +431,17 @@ def test_dropout_takes_effect_in_training_alone():
     assert_same_bits(one.train()(x)[0], one.eval()(x)[0])
 
 
-def test_the_caller_may_change_what_it_gave_before_vjp_is_called():
+@pytest.mark.parametrize("names", [["x", "h_0"], ["x", "h_0", "lengths", "reset"]])
+def test_the_caller_may_change_what_it_gave_before_vjp_is_called(names):
     layer = elman.GRU(3, 4, seed=0)
     rng = np.random.default_rng(0)
-    given = {
+    all_of_them = {
         "x": rng.standard_normal((5, 2, 3), dtype="float32"),
+        "h_0": rng.standard_normal((1, 2, 4), dtype="float32"),
         "lengths": np.array([5, 3]),
         "reset": rng.random((5, 2)) < 0.3,
     }
+    given = {name: all_of_them[name] for name in names}
     d_output = np.ones((5, 2, 4), "float32")
     expected = layer.vjp(**given)[2](d_output, None)
     _, _, vjp = layer.vjp(**given)
@@ -458,24 +462,81 @@ def nothing_but_plain(layer, monkeypatch):
     monkeypatch.setattr(layer, "_step" if type(layer) in CELLS else "_run", other)
 
 
+def one_by_one(layer, x, state):
+    """Layer's vjp, run layer by layer: a reset is nothing for a single call, even of none."""
+    return layer.vjp(x, state, reset=np.zeros(x.shape[:-1], bool))
+
+
+def shapes_for(layer):
+    """Of x, with the batch's of the states."""
+    for batch in ((3,), (), (40,)):  # the last has a result in the engine's memory
+        yield batch, (*batch, 60, 5) if layer.spec.batch_first else (60, *batch, 5)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}])
 @pytest.mark.parametrize("kind", LAYERS)
-def test_a_call_in_one_call_has_the_bits_of_vjp(kind, options, batch_first, dtype, monkeypatch):
-    """Whose layers are run one by one."""
+def test_a_call_in_one_call(kind, options, batch_first, dtype, monkeypatch):
     layer = kind(5, 7, batch_first=batch_first, dropout=0.5, dtype=dtype, seed=0, **options)
     nothing_but_plain(layer, monkeypatch)
-    for batch in ((3,), (), (40,)):  # the last has a result in the engine's memory
-        shape = (*batch, 60, 5) if batch_first else (60, *batch, 5)
+    for batch, shape in shapes_for(layer):
         x = normal(*shape, dtype=dtype)
         for state in (None, normal_state(layer, *batch, dtype=dtype)):
             output, final = layer(x, state)
-            want_output, want_final, _ = layer.vjp(x, state)
+            want_output, want_final, _ = one_by_one(layer, x, state)
             assert_same_bits(output, want_output)
             assert output.strides == want_output.strides
             for got, want in zip(parts(final), parts(want_final), strict=True):
                 assert_same_bits(got, want)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize(
+    "options", [{}, {"num_layers": 2, "bidirectional": True}, {"bias": False, "recompute": True}]
+)
+@pytest.mark.parametrize("kind", LAYERS)
+def test_vjp_in_one_call_each_way(kind, options, batch_first, dtype):
+    layer = kind(5, 7, batch_first=batch_first, dtype=dtype, seed=0, **options)
+    if kind is elman.LSTM and options.get("bidirectional"):
+        layer = kind(5, 7, 2, True, batch_first, bidirectional=True, proj_size=3, dtype=dtype)
+    for batch, shape in shapes_for(layer):
+        x, d_final = normal(*shape, dtype=dtype), normal_state(layer, *batch, dtype=dtype, seed=8)
+        for state in (None, normal_state(layer, *batch, dtype=dtype)):
+            output, final, vjp = layer.vjp(x, state)
+            want_output, want_final, want_vjp = one_by_one(layer, x, state)
+            assert_same_bits(output, want_output)
+            for got, want in zip(parts(final), parts(want_final), strict=True):
+                assert_same_bits(got, want)
+            d_output = normal(*output.shape, dtype=dtype, seed=9)
+            for d in ((d_output, d_final), (d_output, None), (None, d_final), (None, None)):
+                got, want = vjp(*d), want_vjp(*d)
+                assert list(got) == list(want)
+                assert_all_same_bits(got, want)
+                assert got["x"].strides == want["x"].strides
+
+
+def test_vjp_in_one_call_takes_gradients_of_any_layout():
+    layer = elman.LSTM(3, 4, seed=0)
+    output, (h_n, c_n), vjp = layer.vjp(normal(5, 2, 3))
+    d_output, d_c = normal(*output.shape, seed=1), normal(*c_n.shape, seed=2)
+    want = vjp(d_output, (np.zeros_like(h_n), d_c))
+    apart = np.repeat(d_output, 2, -1)[..., ::2]
+    for got in (
+        vjp(apart, (None, d_c)),
+        vjp(list(d_output), [None, d_c]),
+        vjp(d_output.copy("F"), (np.zeros_like(h_n), d_c.copy("F"))),
+    ):
+        assert_all_same_bits(got, want)
+    with pytest.raises(ValueError, match=re.escape("LSTM: d_output must have shape (5, 2, 4)")):
+        vjp(d_output[:4], None)
+    with pytest.raises(ValueError, match=re.escape("LSTM: d_c_n must have shape (1, 2, 4)")):
+        vjp(d_output, (None, d_c[0]))
+    with pytest.raises(TypeError, match="LSTM: d_h_n must be float32"):
+        vjp(None, (h_n.astype(float), None))
+    with pytest.raises(TypeError, match=re.escape("LSTM: expected (d_h_n, d_c_n)")):
+        vjp(d_output, d_c)
 
 
 def test_a_projection_in_one_call(monkeypatch):
@@ -483,7 +544,7 @@ def test_a_projection_in_one_call(monkeypatch):
     nothing_but_plain(layer, monkeypatch)
     x, state = normal(6, 3, 5), normal_state(layer, 3)
     output, final = layer(x, state)
-    want_output, want_final, _ = layer.vjp(x, state)
+    want_output, want_final, _ = one_by_one(layer, x, state)
     for got, want in zip((output, *final), (want_output, *want_final), strict=True):
         assert_same_bits(got, want)
 
@@ -544,6 +605,7 @@ def test_dropout_of_a_layer_that_trains_is_not_for_one_call():
     x = normal(5, 2, 3)
     want = layer(x)[0]
     assert np.any(layer.train()(x)[0] != want)
+    assert np.any(layer.vjp(x)[0] != want)
     assert_same_bits(layer.eval()(x)[0], want)
 
 

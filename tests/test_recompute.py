@@ -88,7 +88,7 @@ def test_what_is_kept(cell, monkeypatch):
     x = np.ones((7, 2, 3), "float32")
     for recompute in (True, False):
         layer = build(elman, cell, 3, 5, 2, bidirectional=True, recompute=recompute)
-        layer.vjp(x)
+        layer.vjp(x, lengths=[7, 7])  # layer by layer
         assert len(kept) == 2
         for keep in kept:
             # Of the 2 rows before the first step, and after each.

@@ -59,6 +59,21 @@ class Module:
         call(x, states, threads, lengths, reset, training), of a cell the first three: its results, or None where the call is not for the engine alone.
         """
 
+    @property
+    def record(self) -> Callable[..., Any]:
+        """
+        record(x, states, threads, lengths, reset, training, recompute), of a layer: its results and their Tape, or None.
+        """
+
+class Tape:
+    """What a Module's recorded call keeps for the way back."""
+
+    @property
+    def backward(self) -> Callable[..., Any]:
+        """
+        backward(d_output, d_states): the gradients of x, of each state and of every weight, or None where these are not for the engine alone.
+        """
+
 class Stream:
     """A Module's steps, of layers of one direction, from zeros."""
 

@@ -20,6 +20,7 @@ from elman.engine import Array, Extent
 from elman.spec import (
     CELLS,
     WEIGHTS,
+    Shape,
     Spec,
     check_input,
     check_lengths,
@@ -187,8 +188,13 @@ class _Layer(_Parameters):
         self, x: Any, states: Any, lengths: Any, reset: Any
     ) -> tuple[Array, States, Callable[[Any, Any], dict[str, Array]]]:
         """The same, and the way back from the gradients of output and of the final states."""
-        call = _Call(self, x, states, lengths, reset)
         spec, threads = self.spec, engine.get_num_threads()
+        recorded = self.module.record(
+            x, self._bare(states), threads, lengths, reset, self.training, self.recompute
+        )
+        if recorded is not None:
+            return self._recorded(x.shape, *recorded)
+        call = _Call(self, x, states, lengths, reset)
         inputs: list[Array] = []
         kept: list[engine.Kept] = []
         masks: list[Array] = []
@@ -234,8 +240,7 @@ class _Layer(_Parameters):
                     spec.num_layers,
                     spec.directions,
                     layer,
-                    call.d_output(d_output),
-                    call.d_state(d_states),
+                    *call.gradients(d_output, d_states),
                     (lambda k, d: d * masks[k]) if masks else None,
                 )
             by_name = {name: gradients[name] for name in self._shapes}
@@ -243,6 +248,53 @@ class _Layer(_Parameters):
             return {"x": call.output(d_x), **{f"{name}_0": d for name, d in d_firsts}, **by_name}
 
         return call.output(output), call.states(finals), vjp
+
+    def _bare(self, states: Any) -> Any:
+        """States as the engine's single calls have them: h alone is no tuple."""
+        return states if states is None or len(self.spec.cell.states) > 1 else states[0]
+
+    def _recorded(
+        self, x_shape: Shape, output: Array, final: Any, tape: _engine.Tape
+    ) -> tuple[Array, States, Callable[[Any, Any], dict[str, Array]]]:
+        """What :meth:`_run_vjp` gives, where the engine did all layers in one call."""
+        finals: States = final if isinstance(final, tuple) else (final,)
+        names = ["x", *(f"{name}_0" for name in self.spec.cell.states), *self._shapes]
+        shape, shapes = output.shape, [a.shape for a in finals]
+
+        def vjp(d_output: Any, d_states: Any) -> dict[str, Array]:
+            with engine.memory_for(self.spec.title, f"a call with x of shape {x_shape}"):
+                gradients = tape.backward(d_output, self._bare(d_states))
+                if gradients is None:
+                    d_output, d_states = self.gradients(d_output, shape, d_states, shapes)
+                    gradients = tape.backward(d_output, self._bare(d_states))
+            return dict(zip(names, gradients, strict=True))
+
+        return output, finals, vjp
+
+    def gradients(
+        self, d_output: Any, shape: Shape, d_states: Any, shapes: Sequence[Shape]
+    ) -> tuple[Array | None, States | None]:
+        """The caller's gradients of output and of the final states as arrays of these shapes.
+
+        Absent ones are None; where one of the states' is there, all are.
+        """
+        title, names = self.spec.title, [f"d_{name}_n" for name in self.spec.cell.states]
+        if d_output is not None:
+            d_output = self._gradient("d_output", self.array("d_output", d_output), shape)
+        given = [None] * len(names) if d_states is None else each_of(title, names, d_states)
+        if all(d is None for d in given):
+            return d_output, None
+        return d_output, tuple(
+            np.zeros(shape, self.state_dtype)
+            if d is None
+            else self._gradient(name, self.state(name, d), shape)
+            for name, d, shape in zip(names, given, shapes, strict=True)
+        )
+
+    def _gradient(self, name: str, d: Array, shape: Shape) -> Array:
+        if d.shape != shape:
+            raise ValueError(f"{self.spec.title}: {name} must have shape {shape}, got {d.shape}")
+        return np.require(d, requirements=["C", "A"])
 
     def _dropout(self, masks: list[Array]) -> Callable[[Array], Array] | None:
         """Dropout between layers, which notes its masks, or None where there is none."""
@@ -823,39 +875,17 @@ class _Call:
         spec = self._layer.spec
         return (spec.num_layers * spec.directions, *self._batch, size)
 
-    def d_output(self, d: Any) -> Array | None:
-        """The caller's gradient of output, as the engine takes it."""
+    def gradients(self, d_output: Any, d_states: Any) -> tuple[Array | None, Array | None]:
+        """The caller's gradients of output and of the final states, as the engine takes them."""
         spec = self._layer.spec
         features = spec.directions * spec.output_size
         shape = (*self.output(self.x).shape[:-1], features)
-        if d is None:
-            return None
-        return self._time_major(self._gradient("d_output", d, shape, self._layer.array))
-
-    def d_state(self, d: Any) -> Array | None:
-        """The caller's gradients of the final states, as the engine takes them."""
-        spec, layer = self._layer.spec, self._layer
-        names = [f"d_{name}_n" for name in spec.cell.states]
-        given = [None] * len(names) if d is None else each_of(spec.title, names, d)
-        if all(a is None for a in given):
-            return None
         shapes = [self._state_shape(size) for size in spec.state_sizes.values()]
-        arrays = [
-            np.zeros(shape, layer.state_dtype)
-            if a is None
-            else self._gradient(name, a, shape, layer.state)
-            for name, a, shape in zip(names, given, shapes, strict=True)
-        ]
-        return self._add_batch(_join(arrays))
-
-    def _gradient(
-        self, name: str, d: Any, shape: tuple[int, ...], check: Callable[[str, Any], Array]
-    ) -> Array:
-        d = check(name, d)
-        if d.shape != shape:
-            title = self._layer.spec.title
-            raise ValueError(f"{title}: {name} must have shape {shape}, got {d.shape}")
-        return d
+        d, d_finals = self._layer.gradients(d_output, shape, d_states, shapes)
+        return (
+            None if d is None else self._time_major(d),
+            None if d_finals is None else self._add_batch(_join(d_finals)),
+        )
 
 
 def _join(states: Sequence[Array]) -> Array:

@@ -130,6 +130,21 @@ class View {
 // have it back from another thread can take 5 milliseconds.
 constexpr double kWorthUnlocking = 1 << 18;
 
+// How the sequences of one call lie.
+struct Layout {
+  index steps, batch;
+  bool is_batched, is_swapped;  // swapped: rows come before time
+};
+
+// What a call that was recorded keeps for the way back.
+struct Tape {
+  nb::object module, x;  // x is a copy, since the caller may fill it anew
+  Layout layout;
+  Memory kept;
+  index threads;
+  bool recompute;
+};
+
 // A layer or cell of the NumPy package: its weights, packed once.
 class Module {
  public:
@@ -171,119 +186,252 @@ class Module {
 
   // Packed when first asked for.
   template <class T>
-  const Panels<T>& panels() {
-    std::optional<Panels<T>>& packed = std::get<std::optional<Panels<T>>>(packed_);
-    std::call_once(packed_once_, [&] {
+  const Panels<T>& panels(typename Panels<T>::Pass pass = Panels<T>::kForward) {
+    Packed& packed = packed_[pass];
+    std::optional<Panels<T>>& panels = std::get<std::optional<Panels<T>>>(packed.panels);
+    std::call_once(packed.once, [&] {
       std::vector<const void*> each;
       for (LayerWeights* w : layers_) {
-        for (int d = 0; d < form_.directions; ++d) each.push_back(w->forward_panels<T>(d));
+        for (int d = 0; d < form_.directions; ++d) {
+          each.push_back(pass == Panels<T>::kForward ? w->forward_panels<T>(d)
+                                                     : w->backward_panels<T>(d));
+        }
       }
-      packed.emplace(std::move(each));
+      panels.emplace(std::move(each));
     });
-    return *packed;
+    return *panels;
   }
 
   // Of x, states, the number of threads, and for layers lengths, reset and whether it is training.
   nb::object call(Arguments given, Py_ssize_t count) {
     require(count == (is_cell_ ? 3 : 6), "call takes other arguments");
+    return run(given, nullptr);
+  }
+
+  // The same of a layer, and whether to keep no gates: its results, and their Tape.
+  nb::object record(Arguments given, Py_ssize_t count) {
+    require(!is_cell_ && count == 7, "record takes other arguments");
+    Tape tape{};
+    tape.recompute = given[6] == Py_True;
+    return run(given, &tape);
+  }
+
+  // Of the gradients of a call's results, those of x, of its states and of all weights there are.
+  nb::object backward(const Tape& tape, PyObject* d_output, PyObject* d_last) {
+    return is_float64() ? backward_as<double>(tape, d_output, d_last)
+                        : backward_as<float>(tape, d_output, d_last);
+  }
+
+ private:
+  struct Packed {
+    std::once_flag once;
+    std::tuple<std::optional<Panels<float>>, std::optional<Panels<double>>> panels;
+  };
+
+  nb::object run(Arguments given, Tape* tape) {
     if (is_half() || (!is_cell_ && (given[3] != Py_None || given[4] != Py_None))) return nb::none();
     if (drops_out_ && given[5] != Py_False) return nb::none();
     const index threads = nb::cast<index>(nb::handle(given[2]));
     try {
-      return is_float64() ? call_as<double>(given[0], given[1], threads)
-                          : call_as<float>(given[0], given[1], threads);
+      return is_float64() ? call_as<double>(given[0], given[1], threads, tape)
+                          : call_as<float>(given[0], given[1], threads, tape);
     } catch (const std::bad_alloc&) {
       return nb::none();
     }
   }
 
- private:
   template <class T>
-  nb::object call_as(PyObject* x_object, PyObject* states_object, index threads) {
-    const View<T> x(x_object);
-    const int most = is_cell_ ? 2 : 3;
-    if (!x || x.axes() > most || x.axes() < most - 1) return nb::none();
-    // The axes of rows and of time.
-    const bool is_batched = x.axes() == most, is_swapped = batch_first_ && is_batched;
-    const int row = is_batched && !is_cell_ && !batch_first_ ? 1 : 0, time = is_swapped ? 1 : 0;
-    const index batch = is_batched ? x.size(row) : 1, steps = is_cell_ ? 1 : x.size(time);
-    if (batch == 0 || steps == 0 || x.size(x.axes() - 1) != form_.first.D) return nb::none();
-
+  nb::object call_as(PyObject* x_object, PyObject* states_object, index threads, Tape* tape) {
+    Layout layout;
     LayersForward<T> f{};
     f.form = form_;
-    f.x = {x.data(), is_cell_ ? 0 : x.stride(time), is_batched ? x.stride(row) : 0, nullptr};
-    const Shape state_shapes[2] = {state_shape(is_batched, batch, form_.first.P),
-                                   state_shape(is_batched, batch, form_.first.H)};
-    if (!read_states(states_object, state_shapes, is_batched, f.first)) return nb::none();
+    if (!read_x(View<T>(x_object), layout, f.x)) return nb::none();
+    if (!read_states(states_object, layout, f.first)) return nb::none();
+    if (states_object != Py_None && !has_all(f.first)) return nb::none();
     nb::object last[2], output;
-    for (int s = 0; s < (has_c() ? 2 : 1); ++s) {
-      last[s] = result_of<T>(state_shapes[s]);
-      const index features = s == 0 ? form_.first.P : form_.first.H;
-      f.last[s] = {data_of<T>(last[s]), batch * features, features};
-    }
+    for (int s = 0; s < (has_c() ? 2 : 1); ++s) last[s] = new_state<T>(layout, s, f.last[s]);
     if (is_cell_) {  // its output is its h: written twice, to the same place
       f.output = {f.last[0].data, 0, form_.first.P, nullptr};
     } else {
-      const index features = form_.features();
-      output = result_of<T>(is_batched ? Shape{3, {steps, batch, features}}
-                                       : Shape{2, {steps, features}});
-      f.output = {data_of<T>(output), batch * features, features, nullptr};
+      output = new_sequence<T>(layout, form_.features(), f.output);
     }
-    run(f, steps, batch, threads);
+    const Schedule schedule = Schedule::dense(layout.steps, layout.batch, nullptr, {});
+    if (tape) start<T>(*tape, x_object, layout, schedule, threads, f);
+    {
+      std::optional<nb::gil_scoped_release> unlocked;
+      if (is_worth_unlocking(schedule.rows())) unlocked.emplace();
+      const StandardArithmetic standard;
+      f.panels = &panels<T>();
+      run_layers(kernel<T>(), schedule, f, threads, handle_signals);
+    }
     const nb::object states = has_c() ? nb::make_tuple(last[0], last[1]) : last[0];
     if (is_cell_) return states;
-    if (is_swapped)
-      output = made(PyArray_SwapAxes(reinterpret_cast<PyArrayObject*>(output.ptr()), 0, 1));
-    return nb::make_tuple(output, states);
+    if (!tape) return nb::make_tuple(output, states);
+    return nb::make_tuple(output, states, nb::cast(std::move(*tape)));
   }
 
-  Shape state_shape(bool is_batched, index batch, index features) const {
+  // Makes room for what backward needs.
+  template <class T>
+  void start(Tape& tape, PyObject* x, const Layout& layout, const Schedule& schedule, index threads,
+             LayersForward<T>& f) {
+    tape.module = nb::find(this);
+    tape.x = made(PyArray_NewCopy(reinterpret_cast<PyArrayObject*>(x), NPY_CORDER));
+    tape.layout = layout;
+    tape.threads = threads;
+    f.recompute = tape.recompute;
+    const index size = kept_size(kernel<T>(), schedule, form_, f.recompute);
+    tape.kept = Memory(static_cast<std::size_t>(size) * sizeof(T));
+    f.kept = static_cast<T*>(tape.kept.get());
+    poison(f.kept, size);
+  }
+
+  template <class T>
+  nb::object backward_as(const Tape& tape, PyObject* d_output, PyObject* d_last) {
+    LayersBackward<T> b{};
+    b.form = form_;
+    b.kept = static_cast<const T*>(tape.kept.get());
+    Layout layout;
+    if (!read_x(View<T>(tape.x.ptr()), layout, b.x)) return nb::none();
+    if (!read_states(d_last, layout, b.d_last)) return nb::none();
+    if (d_output != Py_None) {
+      const View<T> d(d_output);
+      if (!d || !d.has_shape(sequence_shape(layout, form_.features()))) return nb::none();
+      b.d_output = sequence<const T>(d, layout);
+    }
+    std::vector<nb::object> results = {new_sequence<T>(layout, form_.first.D, b.d_x)};
+    for (int s = 0; s < (has_c() ? 2 : 1); ++s)
+      results.push_back(new_state<T>(layout, s, b.d_first[s]));
+    std::vector<T*> d_weights;
+    for (const LayerWeights* w : layers_) {
+      for (std::size_t i = 0; i < kWeights * form_.directions; ++i) {
+        if (w->has(i)) results.push_back(result_of<T>(shape_of(w->array(i))));
+        d_weights.push_back(w->has(i) ? data_of<T>(results.back()) : nullptr);
+      }
+    }
+    b.d_weights = d_weights.data();
+    const Schedule schedule = Schedule::dense(layout.steps, layout.batch, nullptr, {});
+    {
+      std::optional<nb::gil_scoped_release> unlocked;
+      if (is_worth_unlocking(schedule.rows())) unlocked.emplace();
+      const StandardArithmetic standard;
+      b.panels = &panels<T>(Panels<T>::kBackward);
+      if (tape.recompute && kernel<T>().kept > 0) b.forward_panels = &panels<T>();
+      run_layers_backward(kernel<T>(), schedule, b, tape.threads, handle_signals);
+    }
+    return tuple_of(results);
+  }
+
+  static nb::object tuple_of(const std::vector<nb::object>& objects) {
+    nb::object tuple = nb::steal(PyTuple_New(static_cast<Py_ssize_t>(objects.size())));
+    for (std::size_t i = 0; i < objects.size(); ++i)
+      PyTuple_SetItem(tuple.ptr(), static_cast<Py_ssize_t>(i), objects[i].inc_ref().ptr());
+    return tuple;
+  }
+
+  static Shape shape_of(const In& array) {
     Shape shape;
-    if (!is_cell_) shape.sizes[shape.count++] = form_.parts();
-    if (is_batched) shape.sizes[shape.count++] = batch;
-    shape.sizes[shape.count++] = features;
+    for (std::size_t axis = 0; axis < array.ndim(); ++axis)
+      shape.sizes[shape.count++] = static_cast<npy_intp>(array.shape(axis));
     return shape;
   }
 
-  // False where they are not what they should be.
+  // False where it is not what it should be, or nothing is to be done.
   template <class T>
-  bool read_states(PyObject* given, const Shape (&shapes)[2], bool is_batched,
-                   States<const T> (&to)[2]) const {
-    if (given == Py_None) return true;
-    if (!has_c()) return read_state(given, shapes[0], is_batched, to[0]);
-    if (!PyTuple_CheckExact(given) || PyTuple_Size(given) != 2) return false;
-    return read_state(PyTuple_GetItem(given, 0), shapes[0], is_batched, to[0]) &&
-           read_state(PyTuple_GetItem(given, 1), shapes[1], is_batched, to[1]);
+  bool read_x(const View<T>& x, Layout& layout, Sequence<const T>& to) const {
+    const int most = is_cell_ ? 2 : 3;
+    if (!x || x.axes() > most || x.axes() < most - 1) return false;
+    layout.is_batched = x.axes() == most;
+    layout.is_swapped = batch_first_ && layout.is_batched;
+    layout.batch = layout.is_batched ? x.size(row_axis(layout)) : 1;
+    layout.steps = is_cell_ ? 1 : x.size(1 - row_axis(layout));
+    to = sequence<const T>(x, layout);
+    return layout.batch > 0 && layout.steps > 0 && x.size(x.axes() - 1) == form_.first.D;
   }
+
+  // Of a batch; without one, time is the other axis all the same.
+  int row_axis(const Layout& l) const { return is_cell_ || l.is_swapped ? 0 : 1; }
+
+  template <class T, class A>
+  Sequence<T> sequence(const View<A>& a, const Layout& l) const {
+    const int row = row_axis(l);
+    return {a.data(), is_cell_ ? 0 : a.stride(1 - row), l.is_batched ? a.stride(row) : 0, nullptr};
+  }
+
+  static Shape sequence_shape(const Layout& l, index features) {
+    if (!l.is_batched) return {2, {l.steps, features}};
+    if (l.is_swapped) return {3, {l.batch, l.steps, features}};
+    return {3, {l.steps, l.batch, features}};
+  }
+
+  // A new one, which lies in memory with time first.
   template <class T>
-  bool read_state(PyObject* given, const Shape& shape, bool is_batched, States<const T>& to) const {
-    const View<T> view(given);
-    if (!view || !view.has_shape(shape)) return false;
-    const int row = is_cell_ ? 0 : 1;
-    to = {view.data(), is_cell_ ? 0 : view.stride(0), is_batched ? view.stride(row) : 0};
-    return true;
+  nb::object new_sequence(const Layout& l, index features, Sequence<T>& to) const {
+    Layout time_first = l;
+    time_first.is_swapped = false;
+    const nb::object array = result_of<T>(sequence_shape(time_first, features));
+    to = {data_of<T>(array), l.batch * features, features, nullptr};
+    if (!l.is_swapped) return array;
+    return made(PyArray_SwapAxes(reinterpret_cast<PyArrayObject*>(array.ptr()), 0, 1));
+  }
+
+  index state_features(int s) const { return s == 0 ? form_.first.P : form_.first.H; }
+
+  Shape state_shape(const Layout& l, int s) const {
+    Shape shape;
+    if (!is_cell_) shape.sizes[shape.count++] = form_.parts();
+    if (l.is_batched) shape.sizes[shape.count++] = l.batch;
+    shape.sizes[shape.count++] = state_features(s);
+    return shape;
   }
 
   template <class T>
-  void run(LayersForward<T>& f, index steps, index batch, index threads) {
-    const Schedule schedule = Schedule::dense(steps, batch, nullptr, {});
-    std::optional<nb::gil_scoped_release> unlocked;
-    if (is_worth_unlocking(schedule.rows())) unlocked.emplace();
-    const StandardArithmetic standard;
-    f.panels = &panels<T>();
-    run_layers(kernel<T>(), schedule, f, threads, handle_signals);
+  nb::object new_state(const Layout& l, int s, States<T>& to) const {
+    const index features = state_features(s);
+    const nb::object array = result_of<T>(state_shape(l, s));
+    to = {data_of<T>(array), l.batch * features, features};
+    return array;
+  }
+
+  template <class T>
+  bool has_all(const States<const T> (&states)[2]) const {
+    return states[0].data && (!has_c() || states[1].data);
+  }
+
+  // False where they are not what they should be; None is none.
+  template <class T>
+  bool read_states(PyObject* given, const Layout& l, States<const T> (&to)[2]) const {
+    if (given == Py_None) return true;
+    if (!has_c()) return read_state(given, l, 0, to[0]);
+    if (!PyTuple_CheckExact(given) || PyTuple_Size(given) != 2) return false;
+    return read_state(PyTuple_GetItem(given, 0), l, 0, to[0]) &&
+           read_state(PyTuple_GetItem(given, 1), l, 1, to[1]);
+  }
+  template <class T>
+  bool read_state(PyObject* given, const Layout& l, int s, States<const T>& to) const {
+    if (given == Py_None) return true;
+    const View<T> view(given);
+    if (!view || !view.has_shape(state_shape(l, s))) return false;
+    to = {view.data(), is_cell_ ? 0 : view.stride(0),
+          l.is_batched ? view.stride(is_cell_ ? 0 : 1) : 0};
+    return true;
   }
 
   const std::vector<nb::object> objects_;
   const bool batch_first_, drops_out_, is_cell_;
   std::vector<LayerWeights*> layers_;
   Form form_{};
-  std::once_flag packed_once_;
-  std::tuple<std::optional<Panels<float>>, std::optional<Panels<double>>> packed_;
+  Packed packed_[2];  // by pass
 };
 
 nb::object call_module(Module& module, Arguments given, Py_ssize_t count) {
   return module.call(given, count);
+}
+nb::object record_module(Module& module, Arguments given, Py_ssize_t count) {
+  return module.record(given, count);
+}
+nb::object run_back(Tape& tape, Arguments given, Py_ssize_t count) {
+  require(count == 2, "backward takes two arguments");
+  return nb::cast<Module&>(tape.module).backward(tape, given[0], given[1]);
 }
 
 // --- Streams -------------------------------------------------------------------------------------
@@ -389,7 +537,16 @@ void bind_modules(nb::module_& m) {
       .def_prop_ro("call", builtin<Module, call_module>,
                    nb::for_getter(nb::sig("def call(self) -> typing.Callable[..., typing.Any]")),
                    "call(x, states, threads, lengths, reset, training), of a cell the first three: "
-                   "its results, or None where the call is not for the engine alone.");
+                   "its results, or None where the call is not for the engine alone.")
+      .def_prop_ro("record", builtin<Module, record_module>,
+                   nb::for_getter(nb::sig("def record(self) -> typing.Callable[..., typing.Any]")),
+                   "record(x, states, threads, lengths, reset, training, recompute), of a layer: "
+                   "its results and their Tape, or None.");
+  nb::class_<Tape>(m, "Tape", "What a Module's recorded call keeps for the way back.")
+      .def_prop_ro("backward", builtin<Tape, run_back>,
+                   nb::for_getter(nb::sig("def backward(self) -> typing.Callable[..., typing.Any]")),
+                   "backward(d_output, d_states): the gradients of x, of each state and of every "
+                   "weight, or None where these are not for the engine alone.");
   nb::class_<Stream>(m, "Stream", "A Module's steps, of layers of one direction, from zeros.")
       .def(nb::init<nb::object, index, index>(), "module"_a, "rows"_a, "threads"_a)
       .def_prop_ro(

@@ -64,6 +64,7 @@ class LayerWeights {
   index output_size() const { return sizes_.P; }
   int directions() const { return static_cast<int>(arrays_.size() / kWeights); }
   bool has(std::size_t weight) const { return arrays_[weight].has_value(); }
+  const In& array(std::size_t weight) const { return *arrays_[weight]; }
   // Of all that is not a weight: float64, or float32.
   bool is_float64() const { return dtype_ == nb::dtype<double>(); }
   bool is_half() const { return dtype_.bits == 16; }
