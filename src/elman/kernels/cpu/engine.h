@@ -198,6 +198,11 @@ inline constexpr index kSumBlock = 256;
 // The most units in a tile of them, whatever the instruction set.
 inline constexpr index kTileUnits = 8;
 
+// Bytes of a cache line, by which panels lie further apart than they are long. Else those that a
+// tile reads side by side would often, at 256 hidden units say, push one another out of the first
+// cache.
+inline constexpr index kCacheLine = 64;
+
 // The kernels of one cell, number type and instruction set.
 template <class T>
 struct Kernel {
@@ -223,14 +228,19 @@ struct Kernel {
   index state_size(const Sizes& s) const { return s.P + (has_c ? s.H : 0); }
   // Bytes of the packed weights.
   index forward_panels(const Sizes& s) const {
-    const index biases = (gates + 1) * static_cast<index>(sizeof(T));
-    const index projection = s.projected() ? padded(s.P) * s.H * weight_size : 0;
-    return padded(s.H) * (gates * (s.D + s.P) * weight_size + biases) + projection;
+    const index biases = padded(s.H) * (gates + 1) * static_cast<index>(sizeof(T));
+    return panels(s.H, gates * s.D, weight_size) + panels(s.H, (gates - late) * s.P, weight_size) +
+           panels(s.H, late * s.P, weight_size) + biases +
+           panels(s.P, s.projected() ? s.H : 0, weight_size);
   }
   index backward_panels(const Sizes& s) const {
-    const index projection = s.projected() ? s.P * padded(s.H) : 0;
-    const index values = gates * s.H * (padded(s.D) + padded(s.P)) + projection;
-    return values * static_cast<index>(sizeof(T));
+    constexpr index size = sizeof(T);
+    return panels(s.P, (gates - late) * s.H, size) + panels(s.P, late * s.H, size) +
+           panels(s.D, gates * s.H, size) + panels(s.H, s.projected() ? s.P : 0, size);
+  }
+  // Bytes of the panels of n columns, each of so many weights, of so many bytes.
+  index panels(index n, index weights, index size) const {
+    return weights > 0 ? padded(n) * weights * size + padded(n) / lanes * kCacheLine : 0;
   }
 };
 

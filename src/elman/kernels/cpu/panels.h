@@ -22,11 +22,17 @@ ELMAN_INLINE index panels_of(index n) {
   return (n + kLanes<T> - 1) / kLanes<T>;
 }
 
+// From one panel to the next, where each of its columns has so many weights.
+template <class T, class W>
+ELMAN_INLINE index panel_size(index weights) {
+  return weights > 0 ? weights * kLanes<T> + kCacheLine / static_cast<index>(sizeof(W)) : 0;
+}
+
 // Where the parts of the packed forward weights begin, to be written (T, W) or read (const T, const
 // W). Each has one panel for every `lanes` hidden units.
 template <class C, class T, class W>
 struct ForwardPanels {
-  index input_panel, hidden_panel, late_panel, projection_panel;  // sizes of a panel
+  index input_panel, hidden_panel, late_panel, projection_panel;  // from one to the next
   W* w_ih;                                                        // (panels, D, G, lanes)
   W *w_hh, *w_late;  // (panels, P, G - late or late, lanes)
   T* x_bias;         // (panels, G, lanes)
@@ -36,10 +42,10 @@ struct ForwardPanels {
   template <class Memory>
   ForwardPanels(Memory* packed, const Sizes& s) {
     const index panels = panels_of<T>(s.H);
-    input_panel = s.D * C::gates * kLanes<T>;
-    hidden_panel = s.P * kPrompt<C> * kLanes<T>;
-    late_panel = s.P * C::late * kLanes<T>;
-    projection_panel = s.H * kLanes<T>;
+    input_panel = panel_size<T, W>(s.D * C::gates);
+    hidden_panel = panel_size<T, W>(s.P * kPrompt<C>);
+    late_panel = panel_size<T, W>(s.P * C::late);
+    projection_panel = panel_size<T, W>(s.H);
     w_ih = static_cast<W*>(packed);
     w_hh = w_ih + panels * input_panel;
     w_late = w_hh + panels * hidden_panel;
@@ -49,18 +55,18 @@ struct ForwardPanels {
   }
 };
 
-// (G * H, K) -> (panels of hidden units, K, G, lanes), zeros where H ends inside a panel. Square by
+// (G * H, K) -> (panels of hidden units, K, G, lanes), zeros where H ends inside one. Square by
 // square, and what is read and written next is fetched, since its pieces lie too far apart for the
 // processor to foresee them.
 template <int G, class T, class W>
-void pack_units(const W* w, index K, index H, W* to) {
+void pack_units(const W* w, index K, index H, W* to, index panel) {
   constexpr index L = kLanes<T>, row_size = G * L;
   for (index unit = 0; unit < H; unit += L) {
     const index height = smaller(L, H - unit);
     for (int g = 0; g < G; ++g) {
       const W* const rows = w + (g * H + unit) * K;
       const W* next = g + 1 < G ? rows + H * K : w + (unit + L < H ? unit + L : 0) * K;
-      W* row = to + unit * K * G + g * L;
+      W* row = to + unit / L * panel + g * L;
       for (index from = 0; from < K; from += L, next += L * L) {
         const index width = smaller(L, K - from);
         Vector<T> square[L];
@@ -103,11 +109,13 @@ void pack_forward(const Weights& w, const Sizes& s, void* packed) {
   constexpr index L = kLanes<T>;
   const index H = s.H;
   const ForwardPanels<C, T, W> to(packed, s);
-  pack_units<C::gates, T>(static_cast<const W*>(w.w_ih), s.D, H, to.w_ih);
+  pack_units<C::gates, T>(static_cast<const W*>(w.w_ih), s.D, H, to.w_ih, to.input_panel);
   const W* const w_hh = static_cast<const W*>(w.w_hh);
-  pack_units<kPrompt<C>, T>(w_hh, s.P, H, to.w_hh);
-  if constexpr (C::late > 0) pack_units<C::late, T>(w_hh + kPrompt<C> * H * s.P, s.P, H, to.w_late);
-  if (s.projected()) pack_units<1, T>(static_cast<const W*>(w.w_hr), H, s.P, to.w_hr);
+  pack_units<kPrompt<C>, T>(w_hh, s.P, H, to.w_hh, to.hidden_panel);
+  if constexpr (C::late > 0)
+    pack_units<C::late, T>(w_hh + kPrompt<C> * H * s.P, s.P, H, to.w_late, to.late_panel);
+  if (s.projected())
+    pack_units<1, T>(static_cast<const W*>(w.w_hr), H, s.P, to.w_hr, to.projection_panel);
   for (index unit = 0; unit < H; unit += L) {
     const Biases<C, T, W> biases(w, H, unit);
     for (int g = 0; g < C::gates; ++g) store<T>(to.x_bias + unit * C::gates + g * L, biases.x[g]);
@@ -118,9 +126,8 @@ void pack_forward(const Weights& w, const Sizes& s, void* packed) {
 // (.., K), of its blocks of H rows the given gates' -> (panels of K's columns, H, G, lanes).
 // Several panels together, so that longer pieces of a row are read.
 template <int G, class T, class W>
-void pack_columns(const W* w, index K, index H, const int* gate, T* to) {
+void pack_columns(const W* w, index K, index H, const int* gate, T* to, index panel) {
   constexpr index L = kLanes<T>, together = 4;
-  const index panel = H * G * L;
   for (index column = 0; column < K; column += together * L, to += together * panel) {
     T* row = to;
     for (index unit = 0; unit < H; ++unit) {
@@ -137,17 +144,17 @@ void pack_columns(const W* w, index K, index H, const int* gate, T* to) {
 // Where the parts of the packed backward weights begin: panels of the columns of each matrix.
 template <class C, class T>
 struct BackwardPanels {
-  index hidden_panel, late_panel, input_panel, projection_panel;  // sizes of a panel
+  index hidden_panel, late_panel, input_panel, projection_panel;  // from one to the next
   T *w_hh = nullptr, *w_late = nullptr;  // (panels of P, H, G - late or late, lanes)
   T* w_ih = nullptr;                     // (panels of D, H, G, lanes)
   T* w_hr = nullptr;                     // (panels of H, P, lanes)
 
   BackwardPanels(T* packed, const Sizes& s) {
     if (!packed) return;
-    hidden_panel = s.H * kPrompt<C> * kLanes<T>;
-    late_panel = s.H * C::late * kLanes<T>;
-    input_panel = s.H * C::gates * kLanes<T>;
-    projection_panel = s.P * kLanes<T>;
+    hidden_panel = panel_size<T, T>(s.H * kPrompt<C>);
+    late_panel = panel_size<T, T>(s.H * C::late);
+    input_panel = panel_size<T, T>(s.H * C::gates);
+    projection_panel = panel_size<T, T>(s.P);
     w_hh = packed;
     w_late = w_hh + panels_of<T>(s.P) * hidden_panel;
     w_ih = w_late + panels_of<T>(s.P) * late_panel;
@@ -159,11 +166,14 @@ template <class C, class T, class W>
 void pack_backward(const Weights& w, const Sizes& s, T* packed) {
   const BackwardPanels<C, T> to(packed, s);
   const W* const w_hh = static_cast<const W*>(w.w_hh);
-  pack_columns<kPrompt<C>>(w_hh, s.P, s.H, C::hidden_gate + C::late, to.w_hh);
-  if constexpr (C::late > 0) pack_columns<C::late>(w_hh, s.P, s.H, C::hidden_gate, to.w_late);
-  pack_columns<C::gates>(static_cast<const W*>(w.w_ih), s.D, s.H, C::input_gate, to.w_ih);
+  pack_columns<kPrompt<C>>(w_hh, s.P, s.H, C::hidden_gate + C::late, to.w_hh, to.hidden_panel);
+  if constexpr (C::late > 0)
+    pack_columns<C::late>(w_hh, s.P, s.H, C::hidden_gate, to.w_late, to.late_panel);
+  pack_columns<C::gates>(static_cast<const W*>(w.w_ih), s.D, s.H, C::input_gate, to.w_ih,
+                         to.input_panel);
   constexpr int only[] = {0};
-  if (s.projected()) pack_columns<1>(static_cast<const W*>(w.w_hr), s.H, s.P, only, to.w_hr);
+  if (s.projected())
+    pack_columns<1>(static_cast<const W*>(w.w_hr), s.H, s.P, only, to.w_hr, to.projection_panel);
 }
 
 // The packed weights of x, and the biases that go with them.
