@@ -31,13 +31,13 @@ INTRODUCTION = """\
 # How fast, processor by processor
 
 How many times as fast as others each package is, float32, on one thread of the processor that a
-section is named after; below 1 another one is faster. Everybody's outputs and gradients were checked
-against float64 first, everybody was held to one processor and took the best of the layouts and
-options that it has, and all took turns; figures are medians of the turns' ratios. "The best" is the
-fastest of the others at that shape, whoever that is. Where rows' lengths differ, torch packs.
+section is named after; below 1 another one is faster. Everybody's outputs and gradients were
+checked against float64 first, everybody was held to one processor and took the best of the layouts
+and options that it has, and all took turns; figures are medians of the turns' ratios. "The best" is
+the fastest of the others at that shape, whoever that is. Where rows' lengths differ, torch packs.
 
-`python -m benchmarks.run` measures one's own machine, and `--quick` in some minutes a cell. What was
-tried for speed, and what it brought, is in [performance.md](performance.md); so is what
+`python -m benchmarks.run` measures one's own machine, and `--quick` in some minutes a cell. What
+was tried for speed, and what it brought, is in [performance.md](performance.md); so is what
 [single calls cost](performance.md#calls).
 """
 SUMMARY = """\

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import elman
-from benchmarks import compare, measure, peaks, results
+from benchmarks import compare, measure, page, peaks, results
 from benchmarks.check import WrongError, check, reference, tolerance
 from benchmarks.contenders import OTHERS, OURS, LeftOutError, make, parts, whole
 from benchmarks.contenders.elman_packages import NumpyPackage
@@ -316,3 +316,13 @@ def test_bytes_kept_are_the_engines(cell):
 def test_bytes_kept_by_torchs_rnn():
     case = Case("RNN", 9, 4, 3, 16)
     assert kept(make("torch", case, draw(case), 1)) == case.rows * 16 * 4  # the states
+
+
+# Results by processor
+
+
+def test_the_page_of_results_is_what_the_results_say():
+    assert page.PAGE.read_text() == page.text(page.read())
+    for name, run in page.read().items():
+        assert page.picture(name).exists()
+        assert name == run["machine"]["cpu"].lower().replace(",", "").replace(" ", "-")

@@ -198,7 +198,8 @@ ELMAN_INLINE void for_panels(index row, index rows, index panel, index last_pane
   for (; panel + P <= last_panel; panel += P) {
     for (index i = row; i < rows; i += R) f.template operator()<R, P>(i, panel);
   }
-  if constexpr (P > 1) for_panels<R, P == 3 ? 2 : P == 4 ? 3 : P / 2>(row, rows, panel, last_panel, f);
+  if constexpr (P > 1)
+    for_panels<R, P == 3 ? 2 : P == 4 ? 3 : P / 2>(row, rows, panel, last_panel, f);
 }
 
 template <int R, int V, class F>

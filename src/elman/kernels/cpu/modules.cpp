@@ -543,10 +543,11 @@ void bind_modules(nb::module_& m) {
                    "record(x, states, threads, lengths, reset, training, recompute), of a layer: "
                    "its results and their Tape, or None.");
   nb::class_<Tape>(m, "Tape", "What a Module's recorded call keeps for the way back.")
-      .def_prop_ro("backward", builtin<Tape, run_back>,
-                   nb::for_getter(nb::sig("def backward(self) -> typing.Callable[..., typing.Any]")),
-                   "backward(d_output, d_states): the gradients of x, of each state and of every "
-                   "weight, or None where these are not for the engine alone.");
+      .def_prop_ro(
+          "backward", builtin<Tape, run_back>,
+          nb::for_getter(nb::sig("def backward(self) -> typing.Callable[..., typing.Any]")),
+          "backward(d_output, d_states): the gradients of x, of each state and of every "
+          "weight, or None where these are not for the engine alone.");
   nb::class_<Stream>(m, "Stream", "A Module's steps, of layers of one direction, from zeros.")
       .def(nb::init<nb::object, index, index>(), "module"_a, "rows"_a, "threads"_a)
       .def_prop_ro(
