@@ -5,15 +5,17 @@ import types
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 import elman
 from elman import _engine, engine
 
-# The same examples every time, unless `make fuzz` asks for others, and more of them.
-settings.register_profile("quick", max_examples=50, derandomize=True, deadline=None)
+# The same examples every time, unless `make fuzz` asks for others, and more of them. However slow
+# the machine is at that moment, nothing fails.
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("quick", patient, max_examples=50, derandomize=True)
 settings.register_profile("brief", settings.get_profile("quick"), max_examples=15)
-settings.register_profile("long", max_examples=1000, deadline=None, print_blob=True)
+settings.register_profile("long", patient, max_examples=1000, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
@@ -42,6 +44,16 @@ def poisoned_memory(monkeypatch):
     _engine.poison_buffers(True)
     yield
     _engine.poison_buffers(False)
+
+
+@pytest.fixture(scope="module")
+def jax_compiles_quickly():
+    """Without most of XLA's optimisations: what is compiled there runs once, on little."""
+    jax = pytest.importorskip("jax", reason="JAX is not installed")
+    before = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(autouse=True)

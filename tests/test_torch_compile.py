@@ -135,9 +135,17 @@ def test_new_sizes_with_lengths(kind):
             agree(run(compiled, x, hx, **given), run(ours, x, hx, **given))
 
 
-@pytest.mark.parametrize("kind", ["gru", "lstm"])
-@pytest.mark.parametrize("extent", ["plain", "lengths", "reset"])
-@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    ("extent", "training", "kind"),  # each pair of values
+    [
+        ("plain", False, "gru"),
+        ("plain", True, "lstm"),
+        ("lengths", True, "gru"),
+        ("lengths", False, "lstm"),
+        ("reset", False, "gru"),
+        ("reset", True, "lstm"),
+    ],
+)
 def test_sizes_turn_dynamic_by_themselves(extent, training, kind):
     """The default of torch.compile: fixed sizes first, and one more compilation for all others."""
     _, ours = twins(kind, 3, 5, 2, bidirectional=True)
