@@ -50,7 +50,7 @@ def poisoned_memory(monkeypatch):
 def jax_compiles_quickly():
     """Without most of XLA's optimisations: what is compiled there runs once, on little."""
     jax = pytest.importorskip("jax", reason="JAX is not installed")
-    before = jax.config.jax_disable_most_optimizations
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", before)

@@ -16,7 +16,8 @@ FILES = [f"test_keras_{name}.py" for name in ("layers", "masks", "models", "savi
 #: What is run on JAX: what its module says and does, each of Keras's mask rules, a model.
 BRIEF = (
     "test_options and GRU or reset_before or relu or bits or any_mask and True-True"
-    " or any_mask and False-False or fit and functional or half and LSTM-mixed_bfloat16 or without_elman or other_kinds"
+    " or any_mask and False-False or fit and functional or half and LSTM-mixed_bfloat16"
+    " or without_elman or other_kinds"
 )
 
 
