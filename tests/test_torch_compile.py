@@ -20,6 +20,7 @@ from test_torch_layers import (
 )
 from torch import nn
 from torch._dynamo.exc import Unsupported
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._pytree import tree_leaves, tree_map
 
 import elman.torch
@@ -149,7 +150,7 @@ def test_new_sizes_with_lengths(kind):
 def test_sizes_turn_dynamic_by_themselves(extent, training, kind):
     """The default of torch.compile: fixed sizes first, and one more compilation for all others."""
     _, ours = twins(kind, 3, 5, 2, bidirectional=True)
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    counter = CompileCounterWithBackend("aot_eager")
     compiled = Compiled(ours, backend=counter)
     with torch.set_grad_enabled(training):
         for L, N in ((6, 7), (5, 4), (9, 8), (2, 3), (30, 16)):
@@ -164,7 +165,7 @@ def test_sizes_turn_dynamic_by_themselves(extent, training, kind):
 
 def test_sizes_marked_dynamic():
     theirs, ours = twins("gru", 3, 5)
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    counter = CompileCounterWithBackend("aot_eager")
     compiled = Compiled(ours, backend=counter)
     for L, N in ((6, 7), (5, 4), (9, 8)):
         x, _ = inputs(ours, L, N)
