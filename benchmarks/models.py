@@ -233,7 +233,7 @@ def show(found: dict[Case, Found]) -> None:
     """A row a case."""
     console = Console()
     if not console.is_terminal:
-        console = Console(width=120)
+        console = Console(width=140)
     table = Table(title="Models, one thread: torch.nn over elman.torch", box=box.SIMPLE_HEAD)
     for column in COLUMNS:
         table.add_column(column, justify="left" if column == COLUMNS[0] else "right")
