@@ -214,6 +214,10 @@ demo-keyword: $(INSTALLED) ## learn to detect spoken words, as C and as a web pa
 bench: $(INSTALLED) ## measure Elman and everyone else; tables, JSON and a picture in build/bench
 	$(BIN)/python -m benchmarks.run --picture build/bench/bench.png
 	$(BIN)/python -m benchmarks.calls
+	$(BIN)/python -m benchmarks.models
+
+bench-models: $(INSTALLED) ## models of which layers are a part: a step of training, inference, a stream's chunk
+	$(BIN)/python -m benchmarks.models
 
 bench-calls: $(INSTALLED) ## the calls alone: what a step of a cell or a layer costs
 	$(BIN)/python -m benchmarks.calls

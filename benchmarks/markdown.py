@@ -1,14 +1,17 @@
 """The table that README and docs/performance.md show of a run: how many times as fast as others.
 
+Of the grid, or of the models that ``benchmarks.models`` measured.
+
 Example:
     python -m benchmarks.markdown build/bench/bench.json --cell GRU
+    python -m benchmarks.markdown build/bench/models.json --table models
 """
 
 import argparse
 import json
 from pathlib import Path
 
-from . import results
+from . import models, results
 from .grid import CELLS, LIKE, OVERHEAD, Case
 from .measure import Result
 from .results import Run
@@ -39,6 +42,16 @@ def table(run: Run, cell: str, which: str = "all") -> list[str]:
     for case, by_mode in cases(run, cell).items():
         figures = [figure(by_mode[mode], *who) for _, mode, *who in TABLES[which]]
         lines.append(row([case.name, LIKE.get(case.shape, ""), *figures]))
+    return lines
+
+
+def table_of_models(run: Run) -> list[str]:
+    """A row for each model, cell and mode."""
+    lines = [row([*models.COLUMNS]), row(["---"] * len(models.COLUMNS))]
+    for found in run["models"]:
+        fields = found | {"shape": tuple(found["shape"])}
+        seconds = fields.pop("seconds")
+        lines.append(row([*models.row(models.Case(**fields), seconds)]))
     return lines
 
 
@@ -75,7 +88,10 @@ if __name__ == "__main__":
     )
     parser.add_argument("results", type=Path)
     parser.add_argument("--cell", choices=CELLS, default="GRU", help="default: %(default)s")
-    parser.add_argument("--table", choices=TABLES, default="all", help="default: %(default)s")
+    parser.add_argument(
+        "--table", choices=[*TABLES, "models"], default="all", help="default: %(default)s"
+    )
     options = parser.parse_args()
     run = json.loads(options.results.read_text())
-    print("\n".join(table(run, options.cell, options.table)))
+    of_models = options.table == "models"
+    print("\n".join(table_of_models(run) if of_models else table(run, options.cell, options.table)))

@@ -2,18 +2,21 @@
 
 import os
 import types
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 import elman
 from elman import _engine, engine
 
-# The same examples every time, unless `make fuzz` asks for others, and more of them.
-settings.register_profile("quick", max_examples=50, derandomize=True, deadline=None)
+# The same examples every time, unless `make fuzz` asks for others, and more of them. However slow
+# the machine is at that moment, nothing fails.
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("quick", patient, max_examples=50, derandomize=True)
 settings.register_profile("brief", settings.get_profile("quick"), max_examples=15)
-settings.register_profile("long", max_examples=1000, deadline=None, print_blob=True)
+settings.register_profile("long", patient, max_examples=1000, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
@@ -42,6 +45,20 @@ def poisoned_memory(monkeypatch):
     _engine.poison_buffers(True)
     yield
     _engine.poison_buffers(False)
+
+
+@pytest.fixture(scope="module")
+def jax_compiles_quickly():
+    """Without most of XLA's optimisations: what is compiled there runs once, on little."""
+    if find_spec("jax") is None:
+        yield
+        return
+    import jax
+
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(autouse=True)

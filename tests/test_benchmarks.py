@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import elman
-from benchmarks import compare, measure, page, peaks, results
+import elman.torch
+from benchmarks import compare, markdown, measure, models, page, peaks, results
 from benchmarks.check import WrongError, check, reference, tolerance
 from benchmarks.contenders import OTHERS, OURS, LeftOutError, make, parts, whole
 from benchmarks.contenders.elman_packages import NumpyPackage
@@ -326,3 +327,60 @@ def test_the_page_of_results_is_what_the_results_say():
     for name, run in page.read().items():
         assert page.picture(name).exists()
         assert name == run["machine"]["cpu"].lower().replace(",", "").replace(" ", "-")
+
+
+# models
+
+
+@pytest.mark.parametrize("cell", models.CELLS)
+@pytest.mark.parametrize(("model", "modes"), [("tagger", [*MODES]), ("stream", ["inference"])])
+def test_models_are_alike_and_the_rest_lacks_their_layers(model, modes, cell):
+    made = models.calls(model, cell, 6, 2, 4, 5)
+    assert list(made) == modes
+    for mode, ways in made.items():
+        with elman.torch.require("kernel"):
+            again = [ways[who]() for who in (models.OURS, models.STOCK, models.REST)]
+        torch.testing.assert_close(*again[:2], rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(again[2], again[1])
+        elman.torch.paths.clear()
+        ways[models.REST]()
+        assert not elman.torch.paths, mode
+        ways[models.OURS]()
+        assert elman.torch.paths, mode
+
+
+def test_training_of_a_model_moves_every_weight(monkeypatch):
+    """Of layers that are not there, too."""
+    kept = []
+    adam = torch.optim.Adam
+
+    def watched(parameters):
+        kept.append([(p, p.detach().clone()) for p in parameters])
+        return adam([p for p, _ in kept[-1]])
+
+    monkeypatch.setattr(torch.optim, "Adam", watched)
+    ways = models.calls("tagger", "GRU", 6, 2, 4, 5)["training"]
+    ways[models.REST]()
+    assert [len(weights) for weights in kept] == [19] * 3
+    assert all(not torch.equal(p, was) for weights in kept for p, was in weights)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_model_that_computes_something_else_is_not_timed(mode, monkeypatch):
+    def spoil(model):
+        weight = model.layers.weight_hh_l1_reverse
+        if mode == "inference":
+            weight.data.add_(0.01)
+        else:
+            weight.register_hook(lambda d: d * 1.1)
+
+    monkeypatch.setattr(elman.torch, "accelerate", spoil)
+    with pytest.raises(AssertionError, match="not close"):
+        models.calls("tagger", "LSTM", 6, 2, 4, 5)
+
+
+def test_the_table_of_models():
+    seconds = {"torch.nn": [8e-3, 12e-3], "elman.torch": [4e-3, 4e-3], "the rest": [2e-3, 2e-3]}
+    case = {"model": "tagger", "cell": "GRU", "mode": "training", "shape": [6, 2, 4, 5]}
+    *_, line = markdown.table_of_models({"models": [case | {"seconds": seconds}]})
+    assert line == "| tagger, GRU, training (6, 2, 4, 5) | 2.50 | 10 / 4 | 2 | 79% / 50% |"

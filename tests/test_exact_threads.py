@@ -1,20 +1,19 @@
 """The same answer on any number of threads, from several at once, and whatever mode they are in."""
 
 import ctypes
+import multiprocessing
 import os
-import subprocess
 import sys
 import threading
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from doors import CELLS, DOORS, DTYPES, FULL, cases, make, numpy_layer, run_numpy, threads
 from hypothesis import given, settings
 from reference import assert_all_same_bits
-from test_faults import LIMIT, in_new_process
+from test_faults import LIMIT, count_threads, in_new_process, only_linux
 
 import elman
 
@@ -74,33 +73,33 @@ def test_any_number_of_threads_in_every_door(door, case):
     assert_same_on_any_number(door, case)
 
 
-COUNT = """
-import os, sys
-sys.path.insert(0, "tests")
-import elman
-from doors import run_numpy
-from test_exact_threads import large
-before = len(os.listdir("/proc/self/task"))
-elman.set_num_threads(8)
-run_numpy(large(*sys.argv[1:3], proj_size=int(sys.argv[3])))
-print(len(os.listdir("/proc/self/task")) - before)
-"""
+def started_threads(size, cell, less):
+    """How many a call starts beside this one, where eight are allowed, in a process of its own."""
+
+    def count(pipe):
+        before = count_threads()
+        elman.set_num_threads(8)
+        P = LARGE[size][1][1] - less if less else 0
+        run_numpy(large(size, cell, proj_size=P))
+        pipe.send(count_threads() - before)
+
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("fork").Process(target=count, args=(theirs,))
+    process.start()
+    process.join(LIMIT)
+    return ours.recv()
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads are counted in /proc")
-@pytest.mark.parametrize("size", LARGE)
-@pytest.mark.parametrize(("cell", "less"), [("gru", 0), ("lstm", 0), ("lstm", 3)])
-def test_those_sizes_do_use_threads(cell, less, size):
+def count_in_every_case():
+    for size in LARGE:
+        for cell, less in (("gru", 0), ("lstm", 0), ("lstm", 3)):
+            assert started_threads(size, cell, less) == 7, (size, cell, less)
+
+
+@only_linux
+def test_those_sizes_do_use_threads():
     """Else the tests above would compare one thread with itself."""
-    P = LARGE[size][1][1] - less if less else 0
-    count = subprocess.run(
-        [sys.executable, "-c", COUNT, size, cell, str(P)],
-        cwd=Path(__file__).parent.parent,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    assert int(count.stdout) == 7
+    in_new_process(count_in_every_case)
 
 
 @every_door

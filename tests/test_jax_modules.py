@@ -18,6 +18,7 @@ import elman.jax.linen  # noqa: E402
 import elman.jax.nnx  # noqa: E402
 from elman.jax import paths, require  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("jax_compiles_quickly")
 N, L, D, H = 4, 6, 3, 5
 HAS_NNX = tuple(map(int, flax.__version__.split(".")[:2])) >= (0, 12)
 of_nnx = pytest.mark.skipif(not HAS_NNX, reason="elman.jax.nnx is for Flax 0.12 on")

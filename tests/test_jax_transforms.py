@@ -18,6 +18,8 @@ import elman  # noqa: E402
 import elman.jax  # noqa: E402
 from elman.jax import require  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("jax_compiles_quickly")
+
 
 @pytest.fixture(autouse=True)
 def x64():

@@ -15,7 +15,8 @@ from keras_backends import BACKEND
 FILES = [f"test_keras_{name}.py" for name in ("layers", "masks", "models", "saving")]
 #: What is run on JAX: what its module says and does, each of Keras's mask rules, a model.
 BRIEF = (
-    "options and GRU or reset_before or relu or bits or any_mask and (True-True or False-False)"
+    "test_options and GRU or test_dropout and options0-GRU or other_activations and options1"
+    " or reset_before or relu or bits or any_mask and (True-True or False-False)"
     " or fit and functional or half and LSTM-mixed_bfloat16 or without_elman or other_kinds"
 )
 

@@ -15,7 +15,6 @@ STEPS = {
     soak.stream_numpy: 20_000,
     soak.stream_steps: 10_000,
     soak.stream_torch: 5_000,
-    soak.train_numpy: 500,
     soak.train_lstm: 500,
     soak.train_torch: 300,
     soak.refuse: 5_000,

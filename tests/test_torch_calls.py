@@ -433,7 +433,7 @@ def test_derivatives(taken, name):
 
     inputs = (x, *module.parameters())
     assert gradcheck(f, inputs, check_batched_grad=True)
-    assert gradgradcheck(f, inputs)
+    assert gradgradcheck(f, inputs, fast_mode=True)
     assert all(taken)
 
 

@@ -94,18 +94,14 @@ def compare(program, model, args):
 
 
 CASES = [
-    ("gru", {}, ()),
     ("gru", {"bias": False}, ("hx",)),
-    ("gru", {"bidirectional": True}, ("lengths",)),
     ("gru", {"num_layers": 2, "dropout": 0.5}, ("hx", "lengths")),
     ("gru", {"num_layers": 2, "bidirectional": True, "batch_first": True}, ("hx", "lengths")),
     ("gru_reset_before", {}, ("hx",)),
     ("gru_reset_before", {"num_layers": 2, "bidirectional": True}, ("hx", "lengths")),
-    ("rnn_tanh", {"batch_first": True}, ("lengths",)),
     ("rnn_tanh", {"num_layers": 2, "bidirectional": True}, ("hx", "lengths")),
     ("rnn_relu", {"bidirectional": True, "bias": False}, ()),
     ("rnn_relu", {"num_layers": 2}, ("hx",)),
-    ("lstm", {}, ()),
     ("lstm", {"bias": False, "batch_first": True}, ("hx",)),
     ("lstm", {"bidirectional": True}, ("lengths",)),
     ("lstm", {"num_layers": 2, "bidirectional": True}, ("hx", "lengths")),

@@ -53,6 +53,7 @@ class Dataset(torch.utils.data.Dataset):
         "spawn",
     ],
 )
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # two on one processor
 def test_workers_of_a_data_loader(method):
     dataset = Dataset()
     want = [dataset[i] for i in range(len(dataset))]

@@ -8,7 +8,7 @@ import itertools
 import pytest
 import torch
 from reference import parts, whole
-from test_torch_layers import agree, every_kind, inputs, joined, leaf, sizes_of, twins
+from test_torch_layers import KINDS, agree, every_kind, inputs, joined, leaf, sizes_of, twins
 from test_torch_paths import cells, every_cell, state_for
 from torch import func, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
@@ -520,10 +520,16 @@ CALLS = {
 }
 
 
-@every_kind
-@pytest.mark.parametrize(("options", "given"), CALLS.values(), ids=CALLS)
-def test_finite_differences(kind, options, given):
+@pytest.mark.parametrize(
+    ("kind", "call"),  # every kind, and every call, which kinds do not see
+    [
+        *((kind, call) for kind in KINDS for call in ("plain", "two directions")),
+        *((kind, call) for kind in ("gru", "lstm_proj") for call in list(CALLS)[1:-1]),
+    ],
+)
+def test_finite_differences(kind, call):
     """First and second derivatives, backward and forward, one by one and mapped."""
+    options, given = CALLS[call]
     _, layer = twins(kind, 2, 2, **options, **DOUBLE)
     x, hx = inputs(layer, 3, 2, torch.float64, "batch" if "batch_first" in options else "time")
     names, weights = zip(*layer.named_parameters(), strict=True)

@@ -16,7 +16,10 @@ import elman
 from elman.weights import build, convert
 
 D, H, L, N = 3, 4, 6, 2
-pytestmark = pytest.mark.filterwarnings("ignore")  # the frameworks' own
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # the frameworks' own
+    pytest.mark.usefixtures("jax_compiles_quickly"),
+]
 
 
 def needs(name):

@@ -141,9 +141,13 @@ def _becomes_old_onnx() -> bool:
     return torch.jit.is_tracing() and not is_compiling() and torch.onnx.is_in_onnx_export()  # pyright: ignore[reportPrivateImportUsage]
 
 
-@torch.compiler.assume_constant_result
 def _exporter_runs() -> bool:
     return torch.onnx.is_in_onnx_export()  # of which torch.compile would make False
+
+
+# What torch.compiler.assume_constant_result does, which imports the compiler: half of all the time
+# that importing this package takes.
+_exporter_runs._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def _tensor(title: str, name: str, values: Any) -> Tensor:
