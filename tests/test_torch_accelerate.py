@@ -216,6 +216,21 @@ def test_copied(model):
     assert accelerate(copy.deepcopy(other)) == NAMES
 
 
+@pytest.mark.parametrize("cls", [nn.GRU, nn.LSTMCell, MyGRU])
+def test_a_shallow_copy_is_stock(cls):
+    """As what is loaded from a pickle, which Python does not tell apart; it shares the weights."""
+    module = cls(3, 4)
+    accelerate(module)
+    other = copy.copy(module)
+    assert type(other) is cls
+    assert vars(other).keys() == vars(cls(3, 4)).keys()
+    assert all(a is b for a, b in zip(other.parameters(), module.parameters(), strict=True))
+    with require("kernel"):
+        module(torch.randn(2, 3))
+    assert accelerate(other) == [""]
+    assert accelerate(other, undo=True) == accelerate(module, undo=True) == [""]
+
+
 WITHOUT_ELMAN = """
 import io, sys
 import torch
