@@ -740,3 +740,114 @@ def test_neuralforecast(recurrent, times):
     name = "neuralforecast" + (", recurrent" if recurrent else "")
     for what, call in (("predict", predict), ("5 steps of training", lambda f: f.fit())):
         times(f"{name}: {what}", partial(call, stock), partial(call, ours), turns=3)
+
+
+@pytest.mark.parametrize("kind", ["RNNModel", "BlockRNNModel"])
+def test_darts(kind, times, tmp_path):
+    """Fitted with Elman's layers; accelerated to predict; and built anew for every forecast."""
+    models = pytest.importorskip("darts.models", reason="darts is not installed")
+    from darts import TimeSeries
+
+    random, days = np.random.default_rng(0), np.arange(120)
+    values = [np.sin(days / (k + 1)) + random.normal(0, 0.2, 120) for k in range(4)]
+    series = [TimeSeries.from_values(v.astype(np.float32)) for v in values]
+    of_kind = {
+        "RNNModel": {"model": "LSTM", "training_length": 40},
+        "BlockRNNModel": {"model": "GRU", "output_chunk_length": 7},
+    }
+    quiet = ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing")
+
+    def fitted():
+        model = getattr(models, kind)(
+            input_chunk_length=28,
+            n_epochs=2,
+            random_state=0,
+            pl_trainer_kwargs={"accelerator": "cpu", "devices": 1, **dict.fromkeys(quiet, False)},
+            **of_kind[kind],
+        )
+        return model.fit(series)
+
+    def predict(model):
+        return model.predict(7, series=series[0]).values()
+
+    def loss(model):
+        return model.trainer.callback_metrics["train_loss"].item()
+
+    def backtest(model):
+        forecasts = model.historical_forecasts(
+            series[0], start=-9, stride=2, forecast_horizon=7, retrain=True, verbose=False
+        )
+        return forecasts.values()
+
+    def fitted_with_elmans():
+        with elman.torch.install():
+            return fitted()
+
+    stock, ours = fitted(), fitted_with_elmans()
+    assert type(ours.model.rnn).__module__ == "elman.torch.layers"
+    with elman.torch.install():
+        elman.torch.paths.clear()
+        found = backtest(ours)
+        assert elman.torch.paths["kernel"] > 10
+    times(f"darts, {kind}: 2 epochs", fitted, fitted_with_elmans, turns=2)
+    assert loss(ours) == pytest.approx(loss(stock), rel=1e-5)
+    np.testing.assert_allclose(predict(ours), predict(stock), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found, backtest(stock), rtol=1e-4, atol=1e-5)
+
+    expected = predict(stock)
+    assert elman.torch.accelerate(stock.model) == ["rnn"]
+    np.testing.assert_allclose(predict(stock), expected, rtol=1e-5, atol=1e-5)
+    stock.save(str(tmp_path / "model.pt"))  # as a stock model: darts unpickles known classes alone
+    again = type(stock).load(str(tmp_path / "model.pt"))
+    np.testing.assert_allclose(predict(again), expected, rtol=1e-6, atol=1e-6)
+    assert elman.torch.accelerate(again.model) == ["rnn"]
+
+
+def test_flair(times):
+    """A tagger of an LSTM over words, whose embeddings are of one over characters, both packed."""
+    flair = pytest.importorskip("flair", reason="flair is not installed")
+    from flair.data import Dictionary, Sentence
+    from flair.embeddings import CharacterEmbeddings
+    from flair.models import SequenceTagger
+
+    random = np.random.default_rng(0)
+    words = "the Anna Berlin goes to and Otto sees Paris from walks".split()
+    characters, tags = Dictionary(), Dictionary(add_unk=False)
+    for character in "".join(words):
+        characters.add_item(character)
+    for tag in ("O", "name"):
+        tags.add_item(tag)
+    sentences = [Sentence(list(random.choice(words, n))) for n in random.integers(3, 12, 24)]
+    for token in (token for sentence in sentences for token in sentence):
+        token.add_label("ner", "name" if token.text[0].isupper() else "O")
+
+    def built():
+        flair.set_seed(0)
+        return SequenceTagger(CharacterEmbeddings(characters), tags, "ner", hidden_size=64)
+
+    def train(tagger, steps=4):
+        """Losses, with the dropout of a seed."""
+        flair.set_seed(1)
+        tagger.train()
+        optimizer, losses = torch.optim.SGD(tagger.parameters(), 0.1), []
+        for _ in range(steps):
+            for sentence in sentences:
+                sentence.clear_embeddings()
+            optimizer.zero_grad()
+            loss, count = tagger.forward_loss(sentences)
+            (loss / count).backward()
+            optimizer.step()
+            losses.append(loss.item())
+        return losses
+
+    stock, accelerated = built(), built()
+    assert elman.torch.accelerate(accelerated) == ["embeddings.char_rnn", "rnn"]
+    with elman.torch.install():
+        rebuilt = built()
+    assert type(rebuilt.rnn) is type(rebuilt.embeddings.char_rnn) is elman.torch.LSTM
+    expected = train(stock)
+    assert expected[-1] != pytest.approx(expected[0], rel=1e-2)
+    for tagger in (accelerated, rebuilt):
+        assert train(tagger) == pytest.approx(expected, rel=1e-5)
+        close(tagger.state_dict(), stock.state_dict())
+    times("flair: a step of 24 sentences", partial(train, stock, 1), partial(train, accelerated, 1))
