@@ -1,9 +1,9 @@
 """What others build on torch, each as its users use it, with these layers and torch's.
 
 PyTorch Lightning, skorch and TorchRL train models that have these layers. The models of
-Resemblyzer, sb3-contrib and neuralforecast run as they come, and accelerated. ``make
-test-ecosystem`` installs all six; where one is not, its tests are skipped. With ``-s`` the times of
-both are printed.
+Resemblyzer, sb3-contrib, neuralforecast, darts and flair run as they come, and accelerated. ``make
+test-ecosystem`` installs them all; where one is not, its tests are skipped. With ``-s`` the times
+of both are printed.
 """
 
 import copy
@@ -90,7 +90,7 @@ class Classifier(nn.Module):
 BOTH = [elman.torch.GRU, nn.GRU]
 
 
-def test_lightning(tmp_path):
+def test_lightning(times, tmp_path):
     lightning = pytest.importorskip("lightning", reason="lightning is not installed")
 
     class Recogniser(lightning.LightningModule):
@@ -113,8 +113,8 @@ def test_lightning(tmp_path):
             return torch.optim.Adam(self.parameters(), 1e-2)
 
     data = torch.utils.data.TensorDataset(*recordings())
-    losses, scores = [], []
-    for gru in BOTH:
+
+    def fitted(gru):
         lightning.seed_everything(0, verbose=False)
         trainer = lightning.Trainer(
             max_epochs=8,
@@ -127,6 +127,11 @@ def test_lightning(tmp_path):
         )
         module = Recogniser(gru)
         trainer.fit(module, torch.utils.data.DataLoader(data, 30, shuffle=True))
+        return trainer, module
+
+    losses, scores = [], []
+    for gru in BOTH:
+        trainer, module = fitted(gru)
         found = trainer.test(module, torch.utils.data.DataLoader(data, 90), verbose=False)
         losses.append(module.losses)
         scores.append(found[0]["accuracy"])
@@ -137,9 +142,10 @@ def test_lightning(tmp_path):
     assert len(losses[0]) == 24
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)  # rounding, grown over 24 steps
     assert scores[0] == scores[1] > 0.9
+    times("Lightning: 8 epochs, lengths= or packing", *(partial(fitted, gru) for gru in BOTH[::-1]))
 
 
-def test_skorch():
+def test_skorch(times):
     skorch = pytest.importorskip("skorch", reason="skorch is not installed")
     from sklearn.base import clone
     from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -191,6 +197,12 @@ def test_skorch():
         for built in (plain, clone(plain)):
             assert losses(built) == pytest.approx(expected, rel=1e-4)
             assert type(built.module_.gru) is elman.torch.GRU
+
+    def losses_with_elmans():
+        with elman.torch.install():
+            return losses(plain)
+
+    times("skorch: 4 epochs, packed", partial(losses, plain), losses_with_elmans)
     search = GridSearchCV(net.set_params(max_epochs=3), {"module__hidden": [4, 16]}, cv=2)
     assert search.fit(x.numpy(), classes.numpy()).best_params_["module__hidden"] in (4, 16)
 
@@ -206,7 +218,7 @@ def make_memory(name, ours, **keys):
 
 
 @pytest.mark.parametrize("name", ["GRUModule", "LSTMModule"])
-def test_torchrl_modules(name):
+def test_torchrl_modules(name, times):
     """Rollouts of any axes with episodes that begin within, and steps: values and gradients."""
     stock, ours = make_memory(name, False), make_memory(name, True)
     from tensordict import TensorDict
@@ -264,6 +276,13 @@ def test_torchrl_modules(name):
         ours(rollout(recurrent=0))
     with pytest.raises(TypeError):
         make_memory(name, True, python_based=True)
+
+    data = rollout(16, 100, recurrent=1)
+    cotangents = (draw(16, 100, 5), *(draw(16, 2, 5) for _ in states))
+    times(
+        f"TorchRL, {name}: 16 x 100 steps, gradients, float64",
+        *(partial(answers, module, data, cotangents, True) for module in (stock, ours)),
+    )
 
 
 def test_torchrl_loss():
@@ -811,7 +830,7 @@ def test_flair(times):
     from flair.models import SequenceTagger
 
     random = np.random.default_rng(0)
-    words = "the Anna Berlin goes to and Otto sees Paris from walks".split()
+    words = ["the", "Anna", "Berlin", "goes", "to", "and", "Otto", "sees", "Paris", "from", "walks"]
     characters, tags = Dictionary(), Dictionary(add_unk=False)
     for character in "".join(words):
         characters.add_item(character)
