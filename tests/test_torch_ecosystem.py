@@ -9,6 +9,7 @@ of both are printed.
 import copy
 import importlib.metadata
 import inspect
+import pickle
 import time
 from functools import partial
 
@@ -820,6 +821,11 @@ def test_darts(kind, times, tmp_path):
     again = type(stock).load(str(tmp_path / "model.pt"))
     np.testing.assert_allclose(predict(again), expected, rtol=1e-6, atol=1e-6)
     assert elman.torch.accelerate(again.model) == ["rnn"]
+    ours.save(str(tmp_path / "ours.pt"))
+    with pytest.raises(pickle.UnpicklingError, match="elman.torch.layers"):
+        type(ours).load(str(tmp_path / "ours.pt"))
+    again = type(ours).load(str(tmp_path / "ours.pt"), trusted=True)
+    np.testing.assert_array_equal(predict(again), predict(ours))
 
 
 def test_flair(times):
@@ -870,3 +876,31 @@ def test_flair(times):
         assert train(tagger) == pytest.approx(expected, rel=1e-5)
         close(tagger.state_dict(), stock.state_dict())
     times("flair: a step of 24 sentences", partial(train, stock, 1), partial(train, accelerated, 1))
+
+
+def test_the_example_begins_alike():
+    """examples/rl: the same weights, environments and draws, until rounding parts the policies."""
+    policy, _ = sb3("MlpLstmPolicy")
+    from examples.rl.learn import FRAMES, learn
+
+    frames = []
+    ours, stock = (learn(p, 3, FRAMES, frames.append) for p in (policy, "MlpLstmPolicy"))
+    assert sum(frames) == 2 * FRAMES
+    assert (ours.ends, ours.returns) == (stock.ends, stock.returns)
+    assert 10 < np.mean(ours.returns) < 40  # of actions drawn at even chances
+    for found in (ours, stock):
+        assert len(found.acting) == len(found.updating) == 1
+        assert min(found.acting + found.updating) > 0
+
+
+def test_the_curve_of_the_example_by_hand():
+    pytest.importorskip("sb3_contrib", reason="sb3-contrib is not installed")
+    from examples.rl.__main__ import at_end
+    from examples.rl.learn import FRAMES, Learning
+    from examples.rl.picture import curve
+
+    ends, returns = [100, 300, 400, 4 * FRAMES, 5 * FRAMES], [1, 2, 4, 10, 20]
+    learning = Learning(ends, returns, [1.0] * 5, [1.0] * 5, 0)
+    edges = np.array([0, 200, 400, 600, 800])
+    np.testing.assert_array_equal(curve(learning, edges), [1, 3, 3, 3])
+    assert at_end(learning) == 20

@@ -48,7 +48,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--seeds", type=int, default=3, help="how many times to learn (default: %(default)s)")
-    add("--steps", type=int, default=STEPS_DEFAULT, help="frames of each (default: %(default)s)")
+    add("--steps", type=int, default=40960, help="frames of each (default: %(default)s)")
     add("--threads", type=int, default=2, help="(default: %(default)s)")
     add("--output", type=Path, default=Path("build/rl"), help="folder (default: %(default)s)")
     return parser.parse_args()
@@ -96,7 +96,13 @@ def at_end(learning: Learning) -> float:
     """Mean return of the episodes that ended in the last fifth of the frames."""
     frames = FRAMES * len(learning.acting)
     return float(
-        np.mean([r for r, end in zip(learning.returns, learning.ends, strict=True) if end > 0.8 * frames])
+        np.mean(
+            [
+                r
+                for r, end in zip(learning.returns, learning.ends, strict=True)
+                if end > 0.8 * frames
+            ]
+        )
     )
 
 

@@ -1,5 +1,6 @@
 """Draw what both policies have learnt, and how fast."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,7 @@ def curve(learning: Learning, edges: np.ndarray) -> np.ndarray:
     """Mean return of the episodes that ended between two edges each; where none did, the last."""
     ends, returns = np.array(learning.ends), np.array(learning.returns)
     means, mean = [], 0.0
-    for first, last in zip(edges, edges[1:], strict=False):
+    for first, last in pairwise(edges):
         between = (first < ends) & (ends <= last)
         mean = returns[between].mean() if between.any() else mean
         means.append(mean)

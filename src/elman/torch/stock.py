@@ -81,9 +81,10 @@ def _deepcopy(module: Any, memo: dict[int, Any]) -> Any:
     if own:  # as parametrised modules have
         copied = own(module, memo)
     else:
-        make, args, state, *_ = module.__reduce_ex__(4)
-        memo[id(module)] = copied = make(*args)
-        copied.__setstate__(copy.deepcopy(state, memo))
+        make, args, *state = module.__reduce_ex__(4)
+        memo[id(module)] = copied = make(*copy.deepcopy(args, memo))
+        if state:
+            copied.__setstate__(copy.deepcopy(state[0], memo))
     if not _is_served(copied):
         _serve(copied)
     return copied
@@ -100,9 +101,11 @@ _NAMES = ("forward", *_METHODS)
 
 
 def _reduce(module: Any, protocol: Any) -> Any:
+    cls, before = type(module), _unwrapped(type(module))
     # As of the oldest protocol, for newer ones mind another class than the object's own.
-    make, (_, *args), *rest = object.__reduce_ex__(module, 1)
-    return make, (_unwrapped(type(module)), *args), *rest
+    make, args, *rest = before.__reduce_ex__(module, 1)
+    make, *args = (before if each is cls else each for each in (make, *args))
+    return make, tuple(args), *rest
 
 
 @cache
