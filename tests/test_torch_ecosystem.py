@@ -822,7 +822,7 @@ def test_darts(kind, times, tmp_path):
     np.testing.assert_allclose(predict(again), expected, rtol=1e-6, atol=1e-6)
     assert elman.torch.accelerate(again.model) == ["rnn"]
     ours.save(str(tmp_path / "ours.pt"))
-    with pytest.raises(pickle.UnpicklingError, match="elman.torch.layers"):
+    with pytest.raises(pickle.UnpicklingError, match=r"elman\.torch\.layers"):
         type(ours).load(str(tmp_path / "ours.pt"))
     again = type(ours).load(str(tmp_path / "ours.pt"), trusted=True)
     np.testing.assert_array_equal(predict(again), predict(ours))
