@@ -1,7 +1,7 @@
 """CartPole without velocities, by RecurrentPPO with sb3-contrib's policy and with Elman's.
 
 Both learn in turn from each of some seeds. The table and the picture say what they reach, how long
-the updates take, and the frames a second. "Solved" is a mean return of 475 and more.
+the updates take, and the frames a second. "Solved" is a mean return of 195 and more, of 200.
 
 Example:
     python -m examples.rl --seeds 3 --threads 2
@@ -48,7 +48,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--seeds", type=int, default=3, help="how many times to learn (default: %(default)s)")
-    add("--steps", type=int, default=40960, help="frames of each (default: %(default)s)")
+    add("--steps", type=int, default=30720, help="frames of each (default: %(default)s)")
     add("--threads", type=int, default=2, help="(default: %(default)s)")
     add("--output", type=Path, default=Path("build/rl"), help="folder (default: %(default)s)")
     return parser.parse_args()
@@ -94,16 +94,8 @@ def summarise(learnings: dict[str, list[Learning]]) -> dict[str, dict[str, float
 
 def at_end(learning: Learning) -> float:
     """Mean return of the episodes that ended in the last fifth of the frames."""
-    frames = FRAMES * len(learning.acting)
-    return float(
-        np.mean(
-            [
-                r
-                for r, end in zip(learning.returns, learning.ends, strict=True)
-                if end > 0.8 * frames
-            ]
-        )
-    )
+    ends, returns = np.array(learning.ends), np.array(learning.returns)
+    return float(returns[ends > 0.8 * FRAMES * len(learning.acting)].mean())
 
 
 def median(seconds: Iterable[list[float]]) -> float:
@@ -115,13 +107,14 @@ def print_table(summary: dict[str, dict[str, float]]) -> None:
     """Print the figures, a row a policy."""
     table = Table(title="CartPole without velocities")
     table.add_column("policy")
-    for heading in (
+    columns = (
         "score, mean",
         "of the seeds",
         "return at the end",
         "an update, ms",
         "frames a second",
-    ):
+    )
+    for heading in columns:
         table.add_column(heading, justify="right")
     for name in POLICIES:
         score, least, most, at_end, seconds, frames = summary[name].values()

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .learn import SOLVED, Learning
+from .learn import LONGEST, SOLVED, Learning
 
 # Told apart by all common kinds of colour vision (Okabe and Ito).
 COLOURS = {"elman": "#0072B2", "sb3-contrib": "#E69F00"}
@@ -26,7 +26,7 @@ def draw(
     seeds = len(learnings["elman"])
     ours, stock = summary["elman"], summary["sb3-contrib"]
     figure.suptitle(
-        f"CartPole without velocities: {ours['score']:.0f} of 500 (sb3-contrib's policy: "
+        f"CartPole without velocities: {ours['score']:.0f} of {LONGEST} (sb3-contrib's policy: "
         f"{stock['score']:.0f}), updates {summary['speedup']['updates']:.1f}"
         f"\N{MULTIPLICATION SIGN} as fast ({seeds} seed{'s' * (seeds > 1)}, "
         f"{threads} thread{'s' * (threads > 1)})",
@@ -50,7 +50,7 @@ def draw_curves(axes: Axes, learnings: dict[str, list[Learning]], steps: int) ->
         axes.plot(edges[1:], curves.T, color=COLOURS[name], linewidth=0.8, alpha=0.6)
         axes.plot(edges[1:], curves.mean(0), color=COLOURS[name], linewidth=3, label=name)
     axes.axhline(SOLVED, color="grey", linestyle=":", label="solved")
-    axes.set(xlabel="frames", ylabel="return while it learns", ylim=(0, 510))
+    axes.set(xlabel="frames", ylabel="return while it learns", ylim=(0, 1.02 * LONGEST))
     axes.set_title("Learning: each seed, and the mean")
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
