@@ -207,13 +207,13 @@ class Unscriptable:
         return _Refusal(cls.__name__)
 
 
-def trace_forward(module: Any, *args: Any, **kwargs: Any) -> Any:
+def trace_forward(self: Any, *input: Any, **kwargs: Any) -> Any:
     """What torch calls in place of a layer's ``forward`` where it traces.
 
     ``torch.onnx.export`` with dynamo=False hands keywords of the module's own on by position.
     """
-    kwargs |= zip(("lengths", "reset"), args[2:], strict=False)
-    return nn.Module._slow_forward(module, *args[:2], **kwargs)
+    kwargs |= zip(("lengths", "reset"), input[2:], strict=False)
+    return nn.Module._slow_forward(self, *input[:2], **kwargs)  # pyright: ignore[reportPrivateUsage]
 
 
 def run_layer(

@@ -101,7 +101,8 @@ _NAMES = ("forward", *_METHODS)
 
 
 def _reduce(module: Any, protocol: Any) -> Any:
-    cls, before = type(module), _unwrapped(type(module))
+    cls: Any = type(module)
+    before: Any = _unwrapped(cls)
     # As of the oldest protocol, for newer ones mind another class than the object's own.
     make, args, *rest = before.__reduce_ex__(module, 1)
     make, *args = (before if each is cls else each for each in (make, *args))
