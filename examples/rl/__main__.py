@@ -107,13 +107,7 @@ def print_table(summary: dict[str, dict[str, float]]) -> None:
     """Print the figures, a row a policy."""
     table = Table(title="CartPole without velocities")
     table.add_column("policy")
-    columns = (
-        "score, mean",
-        "of the seeds",
-        "return at the end",
-        "an update, ms",
-        "frames a second",
-    )
+    columns = ("score", "of seeds", "at the end", "update, ms", "frames a second")
     for heading in columns:
         table.add_column(heading, justify="right")
     for name in POLICIES:
