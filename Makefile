@@ -76,7 +76,7 @@ OLDEST_KERAS := .venv-keras-oldest
 # What others build on torch, which is heavy, in an environment of its own. Of the second ones only
 # the weights are read, so that they come without what they import.
 ECOSYSTEM := .venv-ecosystem
-ECOSYSTEM_PACKAGES := lightning neuralforecast onnxruntime sb3-contrib skorch torchrl
+ECOSYSTEM_PACKAGES := 'darts[torch]' flair lightning neuralforecast onnxruntime sb3-contrib skorch torchrl
 ECOSYSTEM_WEIGHTS := g2p-en resemblyzer silero-vad
 
 # What `make help` lists: no files.

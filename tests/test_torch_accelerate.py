@@ -216,6 +216,21 @@ def test_copied(model):
     assert accelerate(copy.deepcopy(other)) == NAMES
 
 
+@pytest.mark.parametrize("cls", [nn.GRU, nn.LSTMCell, MyGRU])
+def test_a_shallow_copy_is_stock(cls):
+    """As what is loaded from a pickle, which Python does not tell apart; it shares the weights."""
+    module = cls(3, 4)
+    accelerate(module)
+    other = copy.copy(module)
+    assert type(other) is cls
+    assert vars(other).keys() == vars(cls(3, 4)).keys()
+    assert all(a is b for a, b in zip(other.parameters(), module.parameters(), strict=True))
+    with require("kernel"):
+        module(torch.randn(2, 3))
+    assert accelerate(other) == [""]
+    assert accelerate(other, undo=True) == accelerate(module, undo=True) == [""]
+
+
 WITHOUT_ELMAN = """
 import io, sys
 import torch
@@ -318,6 +333,20 @@ class HalfCell(nn.LSTMCell):
         return super().forward(x / 2, hx)
 
 
+class Reduced(Doubling):
+    """It says itself how it is pickled."""
+
+    def __init__(self, input_size, hidden_size):
+        super().__init__(input_size, hidden_size)
+        self.built_by = "its constructor"
+
+    def __reduce__(self):
+        return type(self), (self.input_size, self.hidden_size), {"_parameters": self._parameters}
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+
+
 class OwnGRU(nn.GRU):
     def forward(self, x, hx=None):
         return x, hx
@@ -361,6 +390,19 @@ def test_subclasses_that_wrap_forward(cls, kwargs):
     assert accelerate(module, undo=True) == [""]
     assert type(module) is cls
     same_bits(results(module), expected)
+
+
+def test_a_subclass_that_says_how_it_is_pickled():
+    module = Reduced(3, 4)
+    x = torch.randn(5, 2, 3)
+    expected = {"output": module(x)[0]}
+    accelerate(module)
+    copied, loaded = copy.deepcopy(module), pickle.loads(pickle.dumps(module))
+    assert accelerate(copied, undo=True) == [""]
+    for other in (copied, loaded):
+        assert type(other) is Reduced
+        assert other.built_by == "its constructor"
+        agree({"output": other(x)[0]}, expected)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script.*is deprecated:DeprecationWarning")

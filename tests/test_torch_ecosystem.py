@@ -1,9 +1,9 @@
 """What others build on torch, each as its users use it, with these layers and torch's.
 
 PyTorch Lightning, skorch and TorchRL train models that have these layers. The models of
-Resemblyzer, sb3-contrib and neuralforecast run as they come, and accelerated. ``make
-test-ecosystem`` installs all six; where one is not, its tests are skipped. With ``-s`` the times of
-both are printed.
+Resemblyzer, sb3-contrib, neuralforecast, darts and flair run as they come, and accelerated. ``make
+test-ecosystem`` installs them all; where one is not, its tests are skipped. With ``-s`` the times
+of both are printed.
 """
 
 import copy
@@ -90,7 +90,7 @@ class Classifier(nn.Module):
 BOTH = [elman.torch.GRU, nn.GRU]
 
 
-def test_lightning(tmp_path):
+def test_lightning(times, tmp_path):
     lightning = pytest.importorskip("lightning", reason="lightning is not installed")
 
     class Recogniser(lightning.LightningModule):
@@ -113,8 +113,8 @@ def test_lightning(tmp_path):
             return torch.optim.Adam(self.parameters(), 1e-2)
 
     data = torch.utils.data.TensorDataset(*recordings())
-    losses, scores = [], []
-    for gru in BOTH:
+
+    def fitted(gru):
         lightning.seed_everything(0, verbose=False)
         trainer = lightning.Trainer(
             max_epochs=8,
@@ -127,6 +127,11 @@ def test_lightning(tmp_path):
         )
         module = Recogniser(gru)
         trainer.fit(module, torch.utils.data.DataLoader(data, 30, shuffle=True))
+        return trainer, module
+
+    losses, scores = [], []
+    for gru in BOTH:
+        trainer, module = fitted(gru)
         found = trainer.test(module, torch.utils.data.DataLoader(data, 90), verbose=False)
         losses.append(module.losses)
         scores.append(found[0]["accuracy"])
@@ -137,9 +142,10 @@ def test_lightning(tmp_path):
     assert len(losses[0]) == 24
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)  # rounding, grown over 24 steps
     assert scores[0] == scores[1] > 0.9
+    times("Lightning: 8 epochs, lengths= or packing", *(partial(fitted, gru) for gru in BOTH[::-1]))
 
 
-def test_skorch():
+def test_skorch(times):
     skorch = pytest.importorskip("skorch", reason="skorch is not installed")
     from sklearn.base import clone
     from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -191,6 +197,12 @@ def test_skorch():
         for built in (plain, clone(plain)):
             assert losses(built) == pytest.approx(expected, rel=1e-4)
             assert type(built.module_.gru) is elman.torch.GRU
+
+    def losses_with_elmans():
+        with elman.torch.install():
+            return losses(plain)
+
+    times("skorch: 4 epochs, packed", partial(losses, plain), losses_with_elmans)
     search = GridSearchCV(net.set_params(max_epochs=3), {"module__hidden": [4, 16]}, cv=2)
     assert search.fit(x.numpy(), classes.numpy()).best_params_["module__hidden"] in (4, 16)
 
@@ -206,7 +218,7 @@ def make_memory(name, ours, **keys):
 
 
 @pytest.mark.parametrize("name", ["GRUModule", "LSTMModule"])
-def test_torchrl_modules(name):
+def test_torchrl_modules(name, times):
     """Rollouts of any axes with episodes that begin within, and steps: values and gradients."""
     stock, ours = make_memory(name, False), make_memory(name, True)
     from tensordict import TensorDict
@@ -264,6 +276,13 @@ def test_torchrl_modules(name):
         ours(rollout(recurrent=0))
     with pytest.raises(TypeError):
         make_memory(name, True, python_based=True)
+
+    data = rollout(16, 100, recurrent=1)
+    cotangents = (draw(16, 100, 5), *(draw(16, 2, 5) for _ in states))
+    times(
+        f"TorchRL, {name}: 16 x 100 steps, gradients, float64",
+        *(partial(answers, module, data, cotangents, True) for module in (stock, ours)),
+    )
 
 
 def test_torchrl_loss():
@@ -740,3 +759,143 @@ def test_neuralforecast(recurrent, times):
     name = "neuralforecast" + (", recurrent" if recurrent else "")
     for what, call in (("predict", predict), ("5 steps of training", lambda f: f.fit())):
         times(f"{name}: {what}", partial(call, stock), partial(call, ours), turns=3)
+
+
+@pytest.mark.parametrize("kind", ["RNNModel", "BlockRNNModel"])
+def test_darts(kind, times, tmp_path):
+    """Fitted with Elman's layers; accelerated to predict; and built anew for every forecast."""
+    models = pytest.importorskip("darts.models", reason="darts is not installed")
+    from darts import TimeSeries
+
+    random, days = np.random.default_rng(0), np.arange(120)
+    values = [np.sin(days / (k + 1)) + random.normal(0, 0.2, 120) for k in range(4)]
+    series = [TimeSeries.from_values(v.astype(np.float32)) for v in values]
+    of_kind = {
+        "RNNModel": {"model": "LSTM", "training_length": 40},
+        "BlockRNNModel": {"model": "GRU", "output_chunk_length": 7},
+    }
+    quiet = ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing")
+
+    def fitted():
+        model = getattr(models, kind)(
+            input_chunk_length=28,
+            n_epochs=2,
+            random_state=0,
+            pl_trainer_kwargs={"accelerator": "cpu", "devices": 1, **dict.fromkeys(quiet, False)},
+            **of_kind[kind],
+        )
+        return model.fit(series)
+
+    def predict(model):
+        return model.predict(7, series=series[0]).values()
+
+    def loss(model):
+        return model.trainer.callback_metrics["train_loss"].item()
+
+    def backtest(model):
+        forecasts = model.historical_forecasts(
+            series[0], start=-9, stride=2, forecast_horizon=7, retrain=True, verbose=False
+        )
+        return forecasts.values()
+
+    def fitted_with_elmans():
+        with elman.torch.install():
+            return fitted()
+
+    stock, ours = fitted(), fitted_with_elmans()
+    assert type(ours.model.rnn).__module__ == "elman.torch.layers"
+    with elman.torch.install():
+        elman.torch.paths.clear()
+        found = backtest(ours)
+        assert elman.torch.paths["kernel"] > 10
+    times(f"darts, {kind}: 2 epochs", fitted, fitted_with_elmans, turns=2)
+    assert loss(ours) == pytest.approx(loss(stock), rel=1e-5)
+    np.testing.assert_allclose(predict(ours), predict(stock), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found, backtest(stock), rtol=1e-4, atol=1e-5)
+
+    expected = predict(stock)
+    assert elman.torch.accelerate(stock.model) == ["rnn"]
+    np.testing.assert_allclose(predict(stock), expected, rtol=1e-5, atol=1e-5)
+    for model, file in ((stock, "stock.pt"), (ours, "ours.pt")):
+        model.save(str(tmp_path / file))
+        again = type(model).load(str(tmp_path / file))  # which builds it anew, of torch's
+        np.testing.assert_allclose(predict(again), predict(model), rtol=1e-5, atol=1e-5)
+        assert elman.torch.accelerate(again.model) == ["rnn"]
+
+
+def test_flair(times):
+    """A tagger of an LSTM over words, whose embeddings are of one over characters, both packed."""
+    flair = pytest.importorskip("flair", reason="flair is not installed")
+    from flair.data import Dictionary, Sentence
+    from flair.embeddings import CharacterEmbeddings
+    from flair.models import SequenceTagger
+
+    random = np.random.default_rng(0)
+    words = ["the", "Anna", "Berlin", "goes", "to", "and", "Otto", "sees", "Paris", "from", "walks"]
+    characters, tags = Dictionary(), Dictionary(add_unk=False)
+    for character in "".join(words):
+        characters.add_item(character)
+    for tag in ("O", "name"):
+        tags.add_item(tag)
+    sentences = [Sentence(list(random.choice(words, n))) for n in random.integers(3, 12, 24)]
+    for token in (token for sentence in sentences for token in sentence):
+        token.add_label("ner", "name" if token.text[0].isupper() else "O")
+
+    def built():
+        flair.set_seed(0)
+        return SequenceTagger(CharacterEmbeddings(characters), tags, "ner", hidden_size=64)
+
+    def train(tagger, steps=4):
+        """Losses, with the dropout of a seed."""
+        flair.set_seed(1)
+        tagger.train()
+        optimizer, losses = torch.optim.SGD(tagger.parameters(), 0.1), []
+        for _ in range(steps):
+            for sentence in sentences:
+                sentence.clear_embeddings()
+            optimizer.zero_grad()
+            loss, count = tagger.forward_loss(sentences)
+            (loss / count).backward()
+            optimizer.step()
+            losses.append(loss.item())
+        return losses
+
+    stock, accelerated = built(), built()
+    assert elman.torch.accelerate(accelerated) == ["embeddings.char_rnn", "rnn"]
+    with elman.torch.install():
+        rebuilt = built()
+    assert type(rebuilt.rnn) is type(rebuilt.embeddings.char_rnn) is elman.torch.LSTM
+    expected = train(stock)
+    assert expected[-1] != pytest.approx(expected[0], rel=1e-2)
+    for tagger in (accelerated, rebuilt):
+        assert train(tagger) == pytest.approx(expected, rel=1e-5)
+        close(tagger.state_dict(), stock.state_dict())
+    times("flair: a step of 24 sentences", partial(train, stock, 1), partial(train, accelerated, 1))
+
+
+def test_the_example_begins_alike():
+    """examples/rl: the same weights, environments and draws, until rounding parts the policies."""
+    policy, _ = sb3("MlpLstmPolicy")
+    from examples.rl.learn import FRAMES, learn
+
+    frames = []
+    ours, stock = (learn(p, 3, FRAMES, frames.append) for p in (policy, "MlpLstmPolicy"))
+    assert sum(frames) == 2 * FRAMES
+    assert (ours.ends, ours.returns) == (stock.ends, stock.returns)
+    assert 10 < np.mean(ours.returns) < 40  # of actions drawn at even chances
+    for found in (ours, stock):
+        assert len(found.acting) == len(found.updating) == 1
+        assert min(found.acting + found.updating) > 0
+
+
+def test_the_curve_of_the_example_by_hand():
+    pytest.importorskip("sb3_contrib", reason="sb3-contrib is not installed")
+    from examples.rl.__main__ import at_end
+    from examples.rl.learn import FRAMES, Learning
+    from examples.rl.picture import curve
+
+    ends, returns = [100, 300, 400, 4 * FRAMES, 5 * FRAMES], [1, 2, 4, 10, 20]
+    learning = Learning(ends, returns, [1.0] * 5, [1.0] * 5, 0)
+    edges = np.array([0, 200, 400, 600, 800])
+    np.testing.assert_array_equal(curve(learning, edges), [1, 3, 3, 3])
+    assert at_end(learning) == 20

@@ -364,14 +364,17 @@ def test_the_older_exporter_takes_torchs_own(name, accelerated):
     if accelerated:
         elman.torch.accelerate(layer)
     x = torch.randn(2, D) if name == "GRUCell" else torch.randn(5, 2, D)
-    file = io.BytesIO()
-    model = nn.Sequential(layer)  # it would hand a module's own keywords on by position
-    torch.onnx.export(model, (x,), file, dynamo=False)
-    found = runtime.InferenceSession(file.getvalue()).run(None, {"input": x.numpy()})[0]
     expected = layer(x)
     expected = expected[0] if isinstance(expected, tuple) else expected
-    agree({"output": torch.from_numpy(found)}, {"output": expected})
+    for model in (nn.Sequential(layer), layer):  # whose own keywords are handed on by position
+        file = io.BytesIO()
+        torch.onnx.export(model, (x,), file, dynamo=False)
+        session = runtime.InferenceSession(file.getvalue())
+        found = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
+        agree({"output": torch.from_numpy(found)}, {"output": expected})
     if name != "GRUCell":
         args = (x, torch.tensor([5, 2]))
         with pytest.raises(RuntimeError, match=rf"^{name}: .*dynamo=False.*use dynamo=True"):
             torch.onnx.export(WithLengths(layer), args, io.BytesIO(), dynamo=False)
+        with pytest.raises(RuntimeError, match=rf"^{name}: .*dynamo=False.*use dynamo=True"):
+            torch.onnx.export(layer, (x, {"lengths": args[1]}), io.BytesIO(), dynamo=False)

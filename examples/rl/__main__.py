@@ -1,10 +1,10 @@
 """CartPole without velocities, by RecurrentPPO with sb3-contrib's policy and with Elman's.
 
-Both learn in turn from the same seeds. The table and the picture say what they reach, how long the
-updates take, and the frames a second. "Solved" is a mean return of 475 and more.
+Both learn in turn from each of some seeds. The table and the picture say what they reach, how long
+the updates take, and the frames a second. "Solved" is a mean return of 195 and more, of 200.
 
 Example:
-    python -m examples.rl --seeds 1 --threads 2
+    python -m examples.rl --seeds 3 --threads 2
 """
 
 import argparse
@@ -36,7 +36,7 @@ def main() -> None:
     learnings = run(args.seeds, args.steps)
     summary = summarise(learnings)
     (args.output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    draw(args.output / "rl.png", learnings, summary, args.threads)
+    draw(args.output / "rl.png", learnings, summary, args.steps, args.threads)
     print_table(summary)
     print(f"saved in {args.output}: rl.png and summary.json")
 
@@ -47,8 +47,8 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--seeds", type=int, default=1, help="how many times to learn (default: %(default)s)")
-    add("--steps", type=int, default=61440, help="frames of each (default: %(default)s)")
+    add("--seeds", type=int, default=3, help="how many times to learn (default: %(default)s)")
+    add("--steps", type=int, default=30720, help="frames of each (default: %(default)s)")
     add("--threads", type=int, default=2, help="(default: %(default)s)")
     add("--output", type=Path, default=Path("build/rl"), help="folder (default: %(default)s)")
     return parser.parse_args()
@@ -74,6 +74,9 @@ def summarise(learnings: dict[str, list[Learning]]) -> dict[str, dict[str, float
     figures = {
         name: {
             "score": float(np.mean([each.score for each in found])),
+            "score_least": min(each.score for each in found),
+            "score_most": max(each.score for each in found),
+            "return_at_end": float(np.mean([at_end(each) for each in found])),
             "update_seconds": median(each.updating for each in found),
             "frames_per_second": FRAMES
             / (median(each.acting for each in found) + median(each.updating for each in found)),
@@ -89,6 +92,12 @@ def summarise(learnings: dict[str, list[Learning]]) -> dict[str, dict[str, float
     }
 
 
+def at_end(learning: Learning) -> float:
+    """Mean return of the episodes that ended in the last fifth of the frames."""
+    ends, returns = np.array(learning.ends), np.array(learning.returns)
+    return float(returns[ends > 0.8 * FRAMES * len(learning.acting)].mean())
+
+
 def median(seconds: Iterable[list[float]]) -> float:
     """What most rollouts, or updates, of all seeds took: others may use the processor too."""
     return float(np.median(np.concatenate(list(seconds))))
@@ -98,11 +107,14 @@ def print_table(summary: dict[str, dict[str, float]]) -> None:
     """Print the figures, a row a policy."""
     table = Table(title="CartPole without velocities")
     table.add_column("policy")
-    for heading in ("return (of 500)", "an update, ms", "frames a second"):
+    columns = ("score", "of seeds", "at the end", "update, ms", "frames a second")
+    for heading in columns:
         table.add_column(heading, justify="right")
     for name in POLICIES:
-        score, seconds, frames = summary[name].values()
-        table.add_row(name, f"{score:.0f}", f"{1e3 * seconds:.0f}", f"{frames:.0f}")
+        score, least, most, at_end, seconds, frames = summary[name].values()
+        spread = f"{least:.0f} to {most:.0f}"
+        row = (f"{score:.0f}", spread, f"{at_end:.0f}", f"{1e3 * seconds:.0f}", f"{frames:.0f}")
+        table.add_row(name, *row)
     console = Console(highlight=False)
     console.print(table)
     updates, whole = summary["speedup"].values()

@@ -15,7 +15,14 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from elman.spec import gru
-from elman.torch.modules import STOCK, cell_of, refuse_scripting, run_cell, run_layer
+from elman.torch.modules import (
+    STOCK,
+    Unscriptable,
+    cell_of,
+    run_cell,
+    run_layer,
+    trace_forward,
+)
 
 Device = torch.device | int | str | None
 _P = ParamSpec("_P")
@@ -25,14 +32,15 @@ class _Layer(nn.RNNBase):
     """What RNN, GRU and LSTM share: everything but the constructor."""
 
     recompute = False
-    __prepare_scriptable__ = refuse_scripting
+    __jit_ignored_attributes__ = Unscriptable()
+    _slow_forward = trace_forward
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         input: Tensor | PackedSequence,
         hx: Any = None,
         *,
-        lengths: Any = None,  # torch.jit.script takes no keywords: use torch.jit.trace or export
+        lengths: Any = None,
         reset: Any = None,
     ) -> tuple[Any, Any]:
         """Run the layer, as ``torch.nn``'s does.
@@ -262,7 +270,7 @@ class RNNCell(nn.RNNCell):
     torch.Size([2, 4])
     """
 
-    __prepare_scriptable__ = refuse_scripting
+    __jit_ignored_attributes__ = Unscriptable()
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """One step: input (N, D) or (D), hx (N, H) or (H), zeros by default. Returns h'."""
@@ -283,7 +291,7 @@ class GRUCell(nn.GRUCell):
     torch.Size([2, 4])
     """
 
-    __prepare_scriptable__ = refuse_scripting
+    __jit_ignored_attributes__ = Unscriptable()
     reset_after = True
 
     def __init__(
@@ -319,7 +327,7 @@ class LSTMCell(nn.LSTMCell):
     (torch.Size([2, 4]), torch.Size([2, 4]))
     """
 
-    __prepare_scriptable__ = refuse_scripting
+    __jit_ignored_attributes__ = Unscriptable()
 
     def forward(
         self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None

@@ -181,14 +181,43 @@ def _node(module: Any, input: Any, hx: Any, **extent: Any) -> Any:
     return input.tracer.create_proxy("call_module", name, (input, hx), extent)
 
 
-def refuse_scripting(module: Any) -> Any:
-    """What torch.jit.script is told of a module, or of a class's name, before it tries."""
-    name = module if isinstance(module, str) else module._get_name()
+def refuse_scripting(name: str) -> Any:
+    """What torch.jit.script is told of a module of the class of that name."""
     raise NotImplementedError(
         f"{name}: torch.jit.script cannot compile what Elman runs. Use "
         "torch.jit.trace, torch.export or torch.compile; or turn an accelerated model back first, "
         "with elman.torch.accelerate(model, undo=True)"
     )
+
+
+class _Refusal:
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __len__(self) -> int:
+        return refuse_scripting(self._name)
+
+    def __getitem__(self, index: int) -> str:
+        return refuse_scripting(self._name)
+
+
+class Unscriptable:
+    """A class's ``__jit_ignored_attributes__``, which torch.jit reads before it compiles a module.
+
+    The list of it refuses to be read, wherever the module lies in what is compiled.
+    """
+
+    def __get__(self, module: Any, cls: type) -> _Refusal:
+        return _Refusal(cls.__name__)
+
+
+def trace_forward(self: Any, *input: Any, **kwargs: Any) -> Any:
+    """What torch calls in place of a layer's ``forward`` where it traces.
+
+    ``torch.onnx.export`` with dynamo=False hands keywords of the module's own on by position.
+    """
+    kwargs |= zip(("lengths", "reset"), input[2:], strict=False)
+    return nn.Module._slow_forward(self, *input[:2], **kwargs)  # pyright: ignore[reportPrivateUsage]
 
 
 def run_layer(

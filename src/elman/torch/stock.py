@@ -23,7 +23,7 @@ from torch.compiler import is_compiling
 
 from elman.swap import Names, turn_each
 from elman.torch import layers
-from elman.torch.modules import STOCK, refuse_scripting
+from elman.torch.modules import STOCK, Unscriptable, refuse_scripting, trace_forward
 
 _OURS: dict[str, Any] = {name: getattr(layers, name) for name in STOCK}
 
@@ -81,9 +81,10 @@ def _deepcopy(module: Any, memo: dict[int, Any]) -> Any:
     if own:  # as parametrised modules have
         copied = own(module, memo)
     else:
-        make, args, state, *_ = module.__reduce_ex__(4)
-        memo[id(module)] = copied = make(*args)
-        copied.__setstate__(copy.deepcopy(state, memo))
+        make, args, *state = module.__reduce_ex__(4)
+        memo[id(module)] = copied = make(*copy.deepcopy(args, memo))
+        if state:
+            copied.__setstate__(copy.deepcopy(state[0], memo))
     if not _is_served(copied):
         _serve(copied)
     return copied
@@ -92,6 +93,7 @@ def _deepcopy(module: Any, memo: dict[int, Any]) -> Any:
 # What a stock module has that is served, beside its forward, before what its class has.
 _METHODS: dict[str, Callable[..., Any]] = {
     "_replicate_for_data_parallel": _replicate,
+    "_slow_forward": trace_forward,
     "__getstate__": _stock_state,
     "__deepcopy__": _deepcopy,
 }
@@ -99,9 +101,12 @@ _NAMES = ("forward", *_METHODS)
 
 
 def _reduce(module: Any, protocol: Any) -> Any:
+    cls: Any = type(module)
+    before: Any = _unwrapped(cls)
     # As of the oldest protocol, for newer ones mind another class than the object's own.
-    make, (_, *args), *rest = object.__reduce_ex__(module, 1)
-    return make, (_unwrapped(type(module)), *args), *rest
+    make, args, *rest = before.__reduce_ex__(module, 1)
+    make, *args = (before if each is cls else each for each in (make, *args))
+    return make, tuple(args), *rest
 
 
 @cache
@@ -122,7 +127,7 @@ def _wrapped(cls: type, name: str) -> type:
         "_unwrapped": cls,
         "__deepcopy__": _deepcopy,
         "__reduce_ex__": _reduce,
-        "__prepare_scriptable__": refuse_scripting,
+        "__jit_ignored_attributes__": Unscriptable(),
     }
     return new_class(cls.__name__, (cls, inner), exec_body=lambda body: body.update(own))
 
@@ -137,8 +142,9 @@ def accelerate(model: nn.Module, undo: bool = False) -> Names:
 
     The modules stay the same objects of the same class, with their parameters, hooks and buffers:
     ``isinstance(module, torch.nn.GRU)`` holds, and so do optimisers and other references. Each
-    takes ``lengths=`` and ``reset=`` besides, as :class:`elman.torch.GRU` does. Copies are
-    accelerated too; what is loaded from a pickle is a stock model, with Elman there or without.
+    takes ``lengths=`` and ``reset=`` besides, as :class:`elman.torch.GRU` does. Deep copies are
+    accelerated too; what is loaded from a pickle is a stock model, with Elman there or without, and
+    so is a shallow copy.
 
     Subclasses of torch's classes are served alike, those too whose ``forward`` wraps
     ``super().forward``; they are of a class made for that then, derived from their own. A module is
