@@ -219,6 +219,10 @@ bench: $(INSTALLED) ## measure Elman and everyone else; tables, JSON and a pictu
 bench-models: $(INSTALLED) ## models of which layers are a part: a step of training, inference, a stream's chunk
 	$(BIN)/python -m benchmarks.models
 
+bench-page: $(INSTALLED) ## this processor's results anew, into benchmarks/results and docs/speed.md
+	$(BIN)/python -m benchmarks.run --quick --threads 1 --output "$$($(BIN)/python -m benchmarks.page --file)"
+	$(BIN)/python -m benchmarks.page
+
 bench-calls: $(INSTALLED) ## the calls alone: what a step of a cell or a layer costs
 	$(BIN)/python -m benchmarks.calls
 

@@ -21,12 +21,13 @@ BEST = "the best of the others"
 #: torch packed where rows' lengths differ.
 TABLES = {
     "all": [
-        ("inference: NumPy package, against torch", "inference", "elman", "torch"),
-        ("against the best", "inference", "elman", BEST),
-        ("PyTorch package, against torch", "inference", "elman.torch", "torch"),
-        ("against the best", "inference", "elman.torch", BEST),
-        ("training: PyTorch package, against torch", "training", "elman.torch", "torch"),
-        ("against the best", "training", "elman.torch", BEST),
+        ("inference, NumPy package: against torch", "inference", "elman", "torch"),
+        ("inference, NumPy package: against the best", "inference", "elman", BEST),
+        ("inference, PyTorch package: against torch", "inference", "elman.torch", "torch"),
+        ("inference, PyTorch package: against the best", "inference", "elman.torch", BEST),
+        ("training, PyTorch package: against torch", "training", "elman.torch", "torch"),
+        ("training, PyTorch package: against the best", "training", "elman.torch", BEST),
+        ("training, NumPy package: against the best", "training", "elman", BEST),
     ],
     "jax": [
         ("inference", "inference", "elman.jax", "JAX"),
@@ -37,12 +38,15 @@ TABLES = {
 
 def table(run: Run, cell: str, which: str = "all") -> list[str]:
     """Its lines: a row for each case of the cell on one thread."""
-    titles = ["(L, N, D, H)", "for example", *(title for title, *_ in TABLES[which])]
-    lines = [row(titles), row(["---"] * len(titles))]
-    for case, by_mode in cases(run, cell).items():
-        figures = [figure(by_mode[mode], *who) for _, mode, *who in TABLES[which]]
-        lines.append(row([case.name, LIKE.get(case.shape, ""), *figures]))
-    return lines
+    found = cases(run, cell)
+    columns = {"(L, N, D, H)": [case.name for case in found]}
+    columns["for example"] = [LIKE.get(case.shape, "") for case in found]
+    for title, mode, *who in TABLES[which]:
+        figures = [figure(by_mode[mode], *who) for by_mode in found.values()]
+        if any(figures):  # not everybody has every cell
+            columns[title] = figures
+    lines = [[*columns], ["---"] * len(columns), *map(list, zip(*columns.values(), strict=True))]
+    return [row(line) for line in lines]
 
 
 def table_of_models(run: Run) -> list[str]:

@@ -1,7 +1,7 @@
 """Write docs/speed.md, which shows the results of every kind of processor, and their pictures.
 
 Results are files in benchmarks/results that ``python -m benchmarks.run --output`` has written, each
-named after its processor.
+named after its processor. ``make bench-page`` measures this one's anew.
 
 Example:
     python -m benchmarks.page
@@ -10,6 +10,8 @@ Example:
 import argparse
 import json
 from pathlib import Path
+
+from elman.cli import processor
 
 from . import peaks, results
 from .grid import CELLS
@@ -96,21 +98,37 @@ def picture(name: str) -> Path:
     return DOCS / f"speed-{name}.png"
 
 
+def file_of(cpu: str) -> Path:
+    """Where a processor's results lie."""
+    return RESULTS / f"{cpu.lower().replace(',', '').replace(' ', '-')}.json"
+
+
 def read() -> dict[str, Run]:
     """The runs that there are, by name."""
     return {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Write the page and the pictures, or say where this processor's results lie."""
     from .picture import draw
 
-    argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m benchmarks.page",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    ).parse_args()
+    )
+    parser.add_argument(
+        "--file", action="store_true", help="print where this processor's results lie, and no more"
+    )
+    if parser.parse_args().file:
+        print(file_of(processor()))
+        return
     runs = read()
     PAGE.write_text(text(runs))
     for name, run in runs.items():
         draw(run, picture(name))
     print(f"saved {PAGE}, and a picture of {', '.join(runs)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -324,9 +325,11 @@ def test_bytes_kept_by_torchs_rnn():
 
 def test_the_page_of_results_is_what_the_results_say():
     assert page.PAGE.read_text() == page.text(page.read())
+    newest = max(page.read().values(), key=lambda run: run["date"])
+    assert "\n".join(markdown.table(newest, "GRU")) in Path("README.md").read_text()
     for name, run in page.read().items():
         assert page.picture(name).exists()
-        assert name == run["machine"]["cpu"].lower().replace(",", "").replace(" ", "-")
+        assert page.file_of(run["machine"]["cpu"]).stem == name
 
 
 # models
