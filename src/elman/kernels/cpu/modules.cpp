@@ -139,7 +139,6 @@ struct Layout {
 // What a call that was recorded keeps for the way back.
 struct Tape {
   nb::object module, x;  // x is a copy, since the caller may fill it anew
-  Layout layout;
   Memory kept;
   index threads;
   bool recompute;
@@ -256,7 +255,7 @@ class Module {
       output = new_sequence<T>(layout, form_.features(), f.output);
     }
     const Schedule schedule = Schedule::dense(layout.steps, layout.batch, nullptr, {});
-    if (tape) start<T>(*tape, x_object, layout, schedule, threads, f);
+    if (tape) start<T>(*tape, x_object, schedule, threads, f);
     {
       std::optional<nb::gil_scoped_release> unlocked;
       if (is_worth_unlocking(schedule.rows())) unlocked.emplace();
@@ -272,11 +271,10 @@ class Module {
 
   // Makes room for what backward needs.
   template <class T>
-  void start(Tape& tape, PyObject* x, const Layout& layout, const Schedule& schedule, index threads,
+  void start(Tape& tape, PyObject* x, const Schedule& schedule, index threads,
              LayersForward<T>& f) {
     tape.module = nb::find(this);
     tape.x = made(PyArray_NewCopy(reinterpret_cast<PyArrayObject*>(x), NPY_CORDER));
-    tape.layout = layout;
     tape.threads = threads;
     f.recompute = tape.recompute;
     const index size = kept_size(kernel<T>(), schedule, form_, f.recompute);
