@@ -1,16 +1,24 @@
-// Methods that cost little to call.
+// Methods that cost little to call, and tuples.
 #pragma once
 
 #include <nanobind/nanobind.h>
 
 #include <exception>
 #include <new>
+#include <vector>
 
 namespace elman {
 
 namespace nb = nanobind;
 
 using Arguments = PyObject* const*;
+
+inline nb::object tuple_of(const std::vector<nb::object>& objects) {
+  nb::object tuple = nb::steal(PyTuple_New(static_cast<Py_ssize_t>(objects.size())));
+  for (std::size_t i = 0; i < objects.size(); ++i)
+    PyTuple_SetItem(tuple.ptr(), static_cast<Py_ssize_t>(i), objects[i].inc_ref().ptr());
+  return tuple;
+}
 
 // A method as a function of the interpreter's own kind, which costs less to call than nanobind's.
 template <class Self, nb::object (*method)(Self&, Arguments, Py_ssize_t)>

@@ -319,13 +319,6 @@ class Module {
     return tuple_of(results);
   }
 
-  static nb::object tuple_of(const std::vector<nb::object>& objects) {
-    nb::object tuple = nb::steal(PyTuple_New(static_cast<Py_ssize_t>(objects.size())));
-    for (std::size_t i = 0; i < objects.size(); ++i)
-      PyTuple_SetItem(tuple.ptr(), static_cast<Py_ssize_t>(i), objects[i].inc_ref().ptr());
-    return tuple;
-  }
-
   static Shape shape_of(const In& array) {
     Shape shape;
     for (std::size_t axis = 0; axis < array.ndim(); ++axis)

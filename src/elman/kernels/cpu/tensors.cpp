@@ -465,13 +465,6 @@ class TensorCalls {
     if (PyDict_SetItem(counts_.ptr(), kernel, after.ptr()) != 0) throw nb::python_error();
   }
 
-  static nb::object tuple_of(const std::vector<nb::object>& objects) {
-    nb::object tuple = nb::steal(PyTuple_New(static_cast<Py_ssize_t>(objects.size())));
-    for (std::size_t i = 0; i < objects.size(); ++i)
-      PyTuple_SetItem(tuple.ptr(), i, objects[i].inc_ref().ptr());
-    return tuple;
-  }
-
   // Fills in the call, and the weights among the objects.
   bool describe(PyObject* mode, const Attributes& a, TensorCall& c, Objects& objects) const {
     const Names& n = names();
