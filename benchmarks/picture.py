@@ -3,7 +3,7 @@
 One cell on one thread. Bars begin at 1, which is Elman's time: to the right whoever takes longer.
 
 Example:
-    python -m benchmarks.picture build/bench/bench.json docs/benchmark.png --cell GRU
+    python -m benchmarks.picture build/bench/bench.json build/bench/bench.png --cell GRU
 """
 
 import argparse
