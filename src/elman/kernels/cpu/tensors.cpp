@@ -578,14 +578,17 @@ class TensorCalls {
     }
   }
 
-  // One of the call's type of numbers.
-  bool read_one(const TensorCall& c, PyObject* object, const Shape& shape, Tensor& to) const {
-    if (!torch_.lend(object, to) || !to.has_shape(shape)) return false;
-    return to.t.dtype == (c.is_float64 ? nb::dtype<double>() : nb::dtype<float>()) &&
-           (to.rows_lie_together() || torch_.make_contiguous(to));
+  // Of the call's type of numbers.
+  bool fits(const TensorCall& c, PyObject* object, const Shape& shape, Tensor& to) const {
+    return torch_.lend(object, to) && to.has_shape(shape) &&
+           to.t.dtype == (c.is_float64 ? nb::dtype<double>() : nb::dtype<float>());
   }
 
-  // All of a call, each as its shape and type have to be.
+  bool read_one(const TensorCall& c, PyObject* object, const Shape& shape, Tensor& to) const {
+    return fits(c, object, shape, to) && (to.rows_lie_together() || torch_.make_contiguous(to));
+  }
+
+  // All of a call, each as its shape and type have to be. Nothing is copied before all are.
   bool read(const TensorCall& c, const Objects& objects, Tensors& to) const {
     to.resize(objects.size());
     for (std::size_t i = 0; i < objects.size(); ++i) {
@@ -595,13 +598,21 @@ class TensorCalls {
         if (!torch_.lend(objects[i], to[i]) || !to[i].has_shape(shape)) return false;
         if (to[i].t.dtype != (i == kReset ? nb::dtype<bool>() : nb::dtype<index>())) return false;
         if (i == kLengths && !to[i].is_contiguous()) return false;
-        continue;
-      }
-      if (!read_one(c, objects[i], shape, to[i])) return false;
-      if (i >= kFirstWeight && !to[i].is_contiguous() && !torch_.make_contiguous(to[i]))
+      } else if (!fits(c, objects[i], shape, to[i])) {
         return false;
+      }
     }
-    return are_weights_there(c, to);
+    return are_weights_there(c, to) && lay_out(to);
+  }
+
+  bool lay_out(Tensors& tensors) const {
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      Tensor& a = tensors[i];
+      if (!a || i == kLengths || i == kReset) continue;
+      const bool lies = i < kFirstWeight ? a.rows_lie_together() : a.is_contiguous();
+      if (!lies && !torch_.make_contiguous(a)) return false;
+    }
+    return true;
   }
 
   static bool are_weights_there(const TensorCall& c, const Tensors& tensors) {
