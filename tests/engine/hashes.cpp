@@ -294,17 +294,15 @@ bool step_agrees(int cell, index rows, index D, index H, bool biases) {
 
 template <class T>
 int wrong_steps(const char* dtype) {
+  constexpr index rows = 4 + 2 + 1;  // as many as its tiles have
   int wrong = 0;
   for (int cell = 0; cell < kernels().cells; ++cell) {
     for (const auto& [L, N, D, H] : kSizes) {
-      for (const index rows : {1, 2, 3}) {
-        for (const bool biases : {false, true}) {
-          if (step_agrees<T>(cell, rows, D, H, biases)) continue;
-          std::fprintf(stderr, "%s %s %d rows, D %d, H %d: a step differs\n", dtype,
-                       kernels().float32[cell].name, static_cast<int>(rows), static_cast<int>(D),
-                       static_cast<int>(H));
-          ++wrong;
-        }
+      for (const bool biases : {false, true}) {
+        if (step_agrees<T>(cell, rows, D, H, biases)) continue;
+        std::fprintf(stderr, "%s %s, D %d, H %d: a step differs\n", dtype,
+                     kernels().float32[cell].name, static_cast<int>(D), static_cast<int>(H));
+        ++wrong;
       }
     }
   }

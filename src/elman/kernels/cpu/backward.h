@@ -18,13 +18,11 @@ struct GateWeights {
   template <int G, int R, int V>
   ELMAN_INLINE void multiply(Vector<T> (&acc)[R][V], const T* const (&rows)[R], index at,
                              index H) const {
-    if constexpr (R <= 2) {  // no more have weights that are not packed
-      if (!panels) {
-        multiply_gates_unpacked<T, R, V>(acc, rows, w, columns, at * kLanes<T>, G, gates, H);
-        return;
-      }
+    if (panels) {
+      multiply_gates<T, R, V, G>(acc, rows, panels + at * panel, panel, H);
+    } else {
+      multiply_gates_unpacked<T, R, V>(acc, rows, w, columns, at * kLanes<T>, G, gates, H);
     }
-    multiply_gates<T, R, V, G>(acc, rows, panels + at * panel, panel, H);
   }
 };
 
@@ -58,8 +56,31 @@ struct OuterProduct {
   bool first;  // of the sum, which finds nothing there yet
 };
 
-// d_w[unit][column] += sum over rows of the packed d[unit][row] * block[row][column], for units
-// from .. to-1. The columns go by in groups that stay in the cache.
+// d_w[unit][column] += sum over rows of the packed d[unit][row] * block[row][column], of the units
+// whose tile and weights are given.
+template <int R, int P, class T>
+ELMAN_INLINE void add_outer_tile(const OuterProduct<T>& of, const T* tile, index columns, T* d_w,
+                                 index panel) {
+  constexpr index L = kLanes<T>;
+  Vector<T> acc[R][P] = {};
+  multiply_outer<T, R, P>(acc, tile, kTallest<1>, of.block + panel * of.block_rows * L,
+                          of.block_rows * L, of.rows);
+  const auto write = [&](index last) __attribute__((always_inline)) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+      for (int p = 0; p < P; ++p) {
+        T* const to = d_w + r * columns + (panel + p) * L;
+        const index count = p < P - 1 ? L : last;
+        store_part(to, (of.first ? Vector<T>{} : load_part(to, count)) + acc[r][p], count);
+      }
+    }
+  };
+  const index last = columns - (panel + P - 1) * L;
+  last < L ? write(last) : write(L);
+}
+
+// The same for units from .. to-1. The columns go by in groups that stay in the cache.
 template <class T>
 void add_outer(const Share& share, const OuterProduct<T>& of, index columns, T* d_w, index from,
                index to) {
@@ -71,24 +92,30 @@ void add_outer(const Share& share, const OuterProduct<T>& of, index columns, T* 
       for_tiles<1>(smaller(kTallest<1>, to - begin), group, smaller(group + kGroup, panels),
                    [&]<int R, int P>(index unit, index panel) {
                      share.look();
-                     T* to_w = d_w + (begin + unit) * columns + panel * L;
+                     T* const to_w = d_w + (begin + unit) * columns;
                      for (int r = 0; r < R; ++r) {
-                       for (int p = 0; p < P; ++p) __builtin_prefetch(to_w + r * columns + p * L);
+                       for (int p = 0; p < P; ++p)
+                         __builtin_prefetch(to_w + r * columns + (panel + p) * L);
                      }
-                     Vector<T> acc[R][P] = {};
-                     multiply_outer<T, R, P>(acc, tile + unit, kTallest<1>,
-                                             of.block + panel * of.block_rows * L,
-                                             of.block_rows * L, of.rows);
-                     for (int r = 0; r < R; ++r, to_w += columns) {
-                       for (int p = 0; p < P; ++p) {
-                         const index count = smaller(L, columns - (panel + p) * L);
-                         const Vector<T> sum =
-                             of.first ? Vector<T>{} : load_part(to_w + p * L, count);
-                         store_part(to_w + p * L, sum + acc[r][p], count);
-                       }
-                     }
+                     add_outer_tile<R, P>(of, tile + unit, columns, to_w, panel);
                    });
     }
+  }
+}
+
+// The same of few rows, where more time goes into writing than into sums: unit by unit, so that
+// memory is written from one end to the other.
+template <class T>
+void add_outer_of_few(const Share& share, const OuterProduct<T>& of, index columns, T* d_w,
+                      index from, index to) {
+  for (index i = 0; i < to - from; ++i) {
+    share.look();
+    const T* const tile = of.tiles + i / kTallest<1> * of.tile_size + i % kTallest<1>;
+    T* const to_w = d_w + (from + i) * columns;
+    for_panels<1, kPanels<1, 1>>(0, 1, 0, panels_of<T>(columns),
+                                 [&]<int, int P>(index, index panel) {
+                                   add_outer_tile<1, P>(of, tile, columns, to_w, panel);
+                                 });
   }
 }
 
@@ -495,13 +522,14 @@ struct BackwardLoop {
       const auto outer = [&](const T* block) {
         return OuterProduct<T>{scratch.tiles, tile_size, block, f.block_rows, rows, first};
       };
+      const auto add = rows <= kFewRows ? add_outer_of_few<T> : add_outer<T>;
       for (int i = 0; i < kGates; ++i) {
         pack_tiles(d_rows + i * H + from, rows, to - from);
         const int g = i - (kGates - G);
         if (i < G)
-          add_outer(share, outer(scratch.block), D, f.d_w_ih + C::input_gate[i] * H * D, from, to);
+          add(share, outer(scratch.block), D, f.d_w_ih + C::input_gate[i] * H * D, from, to);
         const T* const met = i < C::late ? hidden_block : h_block;
-        if (g >= 0) add_outer(share, outer(met), P, f.d_w_hh + C::hidden_gate[g] * H * P, from, to);
+        if (g >= 0) add(share, outer(met), P, f.d_w_hh + C::hidden_gate[g] * H * P, from, to);
       }
       if constexpr (C::has_c) {
         if (projected) add_projection_gradient(chunk, begin, rows, hidden_block, first);

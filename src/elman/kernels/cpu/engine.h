@@ -145,7 +145,10 @@ template <class T>
 using Recompute = void(const void* forward_panels, const Sizes&, index rows, const T* const* x,
                        const T* const* before, T* gates);
 
-// One step of all units for a row or two, with weights as they lie, not packed; the same bits.
+// Rows of a step for which packing the weights takes longer than the product.
+inline constexpr index kFewRows = 8;
+
+// One step of all units for such rows, with weights as they lie, not packed; the same bits.
 // x, before and after: by row; before and after are states of S values, [h | c], that lie apart;
 // `gates` (rows, kept * H) as forward keeps them, or null but for a cell with late gates. Without a
 // projection only.

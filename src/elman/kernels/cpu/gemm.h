@@ -151,7 +151,8 @@ ELMAN_APART void multiply_gates(Vector<T> (&acc)[R][P], const T* const (&rows)[R
 }
 
 // The same with weights (gates * terms, columns) that are not packed but lie as they are, their
-// gates taken in the given order.
+// gates taken in the given order. Of each row as much as comes next is fetched: the processor
+// foresees no pieces that lie so far apart.
 template <class T, int R, int P>
 ELMAN_APART void multiply_gates_unpacked(Vector<T> (&acc)[R][P], const T* const (&rows)[R],
                                          const T* w, index columns, index column, int gates,
@@ -165,7 +166,9 @@ ELMAN_APART void multiply_gates_unpacked(Vector<T> (&acc)[R][P], const T* const 
         part, terms, [&](int r, int, index k) { return rows[r] + g * terms + k; },
         [&](int v, index k) {
           const index count = columns - column - v * lanes;
-          return load_part(from + k * columns + v * lanes, count < lanes ? count : lanes);
+          const T* const piece = from + k * columns + v * lanes;
+          if (v * kVectorBytes % kCacheLine == 0) __builtin_prefetch(piece + P * lanes);
+          return load_part(piece, count < lanes ? count : lanes);
         });
     totals.add(part);
   }

@@ -146,7 +146,8 @@ index kept_size(const Kernel<T>& kernel, const Schedule& schedule, const Form& f
 bool reads_weights_as_they_lie(const Schedule& schedule, const Form& form) {
   const Plan& plan = schedule.plan();
   const bool all_run = plan.longest == 1 && plan.active[0] == plan.batch;
-  return plan.steps == 1 && plan.batch <= 2 && all_run && !plan.reset && !form.first.projected();
+  return plan.steps == 1 && plan.batch <= kFewRows && all_run && !plan.reset &&
+         !form.first.projected();
 }
 
 namespace {
@@ -184,8 +185,8 @@ class SmallStep {
     const index part = k * f_.form.directions + d;
     const auto [D, H, P] = f_.form.first;
     T* const before = f_.kept ? kept_.states(f_.kept, k, d) : states_.get();
-    const T *inputs[2], *befores[2];
-    T* afters[2];
+    const T *inputs[kFewRows], *befores[kFewRows];
+    T* afters[kFewRows];
     for (index n = 0; n < batch_; ++n) {
       inputs[n] = x.at(0, n);
       befores[n] = before + n * S_;

@@ -1,4 +1,4 @@
-// One time step of a row or two. To pack the weights for it would cost more than the product, so
+// One time step of a few rows. To pack the weights for it would cost more than the product, so
 // they are read as they lie and turned in registers, and summed in the same order.
 #pragma once
 
@@ -19,29 +19,40 @@ struct UnitRows {
   ELMAN_INLINE const T* first(int v, index u) const { return w + (v % G * H + u + v / G * L) * K; }
   ELMAN_INLINE index offset(int i) const { return (Whole ? i : smaller(i, H - 1 - unit)) * K; }
 
-  // acc[r][v] = sum over k < K of x[r][k] * column k.
+  // Gates whose sums have registers, beside the columns and a number of x; of a row or two all,
+  // since so few wait for one another's sums.
   template <int R>
+  static constexpr int kTogether = R > 2 ? (kAccumulators * 4 / 3 - kTurned<T> - 1) / R : P * G;
+
+  // acc[r][v] = sum over k < K of x[r][k] * column k, for v >= V.
+  template <int R, int V = 0>
   ELMAN_APART void multiply(Vector<T> (&acc)[R][P * G], const T* const (&x)[R]) const {
-    sum_chains<T>(acc, K, [&](auto& part, index from, index to) __attribute__((always_inline)) {
-      chain(part, x, from, to);
+    constexpr int N = kTogether<R> < P * G - V ? kTogether<R> : P * G - V;
+    Vector<T> some[R][N];
+    sum_chains<T>(some, K, [&](auto& part, index from, index to) __attribute__((always_inline)) {
+      chain<V>(part, x, from, to);
     });
+    for (int r = 0; r < R; ++r) {
+      for (int v = 0; v < N; ++v) acc[r][V + v] = some[r][v];
+    }
+    if constexpr (V + N < P * G) multiply<R, V + N>(acc, x);
   }
 
   // Square by square. As much of the panels that come next is fetched, as one piece of memory: the
   // processor cannot foresee so many rows. It takes long over addresses that are nobody's.
-  template <int R>
-  ELMAN_INLINE void chain(Vector<T> (&acc)[R][P * G], const T* const (&x)[R], index k,
+  template <int V, int R, int Count>
+  ELMAN_INLINE void chain(Vector<T> (&acc)[R][Count], const T* const (&x)[R], index k,
                           index to) const {
     constexpr index N = kTurned<T>;
     for (; k + L <= to; k += L) {
 #pragma GCC unroll 16
-      for (int v = 0; v < P * G; ++v) {
+      for (int v = 0; v < Count; ++v) {
         if constexpr (Whole) {
-          const T* const next = first(v, smaller(unit + P * L, H - P * L)) + k * L;
+          const T* const next = first(V + v, smaller(unit + P * L, H - P * L)) + k * L;
 #pragma GCC unroll 16
           for (index i = 0; i < L * L; i += 64 / sizeof(T)) __builtin_prefetch(next + i);
         }
-        const T* rows = first(v, unit) + k;
+        const T* rows = first(V + v, unit) + k;
         // Else rows and numbers of x that serve again are kept, more than there are registers.
         asm volatile("" : "+r"(rows) : : "memory");
 #pragma GCC unroll 16
@@ -50,12 +61,13 @@ struct UnitRows {
     }
     for (; k < to; k += N) {
 #pragma GCC unroll 16
-      for (int v = 0; v < P * G; ++v) turn(acc, x, v, first(v, unit) + k, k, smaller(N, to - k));
+      for (int v = 0; v < Count; ++v)
+        turn(acc, x, v, first(V + v, unit) + k, k, smaller(N, to - k));
     }
   }
 
-  template <int R>
-  ELMAN_INLINE void turn(Vector<T> (&acc)[R][P * G], const T* const (&x)[R], int v, const T* rows,
+  template <int R, int Count>
+  ELMAN_INLINE void turn(Vector<T> (&acc)[R][Count], const T* const (&x)[R], int v, const T* rows,
                          index k, index count) const {
     Vector<T> column[kTurned<T>];
     load_columns<T>(column, [&](int i) { return rows + offset(i); }, count);
@@ -83,7 +95,7 @@ struct StepLoop {
 
   template <int R>
   void run(index row, index rows) const {
-    constexpr int panels = G == 1 ? 2 : 1;  // sums enough that none waits for itself
+    constexpr int panels = G == 1 && R <= 2 ? 2 : 1;  // sums enough that none waits for itself
     for_units<R, panels>(
         row, rows, [&]<int P, bool Whole>(index row, index unit) { tile<R, P, Whole>(row, unit); });
     if constexpr (C::late > 0) {
@@ -176,8 +188,9 @@ template <class C, class T>
 void step(const Weights& w, const Sizes& s, index rows, const T* const* x, const T* const* before,
           T* const* after, T* gates) {
   const StepLoop<C, T> loop{w, s, x, before, after, gates};
-  const index pairs = rows / 2 * 2;
-  loop.template run<2>(0, pairs);
+  const index fours = rows / 4 * 4, pairs = rows / 2 * 2;
+  loop.template run<4>(0, fours);
+  loop.template run<2>(fours, pairs);
   loop.template run<1>(pairs, rows);
 }
 
