@@ -105,17 +105,17 @@ template <class T, class Work>
 void run_directions(const Kernel<T>& kernel, const Plan& plan, const Sizes& s, int count,
                     Team& team, const Work& work) {
   const index panels = kernel.padded(s.H) / kernel.lanes;
-  if (team.size() < 2) {
+  const auto run_alone = [&] {
     for (int d = 0; d < count; ++d) work(d, Share{0, 1, 0, panels, 0, 1, nullptr, &team, true});
-    return;
-  }
+  };
+  if (team.size() < 2) return run_alone();
   Division division[2] = {};
   std::optional<Barrier> barrier[2];
   for (int d = 0; d < count; ++d) {
     division[d] = divide(kernel, plan, s, members_of(d, count, team.size()));
     if (division[d].members > 1) barrier[d].emplace(division[d].members);
   }
-  team.run([&](int member) {
+  const bool is_done = team.run([&](int member) {
     const int d = member % count, m = member / count, members = division[d].members;
     if (m >= members) return;
     const bool caller = member == 0;
@@ -127,6 +127,7 @@ void run_directions(const Kernel<T>& kernel, const Plan& plan, const Sizes& s, i
       work(d, Share{m, members, 0, panels, m, members, meeting, &team, caller});
     }
   });
+  if (!is_done) run_alone();  // from the beginning: whatever was written is written anew
 }
 
 }  // namespace

@@ -24,14 +24,18 @@ void pause() {
 constexpr int kFewestPauses = 32, kMostPauses = 2048;
 // Some tens of microseconds where nobody else wants the processor.
 constexpr int kYields = 128;
+// Longer than a sleeper takes to wake up, shorter than a thread runs when it has got a processor.
+constexpr std::chrono::microseconds kFirstLook{500};
 constexpr std::chrono::milliseconds kBetweenLooks{100};
+// From so long to so long calls work alone where members did not run.
+constexpr std::chrono::microseconds kShortestRest{10'000}, kLongestRest{1'000'000};
 
 // More where pausing has been enough of late. Threads that run side by side are best served by
 // that; threads that share a processor keep one another from it.
 std::atomic<int> pauses{kMostPauses};
 
 template <class Done>
-bool spin_until(Done done) {
+bool pause_until(Done done) {
   const int most = pauses.load(std::memory_order_relaxed);
   for (int i = 0; i < most; ++i) {
     if (done()) {
@@ -41,25 +45,39 @@ bool spin_until(Done done) {
     pause();
   }
   pauses.store(std::max(most / 2, kFewestPauses), std::memory_order_relaxed);
+  return done();
+}
+
+// Calls look(waited) if others have taken the processor for long.
+template <class Done, class Look>
+bool yield_until(Done done, Look look) {
+  const Clock::time_point start = Clock::now();
   for (int i = 0; i < kYields; ++i) {
     if (done()) return true;
     std::this_thread::yield();
+    const Clock::duration waited = Clock::now() - start;
+    if (waited < kFirstLook) continue;
+    look(waited);
+    break;
   }
-  return false;
+  return done();
 }
 
 }  // namespace
 
 template <class Done, class Look>
 void WaitingRoom::wait(Done done, Look look) {
-  if (spin_until(done)) return;
+  if (pause_until(done) || yield_until(done, look)) return;
   sleepers_.fetch_add(1);  // before done() is asked again: wake() asks in the other order
+  Clock::duration waited{0}, next = kFirstLook;
   for (;;) {
     {
       std::unique_lock lock(mutex_);
-      if (woken_.wait_for(lock, kBetweenLooks, done)) break;
+      if (woken_.wait_for(lock, next, done)) break;
     }
-    look();
+    waited += next;
+    next = std::min<Clock::duration>(2 * next, kBetweenLooks);
+    look(waited);
   }
   sleepers_.fetch_sub(1);
 }
@@ -113,11 +131,20 @@ class Pool {
     if (running_.fetch_sub(1) == 1) room_.wake();
   }
 
+  // For whoever has taken it: whether members did not run of late; and whether they did this time.
+  bool rests() const { return Clock::now() < end_of_rest_; }
+  void note(bool is_late) {
+    if (is_late) end_of_rest_ = Clock::now() + rest_;
+    rest_ =
+        is_late ? std::min(2 * rest_, kLongestRest) : std::max(rest_ - rest_ / 16, kShortestRest);
+  }
+
  private:
   [[noreturn]] void serve(int member, unsigned seen) {
     for (;;) {
       // The next call often follows at once: look for it a while before going to sleep.
-      spin_until([&] { return job_.load(std::memory_order_acquire) != seen; });
+      const auto is_called = [&] { return job_.load(std::memory_order_acquire) != seen; };
+      if (!pause_until(is_called)) yield_until(is_called, [](Clock::duration) {});
       std::unique_lock lock(mutex_);
       wake_.wait(lock, [&] { return job_.load(std::memory_order_relaxed) != seen; });
       seen = job_.load(std::memory_order_relaxed);
@@ -138,6 +165,8 @@ class Pool {
   void (*work_)(void*, int) = nullptr;
   void* context_ = nullptr;
   int members_ = 0;
+  std::chrono::microseconds rest_ = kShortestRest;
+  Clock::time_point end_of_rest_{};
 };
 
 // What OpenMP's runtime offers to the code that GCC writes, and to all.
@@ -209,13 +238,15 @@ void Barrier::wait(Team& team, bool caller) {
     round_.store(round + 1);
     room_.wake();
   } else {
-    room_.wait([&] { return round_.load() != round; }, [&] { team.look(caller); });
+    room_.wait([&] { return round_.load() != round; },
+               [&](Clock::duration waited) { team.look(caller, waited, round); });
   }
 }
 
 Team::Team(int wanted, void (*watch)()) : watch_(watch) {
   if (wanted <= 1 || pool().taken.exchange(true)) return;
   pool_ = &pool();
+  if (pool_->rests()) return;
   openmp_ = openmp(wanted);
   size_ = openmp_ ? wanted : 1 + pool_->grow(wanted - 1);
 }
@@ -234,6 +265,18 @@ void Team::look(bool caller) {
   if (!first) watch_();
 }
 
+bool Team::is_long(Clock::duration waited, unsigned meetings) const {
+  const Clock::duration before = Clock::now() - started_ - waited;
+  return waited >= kFirstLook && 4 * waited > 5 * before / (meetings + 1);
+}
+
+void Team::look(bool caller, Clock::duration waited, unsigned meetings) {
+  look(caller);
+  if (!is_long(waited, meetings)) return;
+  if (!stopped_.exchange(true)) is_given_up_ = true;
+  throw Stopped();
+}
+
 template <class F>
 void Team::attempt(const F& work) {
   try {
@@ -243,13 +286,19 @@ void Team::attempt(const F& work) {
   }
 }
 
-void Team::run(void (*work)(const void*, int), const void* context) {
-  if (size_ == 1) return work(context, 0);
+bool Team::run(void (*work)(const void*, int), const void* context) {
+  if (size_ == 1) {
+    work(context, 0);
+    return true;
+  }
+  started_ = Clock::now();
+  Clock::time_point done;  // the caller's part
   auto take_part = [&](int member) {
     const StandardArithmetic standard;  // OpenMP's threads may have another
     attempt([&] { work(context, member); });
     if (member > 0) return pool_->leave();
-    pool_->wait_for_members([this] { attempt([this] { look(true); }); });
+    done = Clock::now();
+    pool_->wait_for_members([this](Clock::duration) { attempt([this] { look(true); }); });
   };
   using TakePart = decltype(take_part);
   pool_->expect(size_);
@@ -271,7 +320,12 @@ void Team::run(void (*work)(const void*, int), const void* context) {
         size_, [](void* f, int member) { (*static_cast<TakePart*>(f))(member); }, &take_part);
     take_part(0);
   }
+  pool_->note(is_given_up_ || is_long(Clock::now() - done, 0));
   if (error_) std::rethrow_exception(error_);
+  if (!is_given_up_) return true;
+  stopped_ = false;
+  size_ = 1;
+  return false;
 }
 
 }  // namespace elman

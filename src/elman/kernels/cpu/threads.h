@@ -10,6 +10,7 @@
 namespace elman {
 
 class Team;
+using Clock = std::chrono::steady_clock;
 
 // Where threads wait for what others are about to do. They spin at first, since a step of the
 // recurrence lasts microseconds. Then they let others have the processor, among whom may be those
@@ -17,7 +18,7 @@ class Team;
 // they sleep: a sleeper is woken sooner than one that has spun its time away.
 class WaitingRoom {
  public:
-  // Until done(). Calls look() several times a second, which may throw.
+  // Until done(). Where that takes long, calls look(waited) now and then, which may throw.
   template <class Done, class Look>
   void wait(Done done, Look look);
   // To be called after done() has become true.
@@ -33,7 +34,8 @@ class WaitingRoom {
 class Barrier {
  public:
   explicit Barrier(int members) : members_(members) {}
-  // For the others. Throws where the team has stopped, since they may never come.
+  // For the others. Throws where the team has stopped, since they may never come, and stops it
+  // where they do not come.
   void wait(Team& team, bool caller);
 
  private:
@@ -51,6 +53,11 @@ struct OpenMP;
 // another nor crowd the machine. Where the process has OpenMP's threads, as PyTorch does, the team
 // is of these: they spin on for milliseconds after their work, in the way of any others.
 //
+// Where other programs, or the threads of other libraries that wait in the same way, have the
+// processors, a member may not run for milliseconds, and with it no other that waits for it. Then
+// the caller does the work alone, and teams are of one for a while: ever longer, until one has its
+// members again.
+//
 // What one member throws, or the `watch` that the caller's thread calls several times a second,
 // stops them all.
 class Team {
@@ -63,20 +70,25 @@ class Team {
   int size() const { return size_; }
 
   // Calls work(member) on every member at once, and returns when all have. Throws what the first
-  // to throw did.
+  // to throw did. False: it was given up before its end, since a member did not come to a barrier.
+  // The team is of one then.
   template <class F>
-  void run(const F& work) {
-    run([](const void* f, int member) { (*static_cast<const F*>(f))(member); }, &work);
+  [[nodiscard]] bool run(const F& work) {
+    return run([](const void* f, int member) { (*static_cast<const F*>(f))(member); }, &work);
   }
 
   // To be called now and then by every member: throws where the team has stopped or is to stop.
   void look(bool caller);
+  // By who has waited so long for the others at a barrier where they have met so many times: gives
+  // up where they do not come.
+  void look(bool caller, Clock::duration waited, unsigned meetings);
 
  private:
-  using Clock = std::chrono::steady_clock;
   struct Stopped {};
 
-  void run(void (*work)(const void*, int), const void* context);
+  bool run(void (*work)(const void*, int), const void* context);
+  // More than from one meeting to the next so far, and no mere matter of waking up?
+  bool is_long(Clock::duration waited, unsigned meetings) const;
   template <class F>
   void attempt(const F& work);
 
@@ -85,6 +97,8 @@ class Team {
   int size_ = 1;
   void (*const watch_)();
   Clock::time_point next_watch_{};
+  Clock::time_point started_{};
+  bool is_given_up_ = false;
   std::atomic<bool> stopped_{false};
   std::exception_ptr error_;  // what stopped it
 };
