@@ -182,6 +182,38 @@ def test_vmap_of_forward_mode():
     assert_close(got, want)
 
 
+@pytest.mark.parametrize("shape", [(0, 4, 2, 3), (3, 0, 2, 3), (3, 4, 0, 3)])
+def test_vmap_of_nothing(shape):
+    """Over no members, and of members without steps or rows: shapes, and what is left of h_0."""
+    (weights, _, _), _, _ = draw("gru")
+    x, h_0 = jnp.zeros(shape, "float32"), jnp.ones((*shape[:1], shape[2], H), "float32")
+
+    def loss(x, h_0):
+        output, h_n = elman.jax.gru(weights, x, h_0)
+        return output.sum() + 2 * h_n.sum()
+
+    d_x, d_h_0 = jax.jit(jax.vmap(jax.grad(loss, (0, 1))))(x, h_0)
+    assert d_x.shape == shape
+    if shape[1] == 0:
+        assert_same_bits(d_h_0, 2 * h_0)
+    else:
+        assert (d_h_0.shape, d_h_0.size) == (h_0.shape, 0)
+
+
+def test_where_jit_is_disabled():
+    """As one debugs: each operation is compiled by itself, this one too."""
+    (weights, x, h_0), _, extents = draw("gru", "both")
+
+    def run(weights):
+        output, h_n = elman.jax.gru(weights, x, h_0, **extents)
+        return (output**2).sum() + h_n.sum(), output
+
+    gradients = jax.value_and_grad(run, has_aux=True)
+    want = gradients(weights)
+    with jax.disable_jit():
+        assert_all(assert_same_bits, jax.jit(gradients)(weights), want)
+
+
 def test_within_scan_and_remat():
     """Chunks with the state carried have the whole's bits, and its gradients but for rounding."""
     (weights, x, states), _, _ = draw("lstm")

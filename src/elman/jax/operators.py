@@ -190,7 +190,13 @@ def _primitive(name: str, results: Any, by_scan: Any, target: str = "") -> Primi
     """One that runs the engine by the target on the CPU, if it has one, and the scan elsewhere."""
     primitive = Primitive(f"elman_{name}")
     primitive.multiple_results = True
-    primitive.def_impl(jax.jit(primitive.bind, static_argnames="call"))
+    compiled = jax.jit(primitive.bind, static_argnames="call")
+
+    def run_at_once(*operands: Any, call: Call) -> Any:
+        with jax.disable_jit(False):  # where it is disabled, the call would come here again
+            return compiled(*operands, call=call)
+
+    primitive.def_impl(run_at_once)
     primitive.def_abstract_eval(
         lambda *avals, call: [
             core.ShapedArray(s.shape, s.dtype) for s in results(*avals, call=call)
@@ -360,7 +366,7 @@ def _parts_of_kept(kept: Any, call: Call, steps: int) -> list[Any]:
     states = len(call.known.states)
     H = features // (steps * call.known.kept + (steps + 1) * states)
     sizes = (steps, N, call.known.kept * H), (steps + 1, N, states * H)
-    flat = kept.reshape(*lead, -1)
+    flat = kept.reshape(*lead, N * features)
     gates = steps * N * call.known.kept * H
     return [
         part.reshape(*lead, *size)
@@ -370,8 +376,9 @@ def _parts_of_kept(kept: Any, call: Call, steps: int) -> list[Any]:
 
 def _whole_kept(parts: list[Any]) -> Any:
     *lead, _, N, _ = parts[0].shape
-    flat = jnp.concatenate([part.reshape(*lead, -1) for part in parts], -1)
-    return flat.reshape(*lead, N, flat.shape[-1] // max(N, 1))
+    sizes = [math.prod(part.shape[-3:]) for part in parts]
+    flat = [part.reshape(*lead, size) for part, size in zip(parts, sizes, strict=True)]
+    return jnp.concatenate(flat, -1).reshape(*lead, N, sum(sizes) // max(N, 1))
 
 
 def _batch_by_scan(operands: Sequence[Any], dims: Sequence[Any], *, call: Call) -> Any:
