@@ -195,7 +195,7 @@ def _run_engine(target: str, *operands: Any, call: Call) -> Any:
 
 
 def _run_engine_apart(target: str, *operands: Any, call: Call) -> Any:
-    """The same on one of several devices, among which what is kept cannot be divided.
+    """``_run_engine`` on one of several devices, among which what is kept cannot be divided.
 
     It lies in an order that depends on all of a call's rows. So nothing is kept, but NaN for who
     would read it, and backward runs forward again.
