@@ -213,6 +213,12 @@ def test_threads():
         ({"lengths": np.ones(N)}, ValueError, "GRU: lengths must be integers of shape (5,), got f"),
         ({"reset": np.ones((L, N))}, ValueError, "GRU: reset must be booleans of shape (6, 5)"),
         ({"reset_after": 1}, TypeError, "GRU: reset_after must be a bool, got 1"),
+        ({"reverse": "no"}, TypeError, "GRU: reverse must be a bool, got 'no'"),
+        ({"x": None}, TypeError, "GRU: x must be an array, got <class 'NoneType'>"),
+        ({"bias_hh": None}, TypeError, "GRU: bias_hh must be an array, got <class 'NoneType'>"),
+        ({"h_0": "relu"}, TypeError, "GRU: h_0 must be an array, got <class 'str'>"),
+        ({"lengths": [[1], []]}, TypeError, "GRU: lengths must be an array, got <class 'list'>"),
+        ({"reset": "no"}, TypeError, "GRU: reset must be an array, got <class 'str'>"),
     ],
 )
 def test_errors(change, error, message):

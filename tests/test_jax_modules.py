@@ -240,6 +240,98 @@ def test_flaxs_own_scan(case):
             got(x)
 
 
+def with_lora(cell):
+    kernel = cell.dense_h.kernel[...]
+    options = {"use_bias": False, "lora_rank": 2, "rngs": nnx.Rngs(0)}
+    cell.dense_h = nnx.LoRALinear(*kernel.shape, **options)
+    nnx.update(cell, anew(nnx.state(cell)))
+
+
+def with_another_product(cell):
+    cell.dense_i.dot_general = lambda *args, **options: 2 * jax.lax.dot_general(*args, **options)
+
+
+@of_nnx
+@pytest.mark.parametrize("change", [with_lora, with_another_product])
+def test_layers_of_a_cell_replaced(change):
+    """What somebody put into a cell is not passed over."""
+    cell = nnx_cell("GRUCell")
+    change(cell)
+    x = normal((N, L, D))
+    paths.clear()
+    assert_same_bits(elman.jax.nnx.RNN(cell)(x), nnx.RNN(cell)(x))
+    assert paths == {"own": 1}
+
+
+def test_intercepted_layers():
+    """As those who quantize do."""
+
+    def doubled(run, args, options, context):
+        result = run(*args, **options)
+        return 2 * result if isinstance(context.module, linen.Dense) else result
+
+    stock, ours = (kind(linen.GRUCell(H)) for kind in (linen.RNN, elman.jax.linen.RNN))
+    x = normal((N, L, D))
+    parameters = stock.init(jax.random.key(0), x)
+    with linen.intercept_methods(doubled):
+        assert_same_bits(ours.apply(parameters, x), stock.apply(parameters, x))
+
+
+@pytest.mark.parametrize("shape", [(0, L, D), (N, 0, D), (L, D), (2, 0, L, D)])
+def test_sizes(shape):
+    """No rows, no steps, no batch."""
+    cell, x = linen.OptimizedLSTMCell(H), normal(shape)
+    stock, ours = (kind(cell, return_carry=True) for kind in (linen.RNN, elman.jax.linen.RNN))
+    parameters = anew(stock.init(jax.random.key(0), normal((N, L, D))))
+    with require("kernel"):
+        assert_all(assert_close, ours.apply(parameters, x), stock.apply(parameters, x))
+
+
+def flax_rnns():
+    """Of both APIs, as functions: RNNs of a GRUCell."""
+    module = elman.jax.linen.RNN(linen.GRUCell(H))
+    parameters = module.init(jax.random.key(0), normal((N, L, D)))
+    yield partial(module.apply, parameters)
+    if HAS_NNX:
+        yield elman.jax.nnx.RNN(nnx_cell("GRUCell"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "given", "message"),
+    [
+        ((N, L, 4), {}, "inputs must be (*batch, L, D) with D = 3, got (4, 6, 4)"),
+        ((D,), {}, "inputs must be (*batch, L, D) with D = 3, got (3,)"),
+        (
+            (L, N, 4),
+            {"time_major": True},
+            "inputs must be (L, *batch, D) with D = 3, got (6, 4, 4)",
+        ),
+        ((N, L, D), {"initial_carry": np.zeros((1, H), "f")}, "must have shape (4, 5), got (1, 5)"),
+        (
+            (N, L, D),
+            {"initial_carry": (np.zeros((N, H), "f"),) * 2},
+            "initial_carry must have shape (4, 5), got ((4, 5), (4, 5))",
+        ),
+        (
+            (N, L, D),
+            {"seq_lengths": np.ones((N, 1), int)},
+            "seq_lengths must be integers of shape (4,), got int32 of (4, 1)",
+        ),
+        (
+            (N, L, D),
+            {"seq_lengths": np.ones(N, "f")},
+            "seq_lengths must be integers of shape (4,), got float32 of (4,)",
+        ),
+    ],
+)
+def test_errors_of_flaxs(shape, given, message):
+    for run in flax_rnns():
+        with pytest.raises(ValueError) as caught:  # noqa: PT011
+            run(normal(shape), **given)
+        assert str(caught.value).startswith("RNN of GRUCell: ")
+        assert message in str(caught.value)
+
+
 @of_nnx
 def test_relu():
     cell = nnx_cell("SimpleCell", activation_fn=jax.nn.relu)
@@ -308,6 +400,20 @@ def test_equinoxs_other_cells():
     paths.clear()
     assert_all(assert_same_bits, elman.jax.equinox.scan(cell, xs, state), by_scan(cell, xs, state))
     assert paths == {"own": 1}
+
+    def of_trees(x, state):
+        return jnp.sin(x["a"] + state)
+
+    trees = {"a": xs}
+    assert_all(
+        assert_same_bits,
+        elman.jax.equinox.scan(of_trees, trees, state),
+        by_scan(of_trees, trees, state),
+    )
     gru = eqx.nn.GRUCell(D, H, key=jax.random.key(0))
+    lstm = eqx.nn.LSTMCell(D, H, key=jax.random.key(0))
+    for cell, off, expected in ((gru, (state,), "h"), (lstm, [state] * 2, r"\(h, c\)")):
+        with pytest.raises(TypeError, match=f"state must be {expected}, got <class"):
+            elman.jax.equinox.scan(cell, xs, off)
     with require("kernel"), pytest.raises(RuntimeError, match="scan of GRUCell: path 'kernel'"):
         elman.jax.equinox.scan(gru, xs, jnp.zeros(H, jnp.bfloat16))

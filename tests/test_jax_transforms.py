@@ -182,6 +182,38 @@ def test_vmap_of_forward_mode():
     assert_close(got, want)
 
 
+@pytest.mark.parametrize("shape", [(0, 4, 2, 3), (3, 0, 2, 3), (3, 4, 0, 3)])
+def test_vmap_of_nothing(shape):
+    """Over no members, and of members without steps or rows: shapes, and what is left of h_0."""
+    (weights, _, _), _, _ = draw("gru")
+    x, h_0 = jnp.zeros(shape, "float32"), jnp.ones((*shape[:1], shape[2], H), "float32")
+
+    def loss(x, h_0):
+        output, h_n = elman.jax.gru(weights, x, h_0)
+        return output.sum() + 2 * h_n.sum()
+
+    d_x, d_h_0 = jax.jit(jax.vmap(jax.grad(loss, (0, 1))))(x, h_0)
+    assert d_x.shape == shape
+    if shape[1] == 0:
+        assert_same_bits(d_h_0, 2 * h_0)
+    else:
+        assert (d_h_0.shape, d_h_0.size) == (h_0.shape, 0)
+
+
+def test_where_jit_is_disabled():
+    """As one debugs: each operation is compiled by itself, this one too."""
+    (weights, x, h_0), _, extents = draw("gru", "both")
+
+    def run(weights):
+        output, h_n = elman.jax.gru(weights, x, h_0, **extents)
+        return (output**2).sum() + h_n.sum(), output
+
+    gradients = jax.value_and_grad(run, has_aux=True)
+    want = gradients(weights)
+    with jax.disable_jit():
+        assert_all(assert_same_bits, jax.jit(gradients)(weights), want)
+
+
 def test_within_scan_and_remat():
     """Chunks with the state carried have the whole's bits, and its gradients but for rounding."""
     (weights, x, states), _, _ = draw("lstm")
@@ -268,10 +300,49 @@ def loss(run, weights, x, *others):
 def same(a, b):
     assert jax.tree.all(jax.tree.map(np.array_equal, a, b))
 
-want, d_want = run(*arguments), jax.grad(partial(loss, run), (0, 1))(*arguments)
+def close(d, d_want):  # summed over the devices, in another order
+    for name in d_want:
+        np.testing.assert_allclose(d[name], d_want[name], rtol=1e-5, atol=1e-5)
+
+def gathers(f):
+    return "all-gather" in jax.jit(f).lower(*sharded).compile().as_text()
+
+gradients = jax.grad(partial(loss, run), (0, 1))
+want, d_want = run(*arguments), gradients(*arguments)
+by_shardy = jax.config.jax_use_shardy_partitioner
 with elman.jax.require("kernel"):
-    same(jax.jit(run)(*sharded), want)  # gathered: all bits, weights' gradients too
-    same(jax.jit(jax.grad(partial(loss, run), (0, 1)))(*sharded), d_want)
+    got = jax.jit(run)(*sharded)
+    same(got, want)
+    assert gathers(run) != by_shardy
+    assert got[0].sharding.spec == (P(None, "rows") if by_shardy else P())
+    d_weights, d_x = jax.jit(gradients)(*sharded)
+    same(d_x, d_want[1])
+    close(d_weights, d_want[0])
+    assert gathers(gradients) != by_shardy
+
+    reversed = partial(elman.jax.gru, reverse=True)
+    same(jax.jit(reversed)(*sharded[:2]), reversed(weights, x))
+
+    # Rows that are not sharded, or not into equal parts; and what lies between both ways is not.
+    everywhere = NamedSharding(mesh, P())
+    def gathered_between(weights, x, *others):
+        results, vjp = jax.vjp(lambda weights, x: run(weights, x, *others), weights, x)
+        vjp = jax.tree.map(lambda a: jax.lax.with_sharding_constraint(a, everywhere), vjp)
+        return vjp(jax.tree.map(lambda a: 2 * a, results))
+    d_weights, d_x = jax.jit(gathered_between)(*sharded)
+    same(d_x, d_want[1])
+    close(d_weights, d_want[0])
+    fewer = weights, x[:, :5], h_0[:5]
+    of_fewer = jax.grad(partial(loss, elman.jax.gru), (0, 1))
+    def unequal(weights, x, h_0):
+        h_0 = jax.lax.with_sharding_constraint(h_0, NamedSharding(mesh, P("rows")))
+        return of_fewer(weights, x, h_0)
+    d_weights, d_x = jax.jit(unequal)(*jax.device_put(fewer, everywhere))
+    d_fewer = of_fewer(*fewer)
+    same(d_x, d_fewer[1])
+    close(d_weights, d_fewer[0])
+
+    # Each device's own rows, by whoever divides them.
     if hasattr(jax, "shard_map"):
         parted = partial(jax.shard_map, check_vma=False)
     else:
@@ -279,13 +350,12 @@ with elman.jax.require("kernel"):
         parted = partial(shard_map, check_rep=False)
     parted = parted(run, mesh=mesh, in_specs=specs, out_specs=(P(None, "rows"), P("rows")))
     got = jax.jit(parted)(*sharded)
-    same(got, want)  # each device its own rows
+    same(got, want)
     assert got[0].sharding.spec == P(None, "rows")
-    assert "all-gather" not in jax.jit(parted).lower(*sharded).compile().as_text()
+    assert not gathers(parted)
     d_weights, d_x = jax.jit(jax.grad(partial(loss, parted), (0, 1)))(*sharded)
     same(d_x, d_want[1])
-    for name, d in d_weights.items():  # summed in another order
-        np.testing.assert_allclose(d, d_want[0][name], rtol=1e-5, atol=1e-5)
+    close(d_weights, d_want[0])
 """
 
 

@@ -112,6 +112,24 @@ def test_accelerate_reaches_everywhere_and_leaves_others_alone():
     assert elman.keras.accelerate(layer) == ["alone"]
 
 
+def test_accelerate_names_each_of_several_layers_of_one_name():
+    def part():
+        return keras.Sequential(
+            [keras.Input((7, 2)), keras.layers.GRU(2, return_sequences=True, name="memory")]
+        )
+
+    model = keras.Sequential([part(), keras.layers.Dense(2)])
+    whole = keras.Sequential([model, part()])
+    assert elman.keras.accelerate(whole) == ["memory", "memory"]
+    assert elman.keras.accelerate(whole, undo=True) == ["memory", "memory"]
+
+
+@pytest.mark.parametrize("given", [None, [keras.layers.GRU]])
+def test_accelerate_is_for_keras_layers(given):
+    with pytest.raises(TypeError, match="accelerate: expected a Keras model or layer, got <class"):
+        elman.keras.accelerate(given)
+
+
 @differentiable
 def test_training_goes_on_accelerated():
     found = []
@@ -152,3 +170,21 @@ def test_compiled_by_torch():
             x, y = normal(12, 7, 2), normal(12, 3, seed=1)
             found.append([model.train_on_batch(x, y) for _ in range(2)])
     np.testing.assert_allclose(found[1], found[0], rtol=1e-6)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="elsewhere Keras exports by other packages")
+@pytest.mark.filterwarnings("ignore")  # torch's, of its older exporter
+def test_exported_as_onnx(tmp_path):
+    """As Keras's own: an ONNX model knows no operator of Elman's."""
+    pytest.importorskip("onnxscript", reason="ONNX Script is not installed")
+    runtime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+    model = keras.Sequential([keras.Input((5, 2)), elman.keras.GRU(3, return_sequences=True)])
+    x = normal(2, 5, 2)
+    want = model.predict_on_batch(x)
+    path = str(tmp_path / "model.onnx")
+    paths.clear()
+    model.export(path, format="onnx", verbose=False)
+    assert paths["keras"] >= 1
+    session = runtime.InferenceSession(path)
+    (got,) = session.run(None, {session.get_inputs()[0].name: x})
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)

@@ -23,13 +23,13 @@ class Names(list[str]):
 
 def turn_each(modules: Iterable[tuple[str, Any]], turn: Turn) -> Names:
     """Turn a model's modules. Warns whoever called the caller if none of them is recurrent."""
-    names, results = Names(), {name: turn(module) for name, module in modules}
-    for name, result in results.items():
+    names, results = Names(), [(name, turn(module)) for name, module in modules]
+    for name, result in results:  # not all names differ, of Keras's layers
         if isinstance(result, str):
             names.left[name] = result
         elif result:
             names.append(name)
-    if all(result is None for result in results.values()):
+    if all(result is None for _, result in results):
         warnings.warn("accelerate: the model has no recurrent layer", UserWarning, stacklevel=3)
     return names
 

@@ -7,11 +7,13 @@ How their tensors are laid out stands in ``weights/frameworks.py``.
 # pyright: reportUnknownArgumentType=false
 # (parts of JAX are not typed)
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from elman.jax import functions
 from elman.spec import WEIGHTS, Weights
@@ -35,9 +37,9 @@ class Known(NamedTuple):
     nonlinearity: str | None = None
 
     def takes(self, *arrays: Any) -> bool:
-        """Whether these and the weights are all of one type, in which the engine computes."""
-        first, *others = (a.dtype for a in (*self.weights.values(), *arrays))
-        return first.name in functions.DTYPES and all(dtype == first for dtype in others)
+        """Whether these are arrays, and all are of the weights' type, which the engine has."""
+        dtypes = {getattr(a, "dtype", None) for a in (*self.weights.values(), *arrays)}
+        return len(dtypes) == 1 and str(dtypes.pop()) in functions.DTYPES
 
     def run(self, x: Any, states: tuple[Any, ...], **extent: Any) -> tuple[Any, tuple[Any, ...]]:
         """Output and the final states: h, and where there is one c."""
@@ -96,6 +98,29 @@ def whole(states: tuple[Any, ...]) -> Any:
     return states[0] if len(states) == 1 else states[::-1]
 
 
+def check_flax(
+    title: str, cell: Known, inputs: Any, carry: Any, seq_lengths: Any, time_axis: int
+) -> None:
+    """Raise where what Flax's RNN was called with does not fit the cell."""
+    D, H = (cell.weights[name].shape[1] for name in ("weight_ih", "weight_hh"))
+    if inputs.ndim < 2 or inputs.shape[-1] != D:
+        axes = "(*batch, L, D)" if time_axis or inputs.ndim < 3 else "(L, *batch, D)"
+        raise ValueError(f"{title}: inputs must be {axes} with D = {D}, got {inputs.shape}")
+    batch = inputs.shape[:time_axis] + inputs.shape[time_axis + 1 : -1]
+    expected: Any = (*batch, H)
+    if cell.kind == "LSTM":
+        expected = (expected, expected)
+    got = jax.tree.map(np.shape, carry)
+    if got != expected:
+        raise ValueError(f"{title}: initial_carry must have shape {expected}, got {got}")
+    if seq_lengths is None:
+        return
+    lengths = np.shape(seq_lengths), jnp.result_type(seq_lengths)
+    if lengths[0] != batch or not jnp.issubdtype(lengths[1], jnp.integer):
+        what = f"{lengths[1]} of {lengths[0]}"
+        raise ValueError(f"{title}: seq_lengths must be integers of shape {batch}, got {what}")
+
+
 def run_flax(
     cell: Known,
     inputs: Any,
@@ -107,14 +132,15 @@ def run_flax(
 ) -> tuple[Any, Any]:
     """Carry and outputs. `flip`, Flax's own, puts these in the order in which steps were taken."""
     x = jnp.moveaxis(inputs, time_axis, 0)
-    steps, *batch, _ = x.shape
-    lengths = None if seq_lengths is None else jnp.asarray(seq_lengths).reshape(-1)
-    states = tuple(a.reshape(-1, a.shape[-1]) for a in parts(carry))
-    x = x.reshape(steps, states[0].shape[0], -1)
-    output, last = cell.run(x, states, lengths=lengths, reverse=reverse)
-    output = output.reshape(steps, *batch, -1)
+    steps, *batch, D = x.shape
+    rows = math.prod(batch)
+    lengths = None if seq_lengths is None else jnp.asarray(seq_lengths).reshape(rows)
+    states = tuple(a.reshape(rows, a.shape[-1]) for a in parts(carry))
+    x = x.reshape(steps, rows, D)
+    output, last = cell.run(x, states, lengths=lengths, reverse=bool(reverse))
+    output = output.reshape(steps, *batch, output.shape[-1])
     if flip is not None:
         output = flip(output, seq_lengths, num_batch_dims=len(batch), time_major=True)
-    carries = tuple(a.reshape(*batch, -1) for a in last)
+    carries = tuple(a.reshape(*batch, a.shape[-1]) for a in last)
     outputs = jnp.moveaxis(output, 0, time_axis)
     return whole(carries), outputs

@@ -9,7 +9,6 @@ from typing import Any
 
 import equinox
 import jax
-import jax.numpy as jnp
 
 from elman.jax import cells
 from elman.jax.operators import paths
@@ -38,13 +37,16 @@ def scan(cell: Any, xs: Any, state: Any) -> tuple[Any, Any]:
     >>> state.shape, output.shape
     ((8,), (6, 8))
     """
-    known = _known(cell)
-    xs = jnp.asarray(xs)
-    states = state if isinstance(state, tuple) else (state,)
+    known, title = _known(cell), f"scan of {type(cell).__name__}"
+    is_pair = isinstance(state, tuple)
+    states = state if is_pair else (state,)
+    if known is not None and is_pair != (known.kind == "LSTM"):
+        expected = "h" if is_pair else "(h, c)"
+        raise TypeError(f"{title}: state must be {expected}, got {type(state)}")
     if known is not None and known.takes(xs, *states):
         output, last = known.run(xs, states)
-        return (last if isinstance(state, tuple) else last[0]), output
-    paths.take("own", f"scan of {type(cell).__name__}")
+        return (last if is_pair else last[0]), output
+    paths.take("own", title)
 
     def step(state: Any, x: Any) -> Any:
         state = cell(x, state)

@@ -174,15 +174,17 @@ def _run(
     cell: Cell, weights: Any, x: Any, states: Any, lengths: Any, reset: Any, reverse: bool
 ) -> tuple[Any, tuple[Any, ...]]:
     title = cell.kind
-    x = jnp.asarray(x)
+    if not isinstance(reverse, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"{title}: reverse must be a bool, got {reverse!r}")
+    x = _array(title, "x", x)
     given = _weights(cell, weights, x)
     *batch, _ = x.shape[1:]
     H = given["weight_hh"].shape[1]
     wide = jnp.dtype("float32") if x.dtype.itemsize == 2 else x.dtype
     first = _states(cell, states, (*batch, H), (x.dtype, wide), wide)
     extents = [
-        None if lengths is None else _lengths(title, jnp.asarray(lengths), tuple(batch)),
-        None if reset is None else _reset(title, jnp.asarray(reset), x.shape[:-1]),
+        None if lengths is None else _lengths(title, lengths, tuple(batch)),
+        None if reset is None else _reset(title, reset, x.shape[:-1]),
     ]
 
     def batched(a: Any, axis: int) -> Any:
@@ -196,10 +198,21 @@ def _run(
     operands = [batched(x.astype(wide), 1), *h_c, *[none] * (2 - len(h_c))]
     operands += [given[n].astype(wide) if n in given else none for n in WEIGHTS[:4]]
     operands += [absent() if a is None else batched(a, -1) for a in extents]
-    output, *last, _ = operators.layer.bind(*operands, call=Call(cell.name, bool(reverse)))
+    output, *last, _ = operators.layer.bind(*operands, call=Call(cell.name, reverse))
     output = unbatched(output, 1).astype(x.dtype)
     pairs = zip(first, last, strict=False)
     return output, tuple(unbatched(a, 0).astype(before.dtype) for before, a in pairs)
+
+
+def _array(title: str, name: str, value: Any) -> Any:
+    """The value as an array. None is none, though JAX took it for NaN once."""
+    cause = None
+    if value is not None:
+        try:
+            return jnp.asarray(value)
+        except (TypeError, ValueError) as e:
+            cause = e
+    raise TypeError(f"{title}: {name} must be an array, got {type(value)}") from cause
 
 
 def _weights(cell: Cell, weights: Any, x: Any) -> dict[str, Any]:
@@ -209,7 +222,7 @@ def _weights(cell: Cell, weights: Any, x: Any) -> dict[str, Any]:
         raise TypeError(f"{title}: weights must be a mapping, got {type(weights)}")
     if x.dtype.name not in DTYPES:
         raise TypeError(f"{title}: x must be {', '.join(DTYPES)}, got {x.dtype}")
-    given = {str(name): jnp.asarray(w) for name, w in weights.items()}
+    given = {str(name): _array(title, str(name), w) for name, w in weights.items()}
     for name, w in given.items():
         if w.dtype != x.dtype:
             raise TypeError(f"{title}: {name} must be {x.dtype}, as x is, got {w.dtype}")
@@ -225,7 +238,8 @@ def _weights(cell: Cell, weights: Any, x: Any) -> dict[str, Any]:
 def _states(cell: Cell, states: Any, shape: Any, dtypes: Any, default: Any) -> list[Any]:
     if states is None:
         return [jnp.zeros(shape, default) for _ in cell.states]
-    first = [jnp.asarray(a) for a in each_of(cell.kind, cell.states, states)]
+    named = zip(cell.states, each_of(cell.kind, cell.states, states), strict=True)
+    first = [_array(cell.kind, f"{name}_0", a) for name, a in named]
     for name, a in zip(cell.states, first, strict=True):
         if a.shape != shape:
             raise ValueError(f"{cell.kind}: {name}_0 must have shape {shape}, got {a.shape}")
@@ -235,12 +249,14 @@ def _states(cell: Cell, states: Any, shape: Any, dtypes: Any, default: Any) -> l
     return first
 
 
-def _lengths(title: str, a: Any, batch: Any) -> Any:
+def _lengths(title: str, lengths: Any, batch: Any) -> Any:
+    a = _array(title, "lengths", lengths)
     is_integral = jnp.issubdtype(a.dtype, jnp.integer)
     check_lengths(title, a.shape, is_integral, batch, ValueError, a.dtype)
     return a if a.dtype in (jnp.int32, jnp.int64) else a.astype(jnp.int32)
 
 
-def _reset(title: str, a: Any, expected: Any) -> Any:
+def _reset(title: str, reset: Any, expected: Any) -> Any:
+    a = _array(title, "reset", reset)
     check_reset(title, a.shape, a.dtype == bool, expected, ValueError, a.dtype)
     return a

@@ -2,7 +2,7 @@
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
-# pyright: reportMissingTypeStubs=false
+# pyright: reportMissingTypeStubs=false, reportPrivateUsage=false
 # (parts of Flax are not typed)
 
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen
 from flax.core import meta
+from flax.linen.module import _global_interceptor_stack as _interceptors
 from flax.linen.recurrent import flip_sequences
 
 from elman.jax import cells
@@ -70,15 +71,18 @@ class RNN(linen.RNN):
         time_major = self.time_major if time_major is None else time_major
         reverse = self.reverse if reverse is None else reverse
         keep_order = self.keep_order if keep_order is None else keep_order
-        time_axis = 0 if time_major else inputs.ndim - 2
+        title = f"RNN of {type(self.cell).__name__}"
+        time_axis = 0 if time_major else max(inputs.ndim - 2, 0)
         cell = None if self.is_initializing() else self._known()
         if cell is not None and initial_carry is None:
             key = jax.random.key(0) if init_key is None else init_key
             shape = inputs.shape[:time_axis] + inputs.shape[time_axis + 1 :]
             initial_carry = self.cell.initialize_carry(key, shape)
+        if cell is not None:
+            cells.check_flax(title, cell, inputs, initial_carry, seq_lengths, time_axis)
         if cell is None or not cell.takes(inputs, *cells.parts(initial_carry)):
             if not self.is_initializing():
-                paths.take("own", f"RNN of {type(self.cell).__name__}")
+                paths.take("own", title)
             return super().__call__(
                 inputs,
                 initial_carry=initial_carry,
@@ -97,6 +101,8 @@ class RNN(linen.RNN):
 
     def _known(self) -> cells.Known | None:
         if self.variable_axes or self.variable_broadcast != "params" or self.variable_carry:
+            return None
+        if _interceptors:  # which may want the calls of the cell's own layers
             return None
         parameters = meta.unbox(self.cell.variables.get("params", {}))
         return cells.read_flax("flax-linen", _KINDS, self.cell, partial(_tensor, parameters))

@@ -8,8 +8,10 @@
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
+from flax.nnx.nn.dtypes import promote_dtype
 from flax.nnx.nn.recurrent import flip_sequences
 
 from elman.jax import cells
@@ -66,14 +68,17 @@ class RNN(nnx.RNN):
         reverse = self.reverse if reverse is None else reverse
         keep_order = self.keep_order if keep_order is None else keep_order
         cell = cells.read_flax("flax-nnx", _KINDS, self.cell, partial(_tensor, self.cell))
-        time_axis = 0 if time_major else inputs.ndim - 2
+        title = f"RNN of {type(self.cell).__name__}"
+        time_axis = 0 if time_major else max(inputs.ndim - 2, 0)
         if cell is not None and initial_carry is None:
             rngs = self.rngs if rngs is None else rngs
             streams = rngs.carry.fork() if isinstance(rngs, nnx.Rngs) else rngs
             shape = inputs.shape[:time_axis] + inputs.shape[time_axis + 1 :]
             initial_carry = self.cell.initialize_carry(shape, streams)
+        if cell is not None:
+            cells.check_flax(title, cell, inputs, initial_carry, seq_lengths, time_axis)
         if cell is None or not cell.takes(inputs, *cells.parts(initial_carry)):
-            paths.take("own", f"RNN of {type(self.cell).__name__}")
+            paths.take("own", title)
             return super().__call__(
                 inputs,
                 initial_carry=initial_carry,
@@ -92,6 +97,12 @@ class RNN(nnx.RNN):
 
 
 def _tensor(cell: Any, name: str) -> Any:
-    for part in name.split("."):
-        cell = getattr(cell, part, None)
-    return None if cell is None else cell[...]
+    """A tensor of one of the cell's linear layers, which somebody may have replaced."""
+    layer_name, _, parameter = name.partition(".")
+    layer = getattr(cell, layer_name, None)
+    if type(layer) is not nnx.Linear or layer.dtype != cell.dtype:
+        return None
+    if layer.dot_general is not jax.lax.dot_general or layer.promote_dtype is not promote_dtype:
+        return None
+    tensor = getattr(layer, parameter)
+    return None if tensor is None else tensor[...]

@@ -27,6 +27,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from elman import _engine, scan
+from elman.jax import sharding
 from elman.paths import Paths
 from elman.spec import CELLS, Cell, Weights
 
@@ -41,6 +42,7 @@ _VARIABLES = range(_LENGTHS)  # what has a gradient
 _WEIGHTS = range(_W_IH, _LENGTHS)
 #: How many axes lie behind that of the rows, of each operand of ``layer_backward``.
 _BEHIND = (1, 1, 1, None, None, None, None, 0, 0, 1, 1, 1, 1)
+_BEHIND_IN_RESULTS = {"elman_forward": (1, 1, 1, 1), "elman_backward": _BEHIND[:_LENGTHS]}
 
 
 class Call(NamedTuple):
@@ -186,24 +188,62 @@ def _push(function: Callable[..., Any], primals: Sequence[Any], tangents: Sequen
 # --- Primitives ----------------------------------------------------------------------------------
 
 
+def _run_engine(target: str, *operands: Any, call: Call) -> Any:
+    results = (_results if target == "elman_forward" else _gradients)(*operands, call=call)
+    run = jax.ffi.ffi_call(target, results)
+    return run(*operands, cell=call.cell, reverse=call.reverse)
+
+
+def _run_engine_apart(target: str, *operands: Any, call: Call) -> Any:
+    """``_run_engine`` on one of several devices, among which what is kept cannot be divided.
+
+    It lies in an order that depends on all of a call's rows. So nothing is kept, but NaN for who
+    would read it, and backward runs forward again.
+    """
+    if target == "elman_forward":
+        found = _run_engine(target, *operands, call=call._replace(keep=False))
+        kept = _results(*operands, call=call)[-1]
+        return [*found[:-1], jnp.full(kept.shape, jnp.nan, kept.dtype)]
+    before, given = operands[:_KEPT], operands[_KEPT + 1 :]
+    *_, kept = _run_engine("elman_forward", *before, call=call._replace(keep=True))
+    return _run_engine(target, *before, kept, *given, call=call)
+
+
+def _lower_engine(target: str, context: Any, *operands: Any, call: Call) -> Any:
+    apart = sharding.may_divide(context)
+    run = partial(_run_engine_apart if apart else _run_engine, target, call=call)
+    avals = context.avals_in
+    if apart and avals[_X].ndim == 3 and sharding.can_divide(context):
+        results = context.avals_out
+        axes = [_axis_of_rows(a, n) for a, n in zip(avals, _BEHIND, strict=False)]
+        behind = _BEHIND_IN_RESULTS[target]
+        axes_out = [_axis_of_rows(a, n) for a, n in zip(results, behind, strict=True)]
+        run = sharding.by_rows(run, f"{target} {call}", axes, results, axes_out)
+    return mlir.lower_fun(run, multiple_results=True)(context, *operands)
+
+
+def _axis_of_rows(a: Any, behind: int | None) -> int | None:
+    return None if behind is None or is_absent(a) else a.ndim - 1 - behind
+
+
 def _primitive(name: str, results: Any, by_scan: Any, target: str = "") -> Primitive:
     """One that runs the engine by the target on the CPU, if it has one, and the scan elsewhere."""
     primitive = Primitive(f"elman_{name}")
     primitive.multiple_results = True
-    primitive.def_impl(jax.jit(primitive.bind, static_argnames="call"))
+    compiled = jax.jit(primitive.bind, static_argnames="call")
+
+    def run_at_once(*operands: Any, call: Call) -> Any:
+        with jax.disable_jit(False):  # where it is disabled, the call would come here again
+            return compiled(*operands, call=call)
+
+    primitive.def_impl(run_at_once)
     primitive.def_abstract_eval(
         lambda *avals, call: [
             core.ShapedArray(s.shape, s.dtype) for s in results(*avals, call=call)
         ]
     )
 
-    def by_kernel(*operands: Any, call: Call) -> Any:
-        run = jax.ffi.ffi_call(target, results(*operands, call=call))
-        return run(*operands, cell=call.cell, reverse=call.reverse)
-
-    def lowering(path: str, run: Any) -> Any:
-        lower = mlir.lower_fun(run, multiple_results=True)
-
+    def lowering(path: str, lower: Any) -> Any:
         def counted(context: Any, *operands: Any, call: Call) -> Any:
             if primitive is not layer_backward:  # which goes the way of its forward
                 paths.take(path, call.known.kind)
@@ -211,9 +251,12 @@ def _primitive(name: str, results: Any, by_scan: Any, target: str = "") -> Primi
 
         return counted
 
-    mlir.register_lowering(primitive, lowering("scan", by_scan))
+    lower_scan = mlir.lower_fun(by_scan, multiple_results=True)
+    mlir.register_lowering(primitive, lowering("scan", lower_scan))
     if target:
-        mlir.register_lowering(primitive, lowering("kernel", by_kernel), platform="cpu")
+        lower_engine = partial(_lower_engine, target)
+        mlir.register_lowering(primitive, lowering("kernel", lower_engine), platform="cpu")
+        sharding.tell_devices(primitive)
     return primitive
 
 
@@ -360,7 +403,7 @@ def _parts_of_kept(kept: Any, call: Call, steps: int) -> list[Any]:
     states = len(call.known.states)
     H = features // (steps * call.known.kept + (steps + 1) * states)
     sizes = (steps, N, call.known.kept * H), (steps + 1, N, states * H)
-    flat = kept.reshape(*lead, -1)
+    flat = kept.reshape(*lead, N * features)
     gates = steps * N * call.known.kept * H
     return [
         part.reshape(*lead, *size)
@@ -370,8 +413,9 @@ def _parts_of_kept(kept: Any, call: Call, steps: int) -> list[Any]:
 
 def _whole_kept(parts: list[Any]) -> Any:
     *lead, _, N, _ = parts[0].shape
-    flat = jnp.concatenate([part.reshape(*lead, -1) for part in parts], -1)
-    return flat.reshape(*lead, N, flat.shape[-1] // max(N, 1))
+    sizes = [math.prod(part.shape[-3:]) for part in parts]
+    flat = [part.reshape(*lead, size) for part, size in zip(parts, sizes, strict=True)]
+    return jnp.concatenate(flat, -1).reshape(*lead, N, sum(sizes) // max(N, 1))
 
 
 def _batch_by_scan(operands: Sequence[Any], dims: Sequence[Any], *, call: Call) -> Any:

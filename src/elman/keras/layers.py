@@ -102,7 +102,7 @@ def _served(cell: Cell, x: Any, states: Sequence[Any], mask: Any, weights: Seque
         L > 0
         and [tuple(w.shape) for w in weights] == sequence.shapes(cell, D, H, len(weights) > 2)
         and [tuple(s.shape) for s in states] == [(N, H)] * len(cell.states)
-        and (mask is None or tuple(mask.shape) == (N, L))
+        and (mask is None or tuple(getattr(mask, "shape", ())) == (N, L))
         and _backend.served(x, states, weights)
     )
 
@@ -233,6 +233,8 @@ def accelerate(model: keras.layers.Layer, undo: bool = False) -> Names:
     >>> elman.keras.accelerate(model, undo=True)
     ['memory']
     """
+    if not isinstance(model, keras.layers.Layer):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"accelerate: expected a Keras model or layer, got {type(model)}")
     layers = model._flatten_layers()  # pyright: ignore[reportPrivateUsage]
     names = turn_each(((layer.name, layer) for layer in layers), swap(_OURS, undo))
     if names and isinstance(model, keras.Model):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from elman.spec import Cell, Weights
-from elman.torch.modules import is_differentiated, needs_loop, run_rounded
+from elman.torch.modules import exporter_runs, is_differentiated, needs_loop, run_rounded
 from elman.torch.modules import served as _served
 from elman.torch.operators import join
 
@@ -18,8 +18,10 @@ split, concatenate, zeros_like = torch.chunk, torch.cat, torch.zeros_like
 
 
 def served(x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
-    """Whether the engine takes these tensors."""
-    return x.is_meta or (not needs_loop() and _served(x, states, *weights))
+    """Whether the engine takes these tensors. An ONNX model gets the nodes of Keras's own."""
+    if x.is_meta:
+        return True
+    return not needs_loop() and not exporter_runs() and _served(x, states, *weights)
 
 
 def mask_rule(unroll: bool, zero_output: bool) -> tuple[bool, bool]:

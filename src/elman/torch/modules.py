@@ -133,7 +133,7 @@ def needs_loop() -> bool:
 
 def _becomes_onnx() -> bool:
     """Whether ``torch.onnx.export`` is tracing."""
-    return is_compiling() and _exporter_runs()
+    return is_compiling() and exporter_runs()
 
 
 def _becomes_old_onnx() -> bool:
@@ -141,13 +141,14 @@ def _becomes_old_onnx() -> bool:
     return torch.jit.is_tracing() and not is_compiling() and torch.onnx.is_in_onnx_export()  # pyright: ignore[reportPrivateImportUsage]
 
 
-def _exporter_runs() -> bool:
+def exporter_runs() -> bool:
+    """Whether ``torch.onnx.export`` does, in whichever way."""
     return torch.onnx.is_in_onnx_export()  # of which torch.compile would make False
 
 
 # What torch.compiler.assume_constant_result does, which imports the compiler: half of all the time
 # that importing this package takes.
-_exporter_runs._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+exporter_runs._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def _tensor(title: str, name: str, values: Any) -> Tensor:
