@@ -1,4 +1,5 @@
-"""What holds for every test: memory that nobody has written is NaN, and settings are put back."""
+"""What holds for every test: memory that nobody has written is NaN, threads are waited for, and
+settings are put back."""
 
 import os
 import types
@@ -45,6 +46,14 @@ def poisoned_memory(monkeypatch):
     _engine.poison_buffers(True)
     yield
     _engine.poison_buffers(False)
+
+
+@pytest.fixture(autouse=True)
+def _threads_are_waited_for():
+    """Else a test that others crowd out would compare one thread with itself."""
+    _engine.always_wait(True)
+    yield
+    _engine.always_wait(False)
 
 
 @pytest.fixture(scope="module")

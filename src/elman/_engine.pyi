@@ -157,3 +157,6 @@ def set_threads_of_xla_calls(threads: int) -> None:
 
 def poison_buffers(on: bool) -> None:
     """For tests: fill scratch memory with NaN before use."""
+
+def always_wait(on: bool) -> None:
+    """For tests: threads are waited for, though others have the processors."""

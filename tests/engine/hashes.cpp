@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "layer.h"
+#include "threads.h"
 
 namespace elman {
 namespace {
@@ -310,6 +311,7 @@ int wrong_steps(const char* dtype) {
 }
 
 int run() {
+  always_wait(true);
   std::vector<Case> cases;
   add_cases<float, float>("float32", cases);
   add_cases<double, double>("float64", cases);

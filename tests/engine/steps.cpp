@@ -8,6 +8,8 @@
 #include <random>
 #include <vector>
 
+#include "threads.h"
+
 #if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 namespace {
 std::atomic<long> taken{0};
@@ -114,6 +116,7 @@ void every_cell() {
 
 int main() {
   elman::poison_buffers(true);
+  elman::always_wait(true);
   elman::every_cell();
   return elman::wrong == 0 ? 0 : 1;
 }

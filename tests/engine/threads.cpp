@@ -48,13 +48,11 @@ void count_together(Team& team, int rounds) {
       barrier.wait(team, member == 0);
     }
   });
-  if (!is_done) return;  // there are fewer processors, or others have them
-  expect(count == rounds * team.size(), "a member of the team is missing");
+  expect(is_done && count == rounds * team.size(), "a member of the team is missing");
 }
 
 void throwing_members() {
   for (int thrower = 0; thrower < 3; ++thrower) {
-    rest();
     Team team(3, nullptr);
     expect(team.size() == 3, "expected a team of three");
     Barrier barrier(team.size());
@@ -68,7 +66,6 @@ void throwing_members() {
     });
     expect(what == "enough", "what a member throws reaches the caller");
   }
-  rest();
   Team team(3, nullptr);
   count_together(team, 1000);
 }
@@ -100,7 +97,7 @@ void absent_members() {
   rest();
   asked = 0;
   for (int i = 0; i < kCalls; ++i) call(milliseconds(0), false);
-  expect(asked > kCalls / 2, "who comes again is asked again");
+  expect(asked > 0, "who does not come is asked again after a while");
 }
 
 void watch() { throw std::runtime_error("watched"); }
@@ -135,7 +132,6 @@ void watched_layer(index batch, index H, index threads) {
   const Schedule schedule = Schedule::dense(10'000'000, batch, nullptr, {});
   expect(thrown_by([&] { run_forward(k, schedule, &f, 1, threads, watch); }) == "watched",
          "what the watch throws ends the call");
-  rest();
   Team team(3, nullptr);
   expect(team.size() == 3, "expected a team of three");
   count_together(team, 1000);
@@ -181,9 +177,10 @@ void given_up_layer() {
 }
 
 int run() {
-  throwing_members();
   absent_members();
   given_up_layer();
+  always_wait(true);
+  throwing_members();
   watched_layer<float>(1, 16, 1);
   watched_layer<double>(30, 64, 3);  // rows divided
   watched_layer<float>(5, 200, 3);   // units divided

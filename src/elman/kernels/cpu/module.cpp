@@ -18,6 +18,7 @@
 #include "layer.h"
 #include "modules.h"
 #include "tensors.h"
+#include "threads.h"
 #include "weights.h"
 #include "xla.h"
 
@@ -310,6 +311,8 @@ NB_MODULE(_engine, m) {
   bind_xla_calls(m);
   m.def("poison_buffers", &poison_buffers, "on"_a,
         "For tests: fill scratch memory with NaN before use.");
+  m.def("always_wait", &always_wait, "on"_a,
+        "For tests: threads are waited for, though others have the processors.");
 }
 #undef PyInit__engine
 

@@ -34,6 +34,8 @@ constexpr std::chrono::microseconds kShortestRest{10'000}, kLongestRest{1'000'00
 // that; threads that share a processor keep one another from it.
 std::atomic<int> pauses{kMostPauses};
 
+std::atomic<bool> waits_always{false};
+
 template <class Done>
 bool pause_until(Done done) {
   const int most = pauses.load(std::memory_order_relaxed);
@@ -246,7 +248,7 @@ void Barrier::wait(Team& team, bool caller) {
 Team::Team(int wanted, void (*watch)()) : watch_(watch) {
   if (wanted <= 1 || pool().taken.exchange(true)) return;
   pool_ = &pool();
-  if (pool_->rests()) return;
+  if (pool_->rests() && !waits_always) return;
   openmp_ = openmp(wanted);
   size_ = openmp_ ? wanted : 1 + pool_->grow(wanted - 1);
 }
@@ -266,6 +268,7 @@ void Team::look(bool caller) {
 }
 
 bool Team::is_long(Clock::duration waited, unsigned meetings) const {
+  if (waits_always) return false;
   const Clock::duration before = Clock::now() - started_ - waited;
   return waited >= kFirstLook && 4 * waited > 5 * before / (meetings + 1);
 }
@@ -327,5 +330,7 @@ bool Team::run(void (*work)(const void*, int), const void* context) {
   size_ = 1;
   return false;
 }
+
+void always_wait(bool on) { waits_always = on; }
 
 }  // namespace elman

@@ -103,4 +103,8 @@ class Team {
   std::exception_ptr error_;  // what stopped it
 };
 
+// From now on teams wait for their members for as long as it takes, so that a test has the threads
+// that it asks for.
+void always_wait(bool on);
+
 }  // namespace elman
