@@ -14,7 +14,7 @@ import torch
 
 import elman
 import elman.torch
-from benchmarks import compare, markdown, measure, models, page, peaks, results
+from benchmarks import calls, compare, markdown, measure, models, page, peaks, results
 from benchmarks.check import WrongError, check, reference, tolerance
 from benchmarks.contenders import OTHERS, OURS, LeftOutError, make, parts, whole
 from benchmarks.contenders.elman_packages import NumpyPackage
@@ -350,6 +350,17 @@ def test_models_are_alike_and_the_rest_lacks_their_layers(model, modes, cell):
         assert not elman.torch.paths, mode
         ways[models.OURS]()
         assert elman.torch.paths, mode
+
+
+@pytest.mark.parametrize("cell", calls.CELLS)
+def test_what_is_timed_of_calls(cell):
+    """Of every cell that can be asked for, the same in both; else `calls` raises."""
+    made = calls.calls(cell, 2, 3, 4)
+    assert [(call.name, call.mode) for call in made] == [
+        (name, mode) for name in (f"{cell}Cell", cell) for mode in ("inference", "training")
+    ]
+    for ways in made.values():
+        assert [*ways] == ["torch.nn", "elman.torch"]
 
 
 def test_training_of_a_model_moves_every_weight(monkeypatch):

@@ -367,7 +367,7 @@ class TensorCalls {
   nb::object run(PyObject* const* arguments, Py_ssize_t count) const {
     const auto given = [&](int i) { return i < count ? arguments[i] : Py_None; };
     try {
-      if (PyList_Size(required_.ptr()) > 0 || !torch_.is_quiet()) return nb::none();
+      if (!allows_kernel() || !torch_.is_quiet()) return nb::none();
       TensorCall c;
       Objects objects = {given(2), Py_None, Py_None, given(4), given(5)};
       if (!describe(given(0), Attributes(given(1)), c, objects)) return nb::none();
@@ -545,6 +545,16 @@ class TensorCalls {
     }
     if (!c.is_cell) c.steps = x.t.shape[c.is_batched && c.batch_first ? 1 : 0];
     return c.steps > 0 && c.batch > 0;
+  }
+
+  // Whether no other path than the engine's is insisted on.
+  bool allows_kernel() const {
+    const Py_ssize_t count = PyList_Size(required_.ptr());
+    if (count == 0) return true;
+    PyObject* const last = PyList_GetItem(required_.ptr(), count - 1);
+    if (last) return PyUnicode_CompareWithASCIIString(last, "kernel") == 0;
+    PyErr_Clear();  // another thread has taken it away
+    return true;
   }
 
   bool find_states(const TensorCall& c, PyObject* hx, Objects& objects) const {
@@ -796,7 +806,7 @@ class TensorCalls {
 
   Torch torch_;
   nb::object counts_;    // of layers, by path
-  nb::object required_;  // a list: not empty, some path is insisted on
+  nb::object required_;  // a list, whose last path is insisted on
 };
 
 // --- Python's side -------------------------------------------------------------------------------
