@@ -229,6 +229,9 @@ bench-calls: $(INSTALLED) ## the calls alone: what a step of a cell or a layer c
 docs: $(INSTALLED) ## build the site in build/docs, and fail where a link or a name leads nowhere
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
+bench-crowded: $(INSTALLED) ## one thread and two, where other programs have the processors
+	$(BIN)/python -m benchmarks.crowded
+
 bench-keras: $(INSTALLED) ## Keras models on torch and JAX, Keras's own layers and Elman's in turns
 	KERAS_BACKEND=torch $(BIN)/python -m benchmarks.keras_models
 	KERAS_BACKEND=jax $(BIN)/python -m benchmarks.keras_models

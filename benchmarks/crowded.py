@@ -53,7 +53,7 @@ def main() -> None:
                 ms = [1e3 * mean(call, n, set_threads, options.seconds) for n in (1, 2)]
             row.append(f"{ms[0]:.2f} / {ms[1]:.2f}")
         found.add_row(*row)
-    Console(width=120).print(found)
+    Console().print(found)
 
 
 def layer(package: str, L: int, N: int, D: int, H: int) -> tuple[Callable[[], Any], Any]:
