@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -122,6 +123,31 @@ def test_ctrl_c_stops_backward(long_call, threads):
         lambda: _engine.backward(packed, *arguments, None, None, None, threads), d_h_0
     )
     assert_all_same_bits(compute(), want)
+
+
+def test_backward_that_is_given_up_is_done_all_the_same():
+    """By the thread that made the call, which sleeps in its midst, so that the other gives up."""
+    layer = elman.GRU(8, 300, seed=0)
+    x = np.random.default_rng(0).normal(size=(8000, 2, 8)).astype("float32")
+    output, h_n, vjp = layer.vjp(x)
+    want = vjp(output, h_n)
+    slept = []
+
+    def sleep(*_):
+        time.sleep(0.3)
+        slept.append(True)
+
+    elman.set_num_threads(2)
+    _engine.always_wait(False)
+    before = signal.signal(signal.SIGALRM, sleep)
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
+    try:
+        got = vjp(output, h_n)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert slept
+    assert_all_same_bits(got, want)
 
 
 def test_a_handler_that_does_not_raise_is_run_and_the_call_goes_on():

@@ -50,17 +50,13 @@ bool pause_until(Done done) {
   return done();
 }
 
-// Calls look(waited) if others have taken the processor for long.
-template <class Done, class Look>
-bool yield_until(Done done, Look look) {
-  const Clock::time_point start = Clock::now();
-  for (int i = 0; i < kYields; ++i) {
+// No longer than kFirstLook, but for whom others let wait.
+template <class Done>
+bool yield_until(Done done) {
+  const Clock::time_point end = Clock::now() + kFirstLook;
+  for (int i = 0; i < kYields && Clock::now() < end; ++i) {
     if (done()) return true;
     std::this_thread::yield();
-    const Clock::duration waited = Clock::now() - start;
-    if (waited < kFirstLook) continue;
-    look(waited);
-    break;
   }
   return done();
 }
@@ -69,17 +65,20 @@ bool yield_until(Done done, Look look) {
 
 template <class Done, class Look>
 void WaitingRoom::wait(Done done, Look look) {
-  if (pause_until(done) || yield_until(done, look)) return;
+  if (pause_until(done)) return;
+  const Clock::time_point start = Clock::now();
+  const bool is_done = yield_until(done);
+  if (Clock::now() - start >= kFirstLook) look(Clock::now() - start);
+  if (is_done) return;
   sleepers_.fetch_add(1);  // before done() is asked again: wake() asks in the other order
-  Clock::duration waited{0}, next = kFirstLook;
+  Clock::duration next = kFirstLook;
   for (;;) {
     {
       std::unique_lock lock(mutex_);
       if (woken_.wait_for(lock, next, done)) break;
     }
-    waited += next;
     next = std::min<Clock::duration>(2 * next, kBetweenLooks);
-    look(waited);
+    look(Clock::now() - start);
   }
   sleepers_.fetch_sub(1);
 }
@@ -146,7 +145,7 @@ class Pool {
     for (;;) {
       // The next call often follows at once: look for it a while before going to sleep.
       const auto is_called = [&] { return job_.load(std::memory_order_acquire) != seen; };
-      if (!pause_until(is_called)) yield_until(is_called, [](Clock::duration) {});
+      if (!pause_until(is_called)) yield_until(is_called);
       std::unique_lock lock(mutex_);
       wake_.wait(lock, [&] { return job_.load(std::memory_order_relaxed) != seen; });
       seen = job_.load(std::memory_order_relaxed);

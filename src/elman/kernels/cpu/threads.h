@@ -55,8 +55,8 @@ struct OpenMP;
 //
 // Where other programs, or the threads of other libraries that wait in the same way, have the
 // processors, a member may not run for milliseconds, and with it no other that waits for it. Then
-// the caller does the work alone, and teams are of one for a while: ever longer, until one has its
-// members again.
+// the caller does the work alone, and teams are of one for a while: for twice as long each time
+// that this happens, and a little less each time that it does not.
 //
 // What one member throws, or the `watch` that the caller's thread calls several times a second,
 // stops them all.
